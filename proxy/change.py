@@ -1,0 +1,168 @@
+"""What one version change is: the type that carries the design.
+
+A change says what differs between two neighbouring versions, for one endpoint. It knows neither
+HTTP nor time nor its neighbours. An instance lives for one exchange, so that on the way back it
+may remember the way out.
+
+A request climbs through the changes oldest first; its response comes back through the same ones,
+newest first. What a change does not override passes through, and so does what it does not know:
+the API promises to add events, fields and values (https://docs.anthropic.com/en/api/versioning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from . import jsontext, sse
+from .errors import ProxyError
+
+Body = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Call:
+    """A request as version changes see it."""
+
+    endpoint: str
+    body: Body
+    dropped: list[str] = field(default_factory=list)
+    """The parameters that the client set and the upstream will not see."""
+
+    def drop(self, parameter: str) -> None:
+        """Take out a parameter that the upstream would refuse, and remember it."""
+        if self.body.pop(parameter, None) is not None:
+            self.dropped.append(parameter)
+
+    def discard(self, parameter: str) -> None:
+        """Take out a parameter by which the client asked for nothing."""
+        self.body.pop(parameter, None)
+
+
+class Event:
+    """One server-sent event as version changes see it: a name, and data that is mostly JSON.
+
+    What came from the wire is parsed when its ``body`` is first asked for; what was made from a
+    body is printed when its ``data`` is first asked for. So an event that passes through is not
+    parsed, and one that every change makes anew is printed once.
+    """
+
+    __slots__ = ("_body", "_data", "last", "name")
+
+    def __init__(
+        self,
+        name: str | None,
+        body: Body | None = None,
+        *,
+        data: bytes | None = None,
+        last: bool = False,
+    ) -> None:
+        self.name = name
+        self.last = last
+        """Whether the answer ends with this event; nothing after it is for the client."""
+        self._body = body
+        self._data = data
+
+    @property
+    def body(self) -> Body:
+        """The JSON object that the event carries; raises jsontext.NotJSON."""
+        if self._body is None:
+            body = jsontext.loads(self.data)
+            if not isinstance(body, dict):
+                raise jsontext.NotJSON("the data of an event is not a JSON object")
+            self._body = body
+        return self._body
+
+    @property
+    def data(self) -> bytes:
+        """What stands behind ``data:`` on the wire, as one line."""
+        if self._data is None:
+            self._data = jsontext.dumps(self._body)
+        return self._data
+
+    def encode(self) -> bytes:
+        """The event for the wire."""
+        return sse.encode(self.name, self.data)
+
+
+class GrowingText:
+    """A text that is only ever appended to, kept as the inside of a JSON string.
+
+    Streams of 2023-01-01 repeat the whole text in every event. Escaping it anew each time would
+    cost as much as the text is long; here every character is escaped once.
+    """
+
+    __slots__ = ("escaped",)
+
+    def __init__(self) -> None:
+        self.escaped = bytearray()
+
+    def append(self, text: str) -> None:
+        self.escaped += jsontext.dumps(text)[1:-1]
+
+
+class Snapshot(Event):
+    """An event that repeats all that came before it: ``text`` as it is now, then ``rest``.
+
+    ``rest`` may not be empty. The text may grow on before the event is printed; what is appended
+    later does not show.
+    """
+
+    __slots__ = ("_key", "_length", "_rest", "_text")
+
+    def __init__(
+        self, name: str | None, key: str, text: GrowingText, rest: Body, *, last: bool = False
+    ) -> None:
+        super().__init__(name, last=last)
+        self._key = key
+        self._text = text
+        self._length = len(text.escaped)
+        self._rest = rest
+
+    @property
+    def data(self) -> bytes:
+        """The text as it was when the snapshot was taken, copied once."""
+        text = memoryview(self._text.escaped)[: self._length]
+        rest = jsontext.dumps(self._rest)
+        return b"".join((b'{"', self._key.encode(), b'":"', text, b'",', rest[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How the upstream's stream ended: properly, or with an ``error``."""
+
+    error: ProxyError | None = None
+
+
+class VersionChange:
+    """One difference between two neighbouring versions; the docstring tells it to users."""
+
+    endpoint: ClassVar[str]
+    """The path of the requests that the change concerns, as the older version has it."""
+
+    def upgrade_request(self, call: Call) -> Call:
+        """Old to new: the request that the client would send today; raises InvalidRequest."""
+        return call
+
+    def downgrade_response(self, body: Body) -> Body:
+        """New to old: the body of a response that was not streamed."""
+        return body
+
+    def downgrade_event(self, event: Event) -> Iterable[Event]:
+        """New to old: what one event of a stream becomes; none, one or many."""
+        return (event,)
+
+    def finish(self, end: End) -> Iterable[Event]:  # noqa: ARG002
+        """The upstream's stream has ended: what the client is still owed."""
+        return ()
+
+
+class Bridge(VersionChange):
+    """The version change that serves a retired endpoint through a living one."""
+
+    version: ClassVar[str]
+    """The version of the living endpoint that it calls."""
+
+    answered_by: str | None = None
+    """The model that the upstream said is answering."""

@@ -1,0 +1,213 @@
+"""Every failure that a client can be told of, and what it is told.
+
+An error knows three things: the HTTP status, the API's error type, and whose fault it is. So
+nobody who raises one thinks about HTTP, and nobody who answers one thinks about causes.
+
+    ProxyError
+      · RequestError            the client's fault
+          VersionRequired, InvalidVersion, UnsupportedVersion,
+          InvalidRequest, NoRoute, MethodNotAllowed, RequestTooLarge, HeaderTooLarge
+      · UpstreamError           the upstream's fault
+          UpstreamRefused       it answered with an error of its own
+          UpstreamUnreachable, UpstreamNonsense, UpstreamBrokeOff, UpstreamTimeout
+      · Busy                    ours: too many exchanges
+          Draining              or about to stop
+    ConfigError                 the operator's; carries every problem of a file at once
+
+The envelope is the API's: https://docs.anthropic.com/en/api/errors
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+Fault = Literal["client", "upstream", "proxy"]
+
+STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""The HTTP status that each error type has when it is not told within a stream."""
+
+_TYPE_OF_STATUS = {status: type_ for type_, status in STATUS_OF_TYPE.items()}
+
+
+class ProxyError(Exception):
+    """A failure that the client is told of: ``status``, ``type`` and ``message``."""
+
+    status: int
+    type: str
+    fault: ClassVar[Fault]
+
+    def __init__(self, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = headers
+
+    def envelope(self) -> dict[str, Any]:
+        """The error as the API words it, in exactly the keys that old clients know."""
+        return {"type": "error", "error": {"type": self.type, "message": self.message}}
+
+    def body(self) -> bytes:
+        """The envelope as compact JSON."""
+        return json.dumps(self.envelope(), separators=(",", ":")).encode()
+
+
+class RequestError(ProxyError):
+    status = 400
+    type = "invalid_request_error"
+    fault = "client"
+
+
+class VersionRequired(RequestError):
+    type = "version_required"
+
+
+class InvalidVersion(RequestError):
+    type = "invalid_version"
+
+
+class UnsupportedVersion(RequestError):
+    type = "unsupported_version"
+
+
+class InvalidRequest(RequestError):
+    pass
+
+
+class NoRoute(RequestError):
+    status = 404
+    type = "not_found_error"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+
+    def __init__(self, method: str, path: str, allowed: tuple[str, ...]) -> None:
+        allow = ", ".join(allowed)
+        super().__init__(
+            f"{path} does not take {method}, only {allow}", ((b"allow", allow.encode()),)
+        )
+
+
+class RequestTooLarge(RequestError):
+    status = 413
+    type = "request_too_large"
+
+
+class HeaderTooLarge(RequestError):
+    status = 431
+
+
+class UpstreamError(ProxyError):
+    status = 502
+    type = "api_error"
+    fault = "upstream"
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream's own error, whatever shape it had."""
+
+    def __init__(self, status: int, type_: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type_
+
+
+class UpstreamUnreachable(UpstreamError):
+    pass
+
+
+class UpstreamNonsense(UpstreamError):
+    pass
+
+
+class UpstreamBrokeOff(UpstreamError):
+    pass
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    type = "timeout_error"
+
+
+class Busy(ProxyError):
+    status = 503
+    type = "overloaded_error"
+    fault = "proxy"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ((b"retry-after", b"1"),))
+
+
+class Draining(Busy):
+    def __init__(self) -> None:
+        super().__init__("the proxy is shutting down")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing wrong in a configuration file; ``line`` and ``column`` count from 1."""
+
+    line: int
+    column: int
+    where: str
+    what: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.line}:{self.column}: {self.where}: {self.what}: {self.rule}"
+
+
+class ConfigError(Exception):
+    """All problems of one configuration file, in the order of its lines."""
+
+    def __init__(self, file: str, problems: list[Problem]) -> None:
+        self.file = file
+        self.problems = sorted(problems)
+        super().__init__("\n".join(f"{file}:{problem}" for problem in self.problems))
+
+
+def refused_by_body(status: int, body: Any, text: str) -> UpstreamRefused:
+    """The error that an upstream answered with HTTP ``status``.
+
+    ``body`` is the parsed JSON, or None where it was none; ``text`` is the body as text. Edge
+    servers answer without the outer ``type``, as text/plain, as HTML, or with nothing at all.
+    """
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        type_ = error.get("type")
+        known = isinstance(type_, str) and type_
+        return UpstreamRefused(status, str(type_) if known else type_of(status), error["message"])
+    plain = text.strip()
+    if not plain or plain.startswith(("<", "{", "[")):
+        plain = f"upstream answered {status}"
+    return UpstreamRefused(status, type_of(status), plain[:500])
+
+
+def refused_in_stream(body: Any) -> UpstreamRefused:
+    """The error that an upstream's ``error`` event tells, with the status of its type."""
+    error = body.get("error") if isinstance(body, dict) else None
+    error = error if isinstance(error, dict) else {}
+    type_ = error.get("type")
+    type_ = type_ if isinstance(type_, str) and type_ else "api_error"
+    message = error.get("message")
+    message = message if isinstance(message, str) else "upstream reported an error"
+    return UpstreamRefused(STATUS_OF_TYPE.get(type_, 500), type_, message)
+
+
+def type_of(status: int) -> str:
+    """The API's error type for an HTTP status that came without one."""
+    general = "api_error" if status >= 500 else "invalid_request_error"  # noqa: PLR2004
+    return _TYPE_OF_STATUS.get(status, general)

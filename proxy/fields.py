@@ -1,0 +1,120 @@
+"""Header fields: which cross the proxy, which end here, and what we say of ourselves.
+
+Fields are raw pairs of bytes, in order and with repeats: joining or sorting them is how proxies
+lose cookies. https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+Fields = list[tuple[bytes, bytes]]
+
+VIA = (b"via", b"1.1 anthropic-version-proxy")
+VERSION = b"anthropic-version"
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+_NEVER_NAMED_AWAY = (b"anthropic-", b"content-")
+"""A client cannot have these stripped by naming them in ``Connection``."""
+
+_NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-control"))
+
+_FIELD_VALUE = re.compile(rb"[\x20-\x7e\x80-\xff\t]*")
+
+
+def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """Every value of the field ``name`` (in lower case), in order."""
+    return [value for key, value in fields if key.lower() == name]
+
+
+def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
+    """``fields`` less those named (in lower case)."""
+    return [pair for pair in fields if pair[0].lower() not in names]
+
+
+def end_to_end(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
+    """The fields that cross a proxy: all but the hop-by-hop ones (RFC 9110 §7.6.1).
+
+    That is the well-known ones and those which ``Connection`` names, unless naming them would
+    take away what the request means or who sent it.
+    """
+    ended = HOP_BY_HOP | _named_by_connection(fields)
+    return [pair for pair in fields if pair[0].lower() not in ended]
+
+
+def _named_by_connection(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    connection = values(fields, b"connection")
+    if not connection or connection in ([b"keep-alive"], [b"close"]):
+        return frozenset()
+    named = {token.strip().lower() for value in connection for token in value.split(b",")}
+    return frozenset(
+        name
+        for name in named
+        if name not in _NOT_NAMED_AWAY and not name.startswith(_NEVER_NAMED_AWAY)
+    )
+
+
+def for_upstream(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
+    """The client's fields as they go to the upstream.
+
+    ``Host`` is the upstream's own business, ``Expect`` was answered by our server.
+    """
+    return [*without(end_to_end(fields), b"host", b"expect"), VIA]
+
+
+def for_client(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
+    """The upstream's fields as they go to the client."""
+    return [*end_to_end(fields), VIA]
+
+
+def with_version(fields: Iterable[tuple[bytes, bytes]], version: str) -> Fields:
+    """``fields`` with exactly one ``anthropic-version``; the API refuses two that agree."""
+    return [*without(fields, VERSION), (VERSION, version.encode())]
+
+
+def safe_value(text: str) -> bytes:
+    """``text`` as a field value: what came from a body must not break a header (RFC 9110 §5.5)."""
+    value = text.encode("ascii", "replace")
+    return value if _FIELD_VALUE.fullmatch(value) else re.sub(rb"[^\x20-\x7e]", b"?", value)
+
+
+def key_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The API key that the request carries; ``x-api-key`` wins, as it does at the API."""
+    pairs = list(fields)
+    for value in values(pairs, b"x-api-key"):
+        return value
+    for value in values(pairs, b"authorization"):
+        scheme, _, token = value.partition(b" ")
+        if scheme.lower() == b"bearer":
+            return token.strip()
+    return None
+
+
+def with_key(fields: Iterable[tuple[bytes, bytes]], form: str, key: bytes | None) -> Fields:
+    """``fields`` with the API key in the ``form`` that the upstream reads.
+
+    ``form`` is ``as_is``, ``x-api-key`` or ``bearer``; ``key`` replaces the client's, None keeps
+    it. A request without any key stays without one: the upstream says so best.
+    """
+    pairs = list(fields)
+    key = key_of(pairs) if key is None else key
+    if form == "as_is" or key is None:
+        return pairs
+    kept = without(pairs, b"x-api-key", b"authorization")
+    if form == "bearer":
+        return [*kept, (b"authorization", b"Bearer " + key)]
+    return [*kept, (b"x-api-key", key)]

@@ -1,0 +1,65 @@
+"""JSON as text, both ways, with what server-sent events and old line readers ask of it.
+
+Reading is lenient where RFC 8259 is: what orjson refuses (lone surrogates, huge integers, invalid
+UTF-8) is read by the standard library instead, because an upstream's odd byte must not cost a
+client its answer. Writing is strict: no raw U+0085, U+2028 or U+2029, which readers of 2023 take
+for the end of a line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+
+class NotJSON(ValueError):
+    """The text is not JSON; ``str()`` says where."""
+
+
+def loads(text: bytes) -> Any:
+    """Parse ``text``; raises NotJSON."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _loads_leniently(text)
+
+
+def dumps(value: Any) -> bytes:
+    """``value`` as compact JSON that every reader takes for one line."""
+    try:
+        text = orjson.dumps(value)
+    except TypeError:  # a lone surrogate, or an integer of more than 64 bits
+        text = _SURROGATES.sub(
+            _escaped, json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        ).encode()
+    return one_line(text)
+
+
+def one_line(text: bytes) -> bytes:
+    """JSON ``text`` with the line ends that Unicode adds escaped; they stand in strings only."""
+    if b"\xe2\x80" in text:
+        text = text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    if b"\xc2\x85" in text:
+        text = text.replace(b"\xc2\x85", b"\\u0085")
+    return text
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def _loads_leniently(text: bytes) -> Any:
+    try:
+        return json.loads(text.decode("utf-8", "replace"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise NotJSON(str(error)) from error
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,172 @@
+"""One exchange's translation: the changes that it takes, folded over it both ways.
+
+The response retraces the steps that the request took; which ones these are is known once the
+request has climbed. Bytes of an upstream's stream go in, bytes for the client come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from . import jsontext
+from .change import Body, Bridge, Call, End, Event, Snapshot, VersionChange
+from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
+from .sse import Decoder, EventTooLarge
+from .versions import climb
+from .versions.events_became_named import EventsBecameNamed, historical_ping
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a route wants its exchanges translated.
+
+    ``strict`` refuses what would otherwise be left out. ``newest_only`` lets a snapshot supersede
+    those before it that arrived with it. ``event_limit`` bounds one upstream event, in bytes.
+    """
+
+    strict: bool = False
+    newest_only: bool = False
+    event_limit: int = 8 << 20
+
+
+class Translation:
+    """Translates one exchange between a ``client`` version and an ``upstream`` version."""
+
+    def __init__(
+        self, client: str, upstream: str, bridge: Bridge | None = None, manner: Manner = Manner()
+    ) -> None:
+        self.client = client
+        self.upstream = upstream
+        self.dropped: Sequence[str] = ()
+        """The parameters that the client set and the upstream did not get."""
+        self.streams = False
+        """Whether the client asked for a stream."""
+        self.started = False
+        """Whether the upstream's stream has begun with anything but an error."""
+        self.ended = False
+        """Whether the client's stream is complete."""
+        self._bridge = bridge
+        self._manner = manner
+        self._rungs = climb(client, upstream, bridge)
+        self._taken: list[VersionChange] = []
+        self._decoder = Decoder(manner.event_limit)
+
+    @property
+    def model(self) -> str | None:
+        """The model that answers, where the client asked for another."""
+        return self._bridge.answered_by if self._bridge else None
+
+    @property
+    def differs(self) -> bool:
+        """Whether client and upstream do not simply speak the same."""
+        return self.client != self.upstream or bool(self._taken)
+
+    def concerns(self, endpoint: str) -> bool:
+        """Whether anything differs for ``endpoint`` between the two versions."""
+        return any(change.endpoint == endpoint for change in self._rungs)
+
+    def request(self, endpoint: str, body: bytes) -> tuple[str, bytes]:
+        """The endpoint and body to call; raises InvalidRequest.
+
+        A body that no change altered is sent as it came, byte for byte.
+        """
+        original = _object(body)
+        self.streams = original.get("stream") is True
+        call = Call(endpoint, dict(original))
+        for change in self._rungs:
+            if change.endpoint == call.endpoint:
+                self._taken.append(change)
+                call = change.upgrade_request(call)
+        self.dropped = tuple(dict.fromkeys(call.dropped))
+        if self._manner.strict and self.dropped:
+            names = ", ".join(self.dropped)
+            raise InvalidRequest(f"{names}: not supported by the model that serves this call")
+        same = call.endpoint == endpoint and call.body == original
+        return call.endpoint, body if same else jsontext.dumps(call.body)
+
+    def response(self, body: bytes) -> bytes:
+        """The body of a successful response that is not a stream; raises UpstreamNonsense."""
+        try:
+            answer = jsontext.loads(body)
+        except jsontext.NotJSON as error:
+            raise UpstreamNonsense("upstream's answer is not JSON") from error
+        if not isinstance(answer, dict):
+            raise UpstreamNonsense("upstream's answer is not a JSON object")
+        for change in reversed(self._taken):
+            answer = change.downgrade_response(answer)
+        return jsontext.dumps(answer)
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The client's events for a chunk of the upstream's stream, encoded as they are taken.
+
+        Raises UpstreamRefused if the stream begins with an error, and UpstreamNonsense where it
+        cannot be understood; either way finish() tells what the client is owed.
+        """
+        superseded: Event | None = None
+        for event in self._translated(chunk):
+            if superseded is not None and not isinstance(event, Snapshot):
+                yield superseded.encode()
+                superseded = None
+            if self._manner.newest_only and isinstance(event, Snapshot):
+                superseded = event
+            else:
+                yield event.encode()
+        if superseded is not None:
+            yield superseded.encode()
+
+    def keepalive(self, now: datetime) -> bytes:
+        """What the client's version sent into a silence; ``now`` is in UTC."""
+        if any(isinstance(change, EventsBecameNamed) for change in self._taken):
+            return historical_ping(now)
+        return Event("ping", {"type": "ping"}).encode()
+
+    def finish(self, error: ProxyError | None = None) -> Iterator[bytes]:
+        """What the client is owed when the upstream's stream ends, by itself or by ``error``."""
+        if self.ended:
+            return
+        events: list[Event] = []
+        for change in reversed(self._taken):
+            events = _down(change, events)
+            if not any(event.last for event in events):
+                events += change.finish(End(error))
+        self.ended = True
+        for event in events:
+            yield event.encode()
+
+    def _translated(self, chunk: bytes) -> Iterator[Event]:
+        try:
+            for frame in self._decoder.feed(chunk):
+                if self.ended:
+                    return
+                yield from self._one(Event(frame.name, data=frame.data))
+        except EventTooLarge as error:
+            raise UpstreamNonsense(f"upstream sent {error}") from error
+        except jsontext.NotJSON as error:
+            raise UpstreamNonsense("upstream sent an event that is not JSON") from error
+
+    def _one(self, event: Event) -> list[Event]:
+        if not self.started and event.name == "error":
+            raise refused_in_stream(event.body)
+        started = event.name != "ping"
+        events = [event]
+        for change in reversed(self._taken):
+            events = _down(change, events)
+        self.started = self.started or started
+        self.ended = any(event.last for event in events)
+        return events
+
+
+def _down(change: VersionChange, events: list[Event]) -> list[Event]:
+    return [older for event in events for older in change.downgrade_event(event)]
+
+
+def _object(body: bytes) -> Body:
+    try:
+        value = jsontext.loads(body)
+    except jsontext.NotJSON as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("The request body is not a JSON object")
+    return value

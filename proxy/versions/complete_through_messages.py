@@ -1,0 +1,154 @@
+"""The bridge: `/v1/complete` was retired with the last model that it served; `/v1/messages` lives.
+
+https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..change import Body, Bridge, Call, End, Event
+from ..errors import UpstreamNonsense
+from . import models
+from .answer import AnswerText
+from .messages_call import Completion, messages_call
+from .prompt import HUMAN, Dialogue, parse
+
+STOPS = {
+    "end_turn": ("stop_sequence", HUMAN),
+    "max_tokens": ("max_tokens", None),
+    "model_context_window_exceeded": ("max_tokens", None),
+}
+"""stop_reason of a Message -> stop_reason and stop of a completion. The old API ended every answer
+of its own accord at the next Human turn. What it did not know (a refusal, tools, what is yet to
+come) is a stop without a stop sequence."""
+
+
+class CompleteThroughMessages(Bridge):
+    """`/v1/complete` is served by `/v1/messages`, its retired models by living ones."""
+
+    endpoint = "/v1/complete"
+    version = "2023-06-01"
+
+    def __init__(self, model_map: Iterable[models.ModelTarget] = ()) -> None:
+        self._models = tuple(model_map)
+        self._asked_model = ""
+        self._answer = AnswerText(Dialogue("", (), "", ""), (HUMAN,))
+        self._id = ""
+        self._stop_reason: str | None = None
+        self._stop_sequence: str | None = None
+
+    def upgrade_request(self, call: Call) -> Call:
+        """The same question, to a model of today."""
+        asked = Completion.read(call.body)
+        dialogue = parse(asked.prompt)
+        target = models.target(self._models, asked.model)
+        self._asked_model = asked.model
+        self._answer = AnswerText(dialogue, (*asked.stop_sequences, HUMAN))
+        return messages_call(call, asked, dialogue, target, models.profile(target.to))
+
+    def downgrade_response(self, body: Body) -> Body:
+        """The text of the Message as a completion."""
+        if not isinstance(body.get("content"), list):
+            raise UpstreamNonsense("upstream's answer is not a Message")
+        self._open(body)
+        text = self._answer.feed(_text_of(body)) + self._answer.flush()
+        return self._completion(text, self._stop())
+
+    def downgrade_event(self, event: Event) -> Iterable[Event]:  # noqa: PLR0911  (one per kind)
+        """Text becomes completions. What is not text has no place in one; pings and errors do."""
+        match event.name:
+            case "content_block_delta":
+                return self._grown(_text(event.body.get("delta")))
+            case "content_block_start":
+                return self._grown(_text(event.body.get("content_block")))
+            case "message_start":
+                return self._opened(event.body.get("message"))
+            case "message_delta":
+                self._take_stop(event.body.get("delta"))
+                return ()
+            case "message_stop":
+                return self._closed()
+            case "ping" | "error":
+                return (event,)
+            case _:
+                return ()
+
+    def finish(self, end: End) -> Iterable[Event]:
+        """An upstream that gave its reason to stop has said all, even if it then failed."""
+        if self._stop_reason is not None:
+            return self._closed()
+        error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
+        return (Event("error", error.envelope(), last=True),)
+
+    def _opened(self, message: Any) -> Iterable[Event]:
+        """Say nothing yet, but in the name of whom: a failure needs that to end the stream."""
+        message = message if isinstance(message, dict) else {}
+        self._open(message)
+        return (self._event(""), *self._grown(_text_of(message)))
+
+    def _grown(self, text: str) -> Iterable[Event]:
+        text = self._answer.feed(text)
+        grown = (self._event(text),) if text else ()
+        if self._answer.stop is None:
+            return grown
+        return (*grown, self._event("", self._stop()))
+
+    def _closed(self) -> Iterable[Event]:
+        if self._stop_reason is None:
+            raise UpstreamNonsense("upstream ended its answer without a stop_reason")
+        held = self._answer.flush()
+        rest = (self._event(held),) if held else ()
+        return (*rest, self._event("", self._stop()))
+
+    def _open(self, message: Body) -> None:
+        self._id = _string(message.get("id"))
+        self.answered_by = _string(message.get("model")) or None
+        self._take_stop(message)
+
+    def _take_stop(self, delta: Any) -> None:
+        """The last word counts: totals and reasons are said anew, not added up."""
+        if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
+            self._stop_reason = delta["stop_reason"]
+            self._stop_sequence = _string(delta.get("stop_sequence")) or None
+
+    def _stop(self) -> tuple[str, str | None]:
+        """stop_reason and stop, as the old API gave them."""
+        if self._answer.stop is not None:
+            return "stop_sequence", self._answer.stop
+        if self._stop_reason == "stop_sequence":
+            return "stop_sequence", self._stop_sequence
+        return STOPS.get(self._stop_reason or "", ("stop_sequence", None))
+
+    def _event(self, text: str, stop: tuple[str | None, str | None] = (None, None)) -> Event:
+        body = self._completion(text, stop)
+        return Event("completion", body, last=stop[0] is not None)
+
+    def _completion(self, text: str, stop: tuple[str | None, str | None]) -> Body:
+        reason, sequence = stop
+        return {
+            "type": "completion",
+            "id": self._id,
+            "completion": text,
+            "stop_reason": reason,
+            "model": self._asked_model,
+            "stop": sequence,
+            "log_id": self._id,
+        }
+
+
+def _text(block: Any) -> str:
+    """The text of a content block or delta; "" of any that is not text."""
+    if isinstance(block, dict) and block.get("type") in ("text", "text_delta"):
+        return _string(block.get("text"))
+    return ""
+
+
+def _text_of(message: Body) -> str:
+    content = message.get("content")
+    return "".join(map(_text, content)) if isinstance(content, list) else ""
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,32 @@
+"""Version change of 2023-06-01: what the text of a streamed completion is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..change import Event, GrowingText, Snapshot, VersionChange
+
+
+class CompletionsBecameIncremental(VersionChange):
+    """Streamed completions are increments. Before, each event repeated the whole text so far."""
+
+    endpoint = "/v1/complete"
+
+    def __init__(self) -> None:
+        self._text = GrowingText()
+
+    def downgrade_event(self, event: Event) -> Iterable[Event]:
+        """Add the increment to the text, and send that.
+
+        A text that did not grow is not sent again, but for the last event: it says how the answer
+        ended, and repeats the text even so.
+        """
+        if event.name != "completion":
+            return (event,)
+        rest = dict(event.body)
+        increment = rest.pop("completion", None)
+        if increment and isinstance(increment, str):
+            self._text.append(increment)
+        elif not event.last:
+            return ()
+        return (Snapshot(event.name, "completion", self._text, rest, last=event.last),)

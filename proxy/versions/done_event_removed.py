@@ -1,0 +1,19 @@
+"""Version change of 2023-06-01: how a stream says that it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..change import Event, VersionChange
+
+
+class DoneEventRemoved(VersionChange):
+    """Streams end with their last event. Before, a `data: [DONE]` followed it."""
+
+    endpoint = "/v1/complete"
+
+    def downgrade_event(self, event: Event) -> Iterable[Event]:
+        """Send `[DONE]` right behind the last event: some clients read the two as a pair."""
+        if event.last:
+            return (event, Event(None, data=b"[DONE]"))
+        return (event,)

@@ -1,0 +1,33 @@
+"""Version change of 2023-06-01: the names of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from .. import sse
+from ..change import Event, VersionChange
+
+
+class EventsBecameNamed(VersionChange):
+    """Events of a stream have names: `completion`, `ping`, `error`. Before, they were data only."""
+
+    endpoint = "/v1/complete"
+
+    def downgrade_event(self, event: Event) -> Iterable[Event]:
+        """Take the name off. What only its name tells apart has no form without it.
+
+        Pings are of that kind: a client of 2023 takes them for answers, or dies of them.
+        """
+        if event.name != "completion":
+            return ()
+        event.name = None
+        return (event,)
+
+
+def historical_ping(now: datetime) -> bytes:
+    """The one named event of before: what its server sent into a silence, byte for byte.
+
+    Official SDKs of then skip it; some hand-written clients do not.
+    """
+    return sse.encode("ping", f"{now:%Y-%m-%d %H:%M:%S.%f}".encode())

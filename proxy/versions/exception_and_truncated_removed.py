@@ -1,0 +1,67 @@
+"""Version change of 2023-06-01: the fields of a completion, and how a failed stream ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..change import Body, End, Event, VersionChange
+from ..errors import ProxyError, UpstreamNonsense, refused_in_stream
+
+
+class ExceptionAndTruncatedRemoved(VersionChange):
+    """`exception` and `truncated` are gone; a stream that fails ends in an `error` event."""
+
+    endpoint = "/v1/complete"
+
+    def __init__(self) -> None:
+        self._seen: Body = {}
+
+    def downgrade_response(self, body: Body) -> Body:
+        """Put the two back, where they stood among the seven keys of then."""
+        return _as_in_2023_01_01(body)
+
+    def downgrade_event(self, event: Event) -> Iterable[Event]:
+        """As a body; an `error` event becomes a last completion that carries the exception."""
+        if event.name == "completion":
+            self._seen = event.body
+            return (_completion(event.body),)
+        if event.name == "error":
+            return (self._failure(refused_in_stream(event.body)),)
+        return (event,)
+
+    def finish(self, end: End) -> Iterable[Event]:
+        """An upstream that stops without an end has failed, and the client must know."""
+        error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
+        return (self._failure(error),)
+
+    def _failure(self, error: ProxyError) -> Event:
+        """The form that every client of 2023 survives: none can be told of an error otherwise.
+
+        With `max_tokens` as the reason a cut text does not look whole, and without any reason old
+        clients wait for ever.
+        """
+        failed = {
+            **self._seen,
+            "completion": "",
+            "stop": None,
+            "stop_reason": "max_tokens",
+            "exception": f"{error.type}: {error.message}",
+        }
+        return _completion(failed)
+
+
+def _completion(body: Body) -> Event:
+    old = _as_in_2023_01_01(body)
+    return Event("completion", old, last=old["stop_reason"] is not None)
+
+
+def _as_in_2023_01_01(body: Body) -> Body:
+    return {
+        "completion": body.get("completion", ""),
+        "stop": body.get("stop"),
+        "stop_reason": body.get("stop_reason"),
+        "truncated": False,
+        "log_id": body.get("log_id", ""),
+        "model": body.get("model", ""),
+        "exception": body.get("exception"),
+    }

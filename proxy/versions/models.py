@@ -1,0 +1,79 @@
+"""The models that answer for retired ones: which one, and what it takes.
+
+Two tables. ``ModelTarget`` is the operator's: a name or glob of 2023, and the model of today.
+``PROFILES`` is ours: what the API refuses for each model of today, so that an old parameter is
+left out instead of failing the call. https://docs.anthropic.com/en/docs/about-claude/models
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTarget:
+    """One line of the model map: models named like ``pattern`` are answered by ``to``.
+
+    ``max_tokens`` caps the answer's length, in tokens; None leaves it to the model.
+    """
+
+    pattern: str
+    to: str
+    max_tokens: int | None = None
+
+
+Thinking = Literal["off", "disabled", "between_tools", "always"]
+"""How a model is kept from thinking: it does not by itself (``off``), it is told not to
+(``disabled``), it is told to between tool calls only (``between_tools``), or not at all
+(``always``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a model takes."""
+
+    pattern: str
+    sampling: bool
+    """temperature, top_p and top_k; never temperature and top_p at once."""
+    prefill: bool
+    """A last message of the assistant, which the answer continues."""
+    thinking: Thinking
+    max_tokens: int
+    """The longest answer, in tokens; more is refused."""
+
+
+PROFILES = (
+    #       model                  sampling  prefill  thinking         max_tokens
+    Profile("claude-haiku-4-5*",   True,     True,    "off",           64_000),
+    Profile("claude-sonnet-4-5*",  True,     True,    "off",           64_000),
+    Profile("claude-opus-4-5*",    True,     True,    "off",           64_000),
+    Profile("claude-sonnet-4-6*",  True,     False,   "off",           128_000),
+    Profile("claude-opus-4-6*",    True,     False,   "off",           128_000),
+    Profile("claude-opus-4-7*",    False,    False,   "off",           128_000),
+    Profile("claude-opus-4-8*",    False,    False,   "off",           128_000),
+    Profile("claude-sonnet-5-5*",  False,    False,   "between_tools", 128_000),
+    Profile("claude-opus-5-5*",    False,    False,   "always",        128_000),
+    Profile("claude-haiku-5-5*",   False,    False,   "disabled",      128_000),
+    Profile("claude-sonnet-5*",    False,    False,   "disabled",      128_000),
+    Profile("claude-opus-5*",      False,    False,   "disabled",      128_000),
+    Profile("claude-fable-*",      False,    False,   "always",        128_000),
+    Profile("claude-mythos-*",     False,    False,   "always",        128_000),
+    # What is not known takes the least, and is not told about a setting it may not have.
+    Profile("*",                   False,    False,   "off",           64_000),
+)  # fmt: skip
+
+
+def target(models: Iterable[ModelTarget], name: str) -> ModelTarget:
+    """The first line of the map that ``name`` matches; a name without one is kept."""
+    for candidate in models:
+        if fnmatchcase(name, candidate.pattern):
+            return candidate
+    return ModelTarget(name, name)
+
+
+def profile(name: str) -> Profile:
+    """What the model ``name`` takes."""
+    return next(known for known in PROFILES if fnmatchcase(name, known.pattern))

@@ -1,0 +1,53 @@
+"""Stop sequences in a text that arrives in pieces.
+
+Text is held back only while it may be the beginning of a stop sequence, and given out the moment
+that it cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class StopScanner:
+    """Gives out text up to the first of ``stops``; ``hit`` is that stop, once it was seen."""
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self._stops = tuple(dict.fromkeys(stop for stop in stops if stop))
+        self._longest = max(map(len, self._stops), default=0)
+        self._ends = frozenset(prefix[-1] for stop in self._stops for prefix in _beginnings(stop))
+        self._held = ""
+        self.hit: str | None = None
+
+    def feed(self, text: str) -> str:
+        """What of the text so far can be given out, after ``text`` was added to it."""
+        if self.hit is not None:
+            return ""
+        text = self._held + text
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            at, self.hit = min(found)
+            self._held = ""
+            return text[:at]
+        kept = self._may_begin(text)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+    def flush(self) -> str:
+        """The text ends here: what was held back was not the beginning of a stop."""
+        held, self._held = self._held, ""
+        return held
+
+    def _may_begin(self, text: str) -> int:
+        """The length of the longest end of ``text`` with which a stop begins."""
+        if not text or text[-1] not in self._ends:
+            return 0
+        for length in range(min(self._longest - 1, len(text)), 0, -1):
+            end = text[-length:]
+            if any(stop.startswith(end) for stop in self._stops):
+                return length
+        return 0
+
+
+def _beginnings(stop: str) -> Iterable[str]:
+    return (stop[:length] for length in range(1, len(stop)))

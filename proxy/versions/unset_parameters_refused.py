@@ -1,0 +1,29 @@
+"""Version change of 2023-06-01: what a request may say without asking for anything."""
+
+from __future__ import annotations
+
+from ..change import Call, VersionChange
+
+ONLY_THEN = ("disable_checks", "stream_response", "tags")
+
+
+class UnsetParametersRefused(VersionChange):
+    """Values for "not set" are refused (`top_k: -1`, `stop_sequences: null`), and so is `tags`."""
+
+    endpoint = "/v1/complete"
+
+    def upgrade_request(self, call: Call) -> Call:
+        """Leave out what asks for nothing."""
+        for parameter in ONLY_THEN:
+            call.discard(parameter)
+        for parameter, value in list(call.body.items()):
+            if value is None or is_unset(parameter, value):
+                call.discard(parameter)
+        return call
+
+
+def is_unset(parameter: str, value: object) -> bool:
+    """Whether ``value`` is how clients of 2023 said that they do not use a sampling parameter."""
+    if not isinstance(value, int | float):
+        return False
+    return (parameter in ("top_k", "top_p") and value < 0) or (parameter == "top_k" and value == 0)
