@@ -1,0 +1,149 @@
+"""The client's side of one exchange: the one reader of ``receive``, the one caller of ``send``.
+
+Two readers would race for the one message that says that the client has left.
+https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from email.utils import formatdate
+
+from starlette.types import Receive, Scope, Send
+
+from .errors import ProxyError, RequestTooLarge
+from .fields import Fields, values
+
+SEND_SIZE = 64 << 10
+"""The most that is handed to the server at once, in bytes. Snapshots that arrived in one read of
+64 KiB can be 25 MB: joined into one send they would all be in memory, sent one by one they would
+cost a system call each."""
+
+
+class ClientLeft(Exception):
+    """The client closed its connection. No error: old SDKs do so once they saw the stop."""
+
+
+class ClientStalled(Exception):
+    """The client took nothing for too long."""
+
+
+class Client:
+    """The client of one exchange. ``patience`` bounds how long it may take nothing, in seconds."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, patience: float = 120) -> None:
+        self.method: str = scope["method"]
+        self.path: bytes = scope["raw_path"]
+        self.query: bytes = scope["query_string"]
+        self.fields: Fields = scope["headers"]
+        self.started = False
+        """Whether the head of the response is out, so that the status can no longer change."""
+        self.complete = False
+        """Whether the whole response is out."""
+        self.bytes_sent = 0
+        self.last_write = asyncio.get_running_loop().time()
+        """When something was last sent, by the event loop's clock."""
+        self._patience = patience
+        self._receive = receive
+        self._send = send
+        self._uploaded = asyncio.Event()
+        self._left = False
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request announces a body (RFC 9112 §6)."""
+        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.fields)
+
+    async def body(self, limit: int) -> bytes:
+        """The whole request body; raises RequestTooLarge and ClientLeft."""
+        if not self.has_body:
+            return b""
+        announced = values(self.fields, b"content-length")
+        if announced and int(announced[0]) > limit:
+            raise RequestTooLarge(f"the request body is larger than {limit} bytes")
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.upload():
+            size += len(part)
+            if size > limit:
+                raise RequestTooLarge(f"the request body is larger than {limit} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def upload(self) -> AsyncIterator[bytes]:
+        """The request body as it arrives; raises ClientLeft."""
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    self._left = True
+                    raise ClientLeft
+                if part := message.get("body", b""):
+                    yield part
+                if not message.get("more_body", False):
+                    return
+        finally:
+            self._uploaded.set()
+
+    async def gone(self) -> bool:
+        """Wait until the client leaves, which is watched for once its body was read.
+
+        False: it did not leave before the response was complete.
+        """
+        if self.has_body:
+            await self._uploaded.wait()
+        while not self._left:
+            message = await self._receive()
+            self._left = message["type"] == "http.disconnect"
+        return not self.complete
+
+    async def start(self, status: int, fields: Fields) -> None:
+        """Send the head of the response."""
+        if not values(fields, b"date"):  # RFC 9110 §6.6.1
+            fields = [*fields, (b"date", formatdate(usegmt=True).encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": fields})
+        self.started = True
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body; returns when the client keeps up. Raises ClientStalled."""
+        self.bytes_sent += len(data)
+        self.last_write = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        except TimeoutError as error:
+            raise ClientStalled from error
+
+    async def write_all(self, pieces: Iterable[bytes]) -> None:
+        """Send pieces of the body, joined while that is cheap."""
+        joined: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            joined.append(piece)
+            size += len(piece)
+            if size >= SEND_SIZE:
+                await self.write(b"".join(joined))
+                joined, size = [], 0
+        if joined:
+            await self.write(b"".join(joined))
+
+    async def end(self) -> None:
+        """Say that the body is complete. Without this it is cut, and the client can tell."""
+        self.complete = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def answer(self, status: int, fields: Fields, body: bytes) -> None:
+        """Send a whole response, with a body of JSON."""
+        framing = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await self.start(status, [*fields, *framing])
+        self.bytes_sent += len(body)
+        self.complete = True
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def refuse(self, error: ProxyError, fields: Fields) -> None:
+        """Answer with an error."""
+        await self.answer(error.status, [*fields, *error.headers], error.body())

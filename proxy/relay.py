@@ -1,0 +1,332 @@
+"""One exchange from end to end: the only place where client, upstream and translation meet.
+
+However it ends, the upstream's call is closed, the client's stream is either finished or visibly
+cut, and one record says which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from itertools import chain
+
+from starlette.types import Receive, Scope, Send
+
+from . import guard, jsontext, observe
+from .client import Client, ClientLeft, ClientStalled
+from .config import Config
+from .errors import (
+    Draining,
+    ProxyError,
+    UpstreamError,
+    UpstreamNonsense,
+    UpstreamRefused,
+    refused_by_body,
+)
+from .exchanges import OpenExchanges
+from .fields import (
+    VERSION,
+    Fields,
+    for_client,
+    for_upstream,
+    safe_value,
+    values,
+    with_version,
+    without,
+)
+from .interruption import Interruptible
+from .negotiation import client_version, nearest
+from .observe import Ended, Record
+from .routing import Match, Routes
+from .translation import Manner, Translation
+from .upstream import Answer, Upstream
+from .versions.complete_through_messages import CompleteThroughMessages
+
+ANSWER_LIMIT = 64 << 20
+"""The largest answer that is translated as a whole, in bytes."""
+
+ERROR_LIMIT = 1 << 20
+"""The largest error body that is read for its message, in bytes."""
+
+KEEPALIVE = 15.0
+"""Silent seconds after which the old API sent a ping."""
+
+EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold events back
+
+_REMADE = (b"content-type", b"content-length", b"content-encoding", b"etag")
+"""Fields of an answer that are not true of its translation."""
+
+
+class Relay:
+    """The ASGI application for everything that goes to an upstream."""
+
+    def __init__(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
+        self._config = config
+        self._routes = Routes(config.routes)
+        self._upstreams = upstreams
+        self.exchanges = OpenExchanges(config.limits.concurrent_exchanges)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = Client(scope, receive, send)
+        path = client.path.decode("latin-1")
+        exchange = Exchange(self._config, client, Record(client.method, path))
+        try:
+            guard.check(client.fields, client.path, self._config.limits.header_bytes)
+            match = self._routes.find(client.method, path)
+            with self.exchanges.one() as work:
+                await exchange.run(match, self._upstreams[match.route.upstream], work)
+        except ClientLeft:
+            exchange.client_left()
+        except ProxyError as error:
+            await exchange.failed(error)
+        except ClientStalled:
+            exchange.record.ended = "client stalled"
+        except Exception:
+            exchange.record.ended = "crashed"
+            raise
+        finally:
+            exchange.record.bytes_sent = client.bytes_sent
+            observe.write(exchange.record)
+
+
+class Exchange:
+    """One request and its response, while they are under way."""
+
+    def __init__(self, config: Config, client: Client, record: Record) -> None:
+        self.record = record
+        self._config = config
+        self._client = client
+        self._translation: Translation | None = None
+        self._answer: Answer | None = None
+
+    async def run(self, match: Match, upstream: Upstream, work: Interruptible) -> None:
+        """Relay the request by its route; raises ProxyError, ClientLeft or ClientStalled."""
+        self.record.route = match.route.name
+        self._translation = translation = self._negotiate(match, upstream)
+        try:
+            async with _watched(self._client, work):
+                if translation is None or not self._changes(match, translation):
+                    await self._pass_through(match, upstream)
+                else:
+                    await self._translate(match, upstream, translation)
+            if translation is not None and translation.ended and self._answer is not None:
+                await self._answer.drain()
+        finally:
+            if self._answer is not None:
+                self._answer.close()
+
+    async def failed(self, error: ProxyError) -> None:
+        """End an exchange that failed: by an HTTP error as long as the head is not out."""
+        self.record.ended = _ended_by(error)
+        self.record.error = f"{error.type}: {error.message}"
+        with contextlib.suppress(ClientStalled):
+            if not self._client.started:
+                self.record.status = error.status
+                await self._client.refuse(error, self._answer_fields())
+            elif self._translation is not None and self._translation.started:
+                await self._client.write_all(self._translation.finish(error))
+                await self._client.end()
+
+    def client_left(self) -> None:
+        """Tell apart when the client left: after the stop it had all that it wanted."""
+        if self._translation is not None and self._translation.ended:
+            self.record.ended = "client left after the stop"
+        elif self._client.bytes_sent:
+            self.record.ended = "client left mid-stream"
+        else:
+            self.record.ended = "client left before the first byte"
+
+    def _negotiate(self, match: Match, upstream: Upstream) -> Translation | None:
+        """What lies between client and upstream; None for a version that only they know."""
+        spoken = client_version(
+            values(self._client.fields, VERSION),
+            self._config.version_when_missing,
+            pass_unknown=self._config.unknown_versions == "pass",
+        )
+        if spoken is None:
+            return None
+        bridge = CompleteThroughMessages(self._config.models) if match.route.bridge else None
+        used = nearest(upstream.speaks, bridge.version if bridge else spoken)
+        self.record.client_version, self.record.upstream_version = spoken, used
+        manner = Manner(
+            strict=match.route.strict,
+            newest_only=match.route.snapshots == "latest",
+            event_limit=self._config.limits.event,
+        )
+        return Translation(spoken, used, bridge, manner)
+
+    def _changes(self, match: Match, translation: Translation) -> bool:
+        return (
+            match.route.translate
+            and self._client.method == "POST"
+            and translation.concerns(match.endpoint)
+        )
+
+    # Nothing taken, nothing touched.
+
+    async def _pass_through(self, match: Match, upstream: Upstream) -> None:
+        """Relay bytes as they come; at most the version in the header is raised."""
+        client = self._client
+        body = client.upload() if client.has_body else None
+        answer = self._answer = await upstream.call(
+            client.method, self._target(match.path), self._request_fields(), body
+        )
+        await self._start(answer.status, self._answer_fields())
+        while part := await answer.read():
+            await client.write(part)
+        await client.end()
+        if answer.status >= 400:  # noqa: PLR2004
+            self.record.ended = "upstream refused"
+
+    # Translated.
+
+    async def _translate(self, match: Match, upstream: Upstream, translation: Translation) -> None:
+        sent = await self._client.body(self._config.limits.request_body)
+        endpoint, body = translation.request(match.endpoint, sent)
+        self.record.dropped = tuple(translation.dropped)
+        fields = without(self._request_fields(), b"content-length", b"accept-encoding")
+        fields.append((b"accept-encoding", b"identity"))
+        answer = self._answer = await upstream.call(
+            "POST", self._target(match.prefix + endpoint), fields, body
+        )
+        await _check(answer, streams=translation.streams)
+        if translation.streams:
+            await self._stream(answer, translation, keepalive=match.route.keepalive == "timestamp")
+        else:
+            translated = translation.response(await answer.read_all(ANSWER_LIMIT))
+            self._first_byte(200)
+            await self._client.answer(200, self._answer_fields(), translated)
+
+    async def _stream(self, answer: Answer, translation: Translation, *, keepalive: bool) -> None:
+        """Send the client's events as the upstream's arrive.
+
+        The head waits for the upstream's first event: so long a failure can be told by the HTTP
+        status, the one way that old clients understand.
+        """
+        async for chunk in self._chunks(answer, translation, keepalive=keepalive):
+            await self._send(translation.feed(chunk), translation)
+            if translation.ended:
+                await self._client.end()
+                return
+        if not translation.started:
+            raise UpstreamNonsense("upstream's stream ended before its first event")
+        await self._send(translation.finish(), translation)
+        await self._client.end()
+
+    async def _send(self, pieces: Iterator[bytes], translation: Translation) -> None:
+        first = next(pieces, None)
+        if translation.started and not self._client.started:
+            await self._start(200, [EVENT_STREAM, *self._answer_fields(), UNBUFFERED])
+        if first is not None:
+            await self._client.write_all(chain((first,), pieces))
+
+    async def _chunks(
+        self, answer: Answer, translation: Translation, *, keepalive: bool
+    ) -> AsyncIterator[bytes]:
+        """The upstream's stream as it arrives; a client that wants pings gets them meanwhile."""
+        while True:
+            ping_at = self._client.last_write + KEEPALIVE if keepalive else None
+            try:
+                async with asyncio.timeout_at(ping_at):
+                    chunk = await answer.read()
+            except TimeoutError:
+                if self._client.started:
+                    await self._client.write(translation.keepalive(datetime.now(UTC)))
+                continue
+            if not chunk:
+                return
+            yield chunk
+
+    # Heads.
+
+    def _target(self, path: str) -> str:
+        query = self._client.query.decode("ascii")
+        return f"{path}?{query}" if query else path
+
+    def _request_fields(self) -> Fields:
+        fields = for_upstream(self._client.fields)
+        if self._translation is None:
+            return fields
+        return with_version(fields, self._translation.upstream)
+
+    def _answer_fields(self) -> Fields:
+        """The upstream's fields, as far as there is an answer, and ours."""
+        translation = self._translation
+        fields = for_client(self._answer.fields if self._answer else ())
+        if self._answer is not None:
+            request_id = values(fields, b"request-id")
+            self.record.request_id = request_id[0].decode("latin-1") if request_id else "-"
+        if translation is None or not translation.differs:
+            return fields
+        versions = f"{translation.client}, upstream={translation.upstream}"
+        fields.append((b"x-proxy-version", versions.encode()))
+        if translation.dropped:
+            fields.append((b"x-proxy-dropped", safe_value(", ".join(translation.dropped)[:1000])))
+        if translation.model is not None:
+            fields.append((b"x-proxy-model", safe_value(translation.model)))
+        return fields
+
+    async def _start(self, status: int, fields: Fields) -> None:
+        self._first_byte(status)
+        await self._client.start(status, fields)
+
+    def _first_byte(self, status: int) -> None:
+        self.record.status = status
+        self.record.first_byte = time.monotonic()
+
+
+@asynccontextmanager
+async def _watched(client: Client, work: Interruptible) -> AsyncIterator[None]:
+    """End ``work`` at once when the client leaves: an answer that nobody reads still costs."""
+
+    async def watch() -> None:
+        if await client.gone():
+            work.interrupt(ClientLeft())
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+
+
+async def _check(answer: Answer, *, streams: bool) -> None:
+    """Let an answer be translated, or raise UpstreamRefused or UpstreamNonsense."""
+    if answer.status >= 400:  # noqa: PLR2004
+        raise await _refusal(answer)
+    if answer.status != 200:  # noqa: PLR2004
+        raise UpstreamNonsense(f"upstream answered with status {answer.status}")
+    encoding = b", ".join(values(answer.fields, b"content-encoding")) or b"identity"
+    if encoding.lower() != b"identity":
+        raise UpstreamNonsense("upstream compressed its answer, though it was asked not to")
+    content_type = b"".join(values(answer.fields, b"content-type")).lower()
+    if content_type.startswith(b"text/event-stream") != streams:
+        asked, got = ("a stream", "one body") if streams else ("one body", "a stream")
+        raise UpstreamNonsense(f"upstream answered with {got}, though {asked} was asked for")
+
+
+async def _refusal(answer: Answer) -> UpstreamRefused:
+    """The upstream's error in the API's words, though its edge may answer with anything."""
+    body = await answer.read_all(ERROR_LIMIT)
+    try:
+        parsed = jsontext.loads(body)
+    except jsontext.NotJSON:
+        parsed = None
+    return refused_by_body(answer.status, parsed, body.decode("utf-8", "replace"))
+
+
+def _ended_by(error: ProxyError) -> Ended:
+    match error:
+        case UpstreamRefused():
+            return "upstream refused"
+        case UpstreamError():
+            return "upstream failed"
+        case Draining():
+            return "drained"
+        case _:
+            return "refused"

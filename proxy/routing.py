@@ -1,0 +1,78 @@
+"""(method, raw path) -> route; the first that matches wins.
+
+Paths are compared as they stand on the wire, never decoded or cleaned: what a route allows must
+be what the upstream is asked. The one exception is how SDKs of 2023 join URLs: their
+``//v1/complete`` and ``/v1/v1/complete`` mean ``/v1/complete``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .config import Route
+from .errors import MethodNotAllowed, NoRoute
+
+_JOINED_AS_IN_2023 = re.compile(r"/+(?:v1/+)*v1/complete")
+_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A route that takes a request, and the ``path`` to ask of its upstream."""
+
+    route: Route
+    path: str
+
+    @property
+    def endpoint(self) -> str:
+        """The path as the API names it: without what stands before its ``/v1/``."""
+        return self.path[len(self.prefix) :]
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the endpoint."""
+        return self.path[: max(self.path.rfind("/v1/"), 0)]
+
+
+class Routes:
+    """The routes of a configuration, in order."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes = [(route, re.compile(_pattern(route.path))) for route in routes]
+
+    def find(self, method: str, path: str) -> Match:
+        """The first route for the request; raises NoRoute or MethodNotAllowed."""
+        allowed: list[str] = []
+        joined = "/v1/complete" if _JOINED_AS_IN_2023.fullmatch(path) else path
+        for route, pattern in self._routes:
+            found = pattern.fullmatch(path)
+            asked = path
+            if found is None and joined != path:
+                found = pattern.fullmatch(joined)
+                asked = joined
+            if found is None:
+                continue
+            if route.methods is None or method in route.methods:
+                return Match(route, _upstream_path(route, asked, found))
+            allowed += route.methods
+        if allowed:
+            raise MethodNotAllowed(method, path, tuple(dict.fromkeys(allowed)))
+        raise NoRoute(f"no route for {path}")
+
+
+def _pattern(path: str) -> str:
+    """A route's path as a regular expression; ``{x}`` is one segment, ``{x:path}`` the rest."""
+    pattern, end = "", 0
+    for parameter in _PARAMETER.finditer(path):
+        pattern += re.escape(path[end : parameter.start()])
+        pattern += f"(?P<{parameter[1]}>{'.*' if parameter[2] else '[^/]+'})"
+        end = parameter.end()
+    return pattern + re.escape(path[end:])
+
+
+def _upstream_path(route: Route, asked: str, found: re.Match[str]) -> str:
+    if route.upstream_path is None:
+        return asked
+    return _PARAMETER.sub(lambda parameter: found[parameter[1]], route.upstream_path)

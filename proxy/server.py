@@ -1,0 +1,215 @@
+"""The process around the application: sockets, signals, workers, drain.
+
+uvicorn is pinned to one parser and one loop, so that what the tests hold is what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from multiprocessing.context import SpawnProcess
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http import httptools_impl
+
+from .app import App
+from .config import Config
+
+AFTER_DRAIN = 5
+"""Seconds that exchanges have to say goodbye after they were cut."""
+
+KEEP_ALIVE = 75
+"""Seconds that an idle client connection is kept; above what load balancers reuse."""
+
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+
+WATCH = 0.5
+"""Seconds between two looks at the workers."""
+
+_PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says where it listens, and for which a drained stop is a success."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._say_ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so: by then a request is answered."""
+        await super().startup(sockets)
+        if self.started:
+            self._say_ready(_address(self.servers[0].sockets[0]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let open exchanges finish; see App.drain."""
+        app = self.config.loaded_app
+        if isinstance(app, App):
+            app.drain()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on signals without raising them again afterwards, as uvicorn would: exit is 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+def serve(load: Callable[[], Config], workers: int = 1) -> None:
+    """Serve what ``load`` configures until a signal says stop.
+
+    Workers are processes that share one listening socket; one that dies is replaced.
+    """
+    _log_to_stderr()
+    config = load()
+    if workers == 1:
+        Server(_settings(App(config), config), _print_ready).run()
+        return
+    with _uvicorn(None, config.server.host, config.server.port).bind_socket() as listener:
+        listener.listen(BACKLOG)  # connections wait from here on, so it is true to say so
+        _print_ready(_address(listener))
+        _supervise(partial(_work, load, listener), workers, config.server.drain + AFTER_DRAIN)
+
+
+def serve_app(app: ASGIApp, host: str, port: int) -> None:
+    """Serve any application until a signal says stop."""
+    _log_to_stderr()
+    Server(_uvicorn(app, host, port, stop_within=1), _print_ready).run()
+
+
+@asynccontextmanager
+async def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serve an application within this event loop; yields its base URL."""
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    settings = _settings(app, app.config) if isinstance(app, App) else _uvicorn(app, host, port)
+    server = _Embedded(settings, address.set_result)
+    serving = asyncio.create_task(server.serve())
+    serving.add_done_callback(lambda _: address.cancel())  # it could not listen
+    try:
+        yield await address
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _Embedded(Server):
+    """A server whose process has other things to do: signals are not its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _work(load: Callable[[], Config], listener: socket.socket) -> None:
+    """Be one worker process."""
+    _log_to_stderr()
+    config = load()
+    Server(_settings(App(config), config), lambda _: None).run([listener])
+
+
+def _supervise(work: Callable[[], None], count: int, stop_within: float) -> None:
+    """Keep ``count`` worker processes until a signal says stop, then let them drain."""
+    context = multiprocessing.get_context("spawn")
+
+    def started() -> SpawnProcess:
+        worker = context.Process(target=work)
+        worker.start()
+        return worker
+
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    workers = [started() for _ in range(count)]
+    while not stopping.wait(WATCH):
+        workers = [worker if worker.is_alive() else started() for worker in workers]
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(stop_within)
+        worker.kill()
+
+
+def _settings(app: App, config: Config) -> uvicorn.Config:
+    server = config.server
+    return _uvicorn(app, server.host, server.port, math.ceil(server.drain) + AFTER_DRAIN)
+
+
+def _uvicorn(app: ASGIApp | None, host: str, port: int, stop_within: int = 1) -> uvicorn.Config:
+    _name_statuses()
+    return uvicorn.Config(
+        app or "",
+        host=host,
+        port=port,
+        http="httptools",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        ws="none",
+        lifespan="auto",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=stop_within,
+    )
+
+
+def _name_statuses() -> None:
+    """Give every status a reason phrase, 529 above all.
+
+    The SDKs of 2023 show their users nothing but status and phrase ("529 undefined").
+    """
+    table = httptools_impl.STATUS_LINE
+    for status, line in table.items():
+        if line.endswith(b" \r\n"):
+            general = "Server Error" if status >= 500 else "Unknown"  # noqa: PLR2004
+            phrase = _PHRASES.get(status, general)
+            table[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=os.environ.get("PROXY_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    logging.getLogger("uvicorn.error").addFilter(_told_by_record)
+
+
+def _told_by_record(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's line says what no record of an exchange does.
+
+    A response that is cut on purpose is told there, and start and stop are told by us.
+    """
+    return record.levelno >= logging.WARNING and "without completing response" not in record.msg
+
+
+def _print_ready(address: str) -> None:
+    print(f"anthropic-version-proxy listens on {address}", flush=True)  # noqa: T201
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,199 @@
+"""The only file that sends, and the one border where foreign errors become ours.
+
+A call goes out as it is given: raw target, raw fields, raw body. No cookies are kept, no redirect
+is followed, nothing is taken from the environment and nothing is decoded. Where it goes is the
+configuration's business alone.
+
+aiohttp rather than httpx underneath: its pool survives cancelled calls, which an old SDK makes of
+every stream, and a call costs it a fraction of the processor time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from . import config
+from .errors import (
+    InvalidRequest,
+    UpstreamBrokeOff,
+    UpstreamNonsense,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from .fields import Fields, with_key, without
+
+_NOT_ADDED = ("accept", "accept-encoding", "content-type", "user-agent")
+"""Fields that the HTTP library would add by itself."""
+
+_FIELD_SIZE = 64 << 10
+_DRAIN = 0.25
+"""How long the rest of a finished answer is waited for, in seconds, to keep its connection."""
+
+
+class Answer:
+    """The upstream's response: its head, and its body as it arrives, undecoded."""
+
+    def __init__(self, name: str, response: aiohttp.ClientResponse, idle: float) -> None:
+        self.status = response.status
+        self.fields: Fields = list(response.raw_headers)
+        self._name = name
+        self._response = response
+        self._idle = idle
+        self._silent_at = self._in(idle)
+
+    async def read(self) -> bytes:
+        """The next part of the body as it arrived, b"" at its end.
+
+        Raises UpstreamTimeout when the upstream was silent for too long and UpstreamBrokeOff when
+        the body was cut. A cancelled read loses nothing.
+        """
+        with _foreign_errors(self._name):
+            async with asyncio.timeout_at(self._silent_at):
+                part = await self._response.content.readany()
+        self._silent_at = self._in(self._idle)
+        return part
+
+    async def read_all(self, limit: int) -> bytes:
+        """The whole body; raises UpstreamNonsense when it is larger than ``limit`` bytes."""
+        parts: list[bytes] = []
+        size = 0
+        while part := await self.read():
+            size += len(part)
+            if size > limit:
+                raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def drain(self) -> None:
+        """Read out what little follows a complete answer, so that its connection can be used on."""
+        try:
+            async with asyncio.timeout(_DRAIN):
+                while await self._response.content.readany():
+                    pass
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return
+
+    def close(self) -> None:
+        """End the call; a connection whose answer was not read to its end is closed."""
+        self._response.close()
+
+    @staticmethod
+    def _in(seconds: float) -> float:
+        return asyncio.get_running_loop().time() + seconds
+
+
+class Upstream:
+    """One API to call, with its connections; made and used within one event loop."""
+
+    def __init__(self, settings: config.Upstream) -> None:
+        base = URL(settings.base_url, encoded=True)
+        self.name = settings.name
+        self.speaks = settings.speaks
+        self._settings = settings
+        self._scheme = base.scheme
+        self._authority = base.raw_authority
+        self._prefix = base.raw_path.rstrip("/")
+        self._set = [
+            (name.encode(), value.reveal().encode()) for name, value in settings.set_headers
+        ]
+        self._replaced = [name for name, _ in self._set]
+        self._removed = [name.encode() for name in settings.remove_headers]
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # exchanges are bounded at the door
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_NOT_ADDED,
+            trust_env=False,
+            max_line_size=_FIELD_SIZE,
+            max_field_size=_FIELD_SIZE,
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=settings.timeouts.connect, sock_read=None
+            ),
+        )
+
+    async def call(
+        self, method: str, target: str, fields: Fields, body: bytes | AsyncIterator[bytes] | None
+    ) -> Answer:
+        """Send a request and wait for the head of its response.
+
+        ``target`` is the path and query as they shall stand on the wire, below the base URL.
+        Raises UpstreamUnreachable, UpstreamTimeout or UpstreamNonsense.
+        """
+        first_byte = self._settings.timeouts.first_byte
+        url = URL.build(  # the target as the path: so not a byte of it is interpreted
+            scheme=self._scheme,
+            authority=self._authority,
+            path=self._prefix + target,
+            encoded=True,
+        )
+        with _foreign_errors(self.name):
+            async with asyncio.timeout(first_byte) as deadline:
+                sent = body
+                if body is not None and not isinstance(body, bytes):
+                    sent = _postponing(deadline, first_byte, body)
+                response = await self._session.request(
+                    method, url, headers=self._fields(fields), data=sent, allow_redirects=False
+                )
+        return Answer(self.name, response, self._settings.timeouts.idle)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    def _fields(self, fields: Fields) -> CIMultiDict[str]:
+        credentials = self._settings.credentials
+        key = credentials.key.reveal().encode() if credentials.key else None
+        kept = without(with_key(fields, credentials.form, key), *self._removed, *self._replaced)
+        try:
+            return CIMultiDict(
+                (name.decode("ascii"), value.decode()) for name, value in (*kept, *self._set)
+            )
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("a header field is neither ASCII nor UTF-8") from error
+
+
+async def _postponing(
+    deadline: asyncio.Timeout, seconds: float, body: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """An upload, each part of which gives the upstream its full time again."""
+    loop = asyncio.get_running_loop()
+    async for part in body:
+        yield part
+        if deadline.when() is not None and not deadline.expired():
+            deadline.reschedule(loop.time() + seconds)
+
+
+@contextmanager
+def _foreign_errors(name: str) -> Iterator[None]:
+    """The border: what goes wrong beyond it, in our words.
+
+    They name the upstream as the configuration does, not the host: that is nobody's business.
+    """
+    try:
+        yield
+    except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+        raise UpstreamTimeout(f"upstream {name} did not answer in time") from error
+    except aiohttp.ClientPayloadError as error:
+        raise UpstreamBrokeOff(f"upstream {name} broke off its answer") from error
+    except aiohttp.ClientConnectorError as error:
+        raise UpstreamUnreachable(f"upstream {name} cannot be reached: {_why(error)}") from error
+    except aiohttp.ClientResponseError as error:
+        raise UpstreamNonsense(f"upstream {name} did not answer in HTTP") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise UpstreamUnreachable(f"upstream {name} closed the connection") from error
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name is not known"
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return "TLS failed"
+    return os.strerror(error.errno).lower() if error.errno else "connecting failed"
