@@ -127,7 +127,7 @@ class Exchange:
         with contextlib.suppress(ClientStalled):
             if not self._client.started:
                 self.record.status = error.status
-                await self._client.refuse(error, self._answer_fields())
+                await self._client.refuse(error, self._remade_fields())
             elif self._translation is not None and self._translation.started:
                 await self._client.write_all(self._translation.finish(error))
                 await self._client.end()
@@ -176,7 +176,7 @@ class Exchange:
         answer = self._answer = await upstream.call(
             client.method, self._target(match.path), self._request_fields(), body
         )
-        await self._start(answer.status, self._answer_fields())
+        await self._start(answer.status, self._answer_fields(answer.fields))
         while part := await answer.read():
             await client.write(part)
         await client.end()
@@ -200,7 +200,7 @@ class Exchange:
         else:
             translated = translation.response(await answer.read_all(ANSWER_LIMIT))
             self._first_byte(200)
-            await self._client.answer(200, self._answer_fields(), translated)
+            await self._client.answer(200, self._remade_fields(), translated)
 
     async def _stream(self, answer: Answer, translation: Translation, *, keepalive: bool) -> None:
         """Send the client's events as the upstream's arrive.
@@ -221,7 +221,7 @@ class Exchange:
     async def _send(self, pieces: Iterator[bytes], translation: Translation) -> None:
         first = next(pieces, None)
         if translation.started and not self._client.started:
-            await self._start(200, [EVENT_STREAM, *self._answer_fields(), UNBUFFERED])
+            await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
         if first is not None:
             await self._client.write_all(chain((first,), pieces))
 
@@ -254,13 +254,16 @@ class Exchange:
             return fields
         return with_version(fields, self._translation.upstream)
 
-    def _answer_fields(self) -> Fields:
-        """The upstream's fields, as far as there is an answer, and ours."""
+    def _remade_fields(self) -> Fields:
+        """The fields of an answer whose body is ours, though the upstream may have answered."""
+        return self._answer_fields(without(self._answer.fields, *_REMADE) if self._answer else [])
+
+    def _answer_fields(self, upstream: Fields) -> Fields:
+        """The upstream's fields, and what we add to say what was done."""
         translation = self._translation
-        fields = for_client(self._answer.fields if self._answer else ())
-        if self._answer is not None:
-            request_id = values(fields, b"request-id")
-            self.record.request_id = request_id[0].decode("latin-1") if request_id else "-"
+        fields = for_client(upstream)
+        for request_id in values(fields, b"request-id"):
+            self.record.request_id = request_id.decode("latin-1")
         if translation is None or not translation.differs:
             return fields
         versions = f"{translation.client}, upstream={translation.upstream}"

@@ -1,0 +1,144 @@
+"""What tests share: both ends of the wire as bare sockets, and a configuration between them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self
+
+from proxy import config
+
+Play = Callable[["Side"], Awaitable[None]]
+
+PATIENCE = 20.0
+"""Seconds after which a test gives up on something that should have happened long ago."""
+
+
+class Side:
+    """One end of a connection, for a test that decides about every byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def head(self) -> bytes:
+        """Read up to the blank line that ends a head."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def request(self) -> tuple[bytes, bytes]:
+        """Read a request whose body has a content-length: its head and body."""
+        head = await self.head()
+        length = 0
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        async with asyncio.timeout(PATIENCE):
+            return head, await self.reader.readexactly(length)
+
+    async def until(self, text: bytes) -> bytes:
+        """Read until ``text`` was seen."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readuntil(text)
+
+    async def say(self, data: bytes) -> None:
+        """Write and flush."""
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def rest(self) -> bytes:
+        """Read until the other end has closed."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.read()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
+
+
+@asynccontextmanager
+async def raw_upstream(play: Play) -> AsyncIterator[str]:
+    """A server that plays each connection by ``play``; yields its base URL."""
+    failures: list[BaseException] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with Side(reader, writer) as side:
+            try:
+                await play(side)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return
+            except BaseException as error:
+                failures.append(error)
+                raise
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+    assert not failures
+
+
+async def connect(url: str) -> Side:
+    """A client's connection to ``url``."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    return Side(*await asyncio.open_connection(host, int(port)))
+
+
+def settings(
+    upstream: str, *, bridge: bool = False, more: dict[str, Any] | None = None
+) -> config.Config:
+    """A configuration with both a route for completions and one for all else."""
+    complete = {"name": "complete", "path": "/v1/complete", "methods": ["POST"], "upstream": "api"}
+    raw: dict[str, Any] = {
+        "server": {"port": 0},
+        "upstreams": {"api": {"base_url": upstream, "speaks": ["2023-06-01"]}},
+        "routes": [complete, {"path": "/{rest:path}", "upstream": "api"}],
+    }
+    if bridge:
+        complete["bridge"] = "messages"
+        raw["models"] = {"claude-*": "claude-haiku-4-5"}
+    for section, values in (more or {}).items():
+        raw[section] = {**raw.get(section, {}), **values}
+    return config.parse(json.dumps(raw), "test", {})
+
+
+def old_request(*, stream: bool = True) -> bytes:
+    """A call of /v1/complete as programs of early 2023 made it."""
+    body = json.dumps(
+        {
+            "model": "claude-v1",
+            "prompt": "\n\nHuman: Hi\n\nAssistant:",
+            "max_tokens_to_sample": 9,
+            "stream": stream,
+        }
+    ).encode()
+    return (
+        b"POST /v1/complete HTTP/1.1\r\nhost: proxy\r\naccept: application/json\r\n"
+        b"client: anthropic-python/0.2.8\r\nx-api-key: k\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+
+def completion(text: str, **more: object) -> bytes:
+    """One event of /v1/complete at 2023-06-01, as a chunk of HTTP/1.1."""
+    body = {"completion": text, "stop_reason": None, "model": "claude-2", "stop": None, **more}
+    return chunk(f"event: completion\r\ndata: {json.dumps(body)}\r\n\r\n".encode())
+
+
+def chunk(data: bytes) -> bytes:
+    """``data`` as one chunk of HTTP/1.1."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST = completion("", stop_reason="stop_sequence", stop="\n\nHuman:")
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"request-id: req_1\r\ntransfer-encoding: chunked\r\n\r\n"
+)

@@ -1,0 +1,179 @@
+"""The commands, as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from support import old_request
+
+from proxy.versions import VERSIONS
+
+ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "proxy"]
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def started(*arguments: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a command that serves; yields its process and the address that it printed."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            address = re.search(r"http://\S+", ready)
+            assert address, ready
+            yield process, address[0]
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Ask a process to stop; returns its exit code and what it logged."""
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors
+
+
+def post(address: str, version: str = "2023-01-01", *, stream: bool = True) -> str:
+    """Call /v1/complete as an old client does; returns the body."""
+    head, _, body = old_request(stream=stream).partition(b"\r\n\r\n")
+    fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    request = Request(  # noqa: S310  (the address is our own)
+        f"{address}/v1/complete", body, {**fields, "anthropic-version": version}
+    )
+    with urlopen(request, timeout=30) as response:  # noqa: S310
+        return str(response.read().decode())
+
+
+def test_the_demo_shows_both_wires_and_the_answer() -> None:
+    done = run("demo")
+    assert done.returncode == 0, done.stderr
+    assert "event: message_start" in done.stdout
+    assert "event: content_block_delta" in done.stdout
+    assert 'data: {"completion":' in done.stdout
+    assert "data: [DONE]" in done.stdout
+    assert 'Hello! You said: "Say hello to 2023!"' in done.stdout
+    assert done.stderr == ""
+
+
+def test_serve_answers_an_old_client_and_stops_with_0(tmp_path: Path) -> None:
+    del tmp_path
+    sandbox = started("sandbox", "--port", "0", "--delay", "0")
+    with sandbox as (_, upstream):
+        serving = started(
+            "serve", "--config", "config/sandbox.yaml", "--port", "0", SANDBOX_URL=upstream
+        )
+        with serving as (process, address):
+            assert post(address).endswith('"exception":null}\r\n\r\ndata: [DONE]\r\n\r\n')
+            with pytest.raises(HTTPError) as refused:
+                post(address, "2023-1-1")
+            assert refused.value.code == 400
+            refused.value.close()
+            code, errors = stop(process)
+    assert code == 0
+    assert "POST /v1/complete route=complete client=2023-01-01 upstream=2023-06-01" in errors
+    assert 'error="invalid_version:' in errors
+    assert "Traceback" not in errors
+
+
+def test_workers_share_one_port_and_stop_with_0() -> None:
+    with started("sandbox", "--port", "0", "--delay", "0") as (_, upstream):
+        arguments = ("--config", "config/sandbox.yaml", "--port", "0", "--workers", "2")
+        with started("serve", *arguments, SANDBOX_URL=upstream) as (process, address):
+            assert all(post(address, stream=False).startswith('{"completion":" ') for _ in range(8))
+            code, errors = stop(process)
+    assert code == 0
+    assert errors.count("ended=complete") == 8
+
+
+def test_the_sandbox_fails_as_it_is_told_to() -> None:
+    with started("sandbox", "--port", "0", "--fail", "overloaded") as (process, address):
+        with pytest.raises(HTTPError, match="529: Overloaded") as refused:
+            post(address, "2023-06-01")
+        refused.value.close()
+        assert stop(process)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["proxy", "completions", "sandbox"])
+def test_check_sums_up_what_is_shipped(name: str) -> None:
+    done = run("check", f"config/{name}.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "/v1/complete" in done.stdout
+
+
+def test_check_tells_every_problem_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text('upstreams:\n  a: {base_url: "ftp://x", speeks: []}\nroutes: []\n')
+    done = run("check", str(file))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    problems = done.stderr.splitlines()
+    assert all(re.match(rf"{re.escape(str(file))}:\d+:\d+: \S+", line) for line in problems)
+    assert any("did you mean" in line and "speaks" in line for line in problems)
+    assert len(problems) >= 3
+
+
+def test_a_configuration_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
+    done = run("serve", "--config", str(tmp_path / "missing.yaml"))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_configuration_the_packaged_one_is_served(tmp_path: Path) -> None:
+    done = run("serve", "--host", "256.256.256.256", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "missing" not in done.stderr
+
+
+def test_versions_prints_the_history() -> None:
+    printed = run("versions").stdout
+    assert [line.split()[0] for line in printed.splitlines() if line[:1] != " "] == [
+        version.date for version in VERSIONS
+    ]
+    assert "data: [DONE]" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["serve", "--port", "70000"], ["sandbox", "--fail", "often"], ["guess"]]
+)
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "usage: anthropic-version-proxy" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "sandbox", "check", "versions"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert command in done.stdout

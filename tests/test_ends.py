@@ -1,0 +1,347 @@
+"""How exchanges end, over real sockets: what the client sees, the upstream, and the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from support import (
+    LAST,
+    PATIENCE,
+    STREAM_HEAD,
+    Play,
+    Side,
+    chunk,
+    completion,
+    connect,
+    old_request,
+    raw_upstream,
+    settings,
+)
+
+from proxy.app import App
+from proxy.server import running
+
+pytestmark = pytest.mark.anyio
+
+
+class Exchanges(logging.Handler):
+    """The lines that the proxy logs of its exchanges, to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.put_nowait(record.getMessage())
+
+    async def line(self) -> str:
+        """The next line."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._lines.get()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def log(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Exchanges]:
+    """The proxy's log of exchanges."""
+    caplog.set_level(logging.INFO)
+    handler = Exchanges()
+    logger = logging.getLogger("proxy.exchanges")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+@asynccontextmanager
+async def proxy_to(
+    play: Play, more: dict[str, dict[str, object]] | None = None
+) -> AsyncIterator[tuple[App, str]]:
+    """The proxy in front of an upstream that is played by ``play``."""
+    async with raw_upstream(play) as upstream:
+        app = App(settings(upstream, more=more))
+        async with running(app) as url:
+            yield app, url
+
+
+async def answer_all(side: Side) -> None:
+    """Answer every request with a short stream."""
+    while True:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))
+
+
+class Gate:
+    """An upstream whose connections wait to be let on, and say when they were closed."""
+
+    def __init__(self, *before: bytes) -> None:
+        self.asked = asyncio.Event()
+        self.closed = asyncio.Event()
+        self._before = before
+
+    async def play(self, side: Side) -> None:
+        await side.request()
+        for part in self._before:
+            await side.say(part)
+        self.asked.set()
+        assert await side.rest() == b""
+        self.closed.set()
+
+    async def wait_closed(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self.closed.wait()
+
+
+@pytest.mark.parametrize(
+    ("said", "seen", "ended"),
+    [
+        ([], b"", 'ended="client left before the first byte"'),
+        ([STREAM_HEAD], b"", 'ended="client left before the first byte"'),
+        ([STREAM_HEAD, completion(" Hi")], b"}\r\n\r\n", 'ended="client left mid-stream"'),
+    ],
+    ids=["before the head", "before the first event", "mid-stream"],
+)
+async def test_a_client_that_leaves_ends_the_upstream_call_at_once(
+    log: Exchanges, said: list[bytes], seen: bytes, ended: str
+) -> None:
+    gate = Gate(*said)
+    async with proxy_to(gate.play) as (_, url):
+        async with await connect(url) as client:
+            await client.say(old_request())
+            await gate.asked.wait()
+            if seen:
+                await client.until(seen)
+        await gate.wait_closed()
+        assert ended in await log.line()
+
+
+async def test_a_client_that_leaves_a_call_without_stream_ends_it_too(log: Exchanges) -> None:
+    gate = Gate()
+    async with proxy_to(gate.play) as (_, url):
+        async with await connect(url) as client:
+            await client.say(old_request(stream=False))
+            await gate.asked.wait()
+        await gate.wait_closed()
+        assert 'ended="client left before the first byte"' in await log.line()
+
+
+async def test_a_client_that_leaves_right_after_the_stop_has_had_everything(log: Exchanges) -> None:
+    gate = Gate(STREAM_HEAD, completion(" Hi"), LAST)
+    async with proxy_to(gate.play) as (_, url):
+        async with await connect(url) as client:
+            await client.say(old_request())
+            await client.until(b'"stop_reason":"stop_sequence"')
+        await gate.wait_closed()
+        line = await log.line()
+        assert "ended=complete" in line or 'ended="client left after the stop"' in line
+
+
+async def test_the_first_snapshot_arrives_before_the_upstream_says_more() -> None:
+    gate = Gate(STREAM_HEAD, completion(" Hi"))
+    async with proxy_to(gate.play) as (_, url), await connect(url) as client:
+        await client.say(old_request())
+        head = await client.head()
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"transfer-encoding: chunked\r\n" in head
+        assert b'data: {"completion":" Hi","stop":null' in await client.until(b"}\r\n\r\n")
+
+
+async def test_a_burst_of_cancelled_calls_leaves_the_pool_healthy(log: Exchanges) -> None:
+    open_connections = 0
+    asked = asyncio.Semaphore(0)
+    closed = asyncio.Semaphore(0)
+
+    async def play(side: Side) -> None:
+        nonlocal open_connections
+        open_connections += 1
+        try:
+            await side.request()
+            asked.release()
+            await side.rest()
+        finally:
+            open_connections -= 1
+            closed.release()
+
+    burst = 150
+    async with proxy_to(play) as (_, url):
+        clients = [await connect(url) for _ in range(burst)]
+        for client in clients:
+            await client.say(old_request())
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(burst):
+                await asked.acquire()
+        assert open_connections == burst
+        for client in clients:
+            client.writer.close()
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(burst):
+                await closed.acquire()
+        assert open_connections == 0
+        lines = [await log.line() for _ in range(burst)]
+        assert all("client left before the first byte" in line for line in lines)
+
+
+async def test_cancelled_before_they_connect_calls_leave_the_pool_healthy(log: Exchanges) -> None:
+    async with proxy_to(answer_all) as (_, url):
+        for _ in range(200):
+            client = await connect(url)
+            client.writer.write(old_request())
+            client.writer.close()
+        for _ in range(200):
+            await log.line()
+        async with await connect(url) as client:
+            await client.say(old_request())
+            assert (await client.until(b"data: [DONE]\r\n\r\n")).count(b"data: {") == 2
+
+
+async def test_an_upstream_connection_serves_one_exchange_after_the_other() -> None:
+    connections = 0
+
+    async def play(side: Side) -> None:
+        nonlocal connections
+        connections += 1
+        await answer_all(side)
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        for _ in range(5):
+            await client.say(old_request())
+            await client.until(b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
+    assert connections == 1
+
+
+async def test_at_the_limit_a_request_is_told_to_come_back_and_the_proxy_stays_ready() -> None:
+    gate = Gate(STREAM_HEAD, completion(" Hi"))
+    limits: dict[str, dict[str, object]] = {"limits": {"concurrent_exchanges": 1}}
+    async with proxy_to(gate.play, limits) as (_, url), await connect(url) as first:
+        await first.say(old_request())
+        await first.until(b"}\r\n\r\n")
+        async with await connect(url) as second:
+            await second.say(old_request())
+            head = await second.head()
+            assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert b"retry-after: 1\r\n" in head
+            assert b'"type":"overloaded_error"' in await second.until(b"}}")
+            await second.say(b"GET /-/ready HTTP/1.1\r\nhost: proxy\r\n\r\n")
+            assert (await second.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_drain_lets_an_open_stream_finish_and_is_not_ready_meanwhile() -> None:
+    go_on = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi"))
+        await go_on.wait()
+        await side.say(LAST + chunk(b""))
+
+    async with proxy_to(play) as (app, url), await connect(url) as client:
+        await client.say(old_request())
+        await client.until(b"}\r\n\r\n")
+        app.drain()
+        async with await connect(url) as probe:
+            await probe.say(b"GET /-/ready HTTP/1.1\r\nhost: proxy\r\n\r\n")
+            assert (await probe.head()).startswith(b"HTTP/1.1 503 ")
+            await probe.say(b"GET /-/healthy HTTP/1.1\r\nhost: proxy\r\n\r\n")
+            await probe.until(b"HTTP/1.1 200 OK\r\n")
+        go_on.set()
+        rest = await client.until(b"data: [DONE]\r\n\r\n")
+        assert b'"stop_reason":"stop_sequence"' in rest
+
+
+async def test_a_stream_that_outlasts_the_drain_is_finished_as_failed(log: Exchanges) -> None:
+    gate = Gate(STREAM_HEAD, completion(" Hi"))
+    no_drain: dict[str, dict[str, object]] = {"server": {"drain": 0}}
+    async with proxy_to(gate.play, no_drain) as (app, url), await connect(url) as client:
+        await client.say(old_request())
+        await client.until(b"}\r\n\r\n")
+        app.drain()
+        last = await client.until(b"data: [DONE]\r\n\r\n")
+        assert b'"completion":" Hi"' in last
+        assert b'"stop_reason":"max_tokens"' in last
+        assert b'"exception":"overloaded_error: the proxy is shutting down"' in last
+        await gate.wait_closed()
+        assert "ended=drained" in await log.line()
+
+
+@pytest.mark.parametrize("status", [200, 529])
+async def test_bytes_that_pass_through_are_not_collected(status: int) -> None:
+    """Each part of an upload and of a download arrives before the next one is sent."""
+    up, down = asyncio.Event(), asyncio.Event()
+
+    async def play(side: Side) -> None:
+        head = await side.head()
+        assert head.startswith(b"POST /v1/files?a=%2F&a=b HTTP/1.1\r\n")
+        assert b"content-length: 8\r\n" in head.lower()
+        assert await side.reader.readexactly(4) == b"here"
+        up.set()
+        assert await side.reader.readexactly(4) == b"ends"
+        await side.say(b"HTTP/1.1 %d X\r\ncontent-length: 8\r\n\r\nback" % status)
+        await down.wait()
+        await side.say(b"more")
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        await client.say(
+            b"POST /v1/files?a=%2F&a=b HTTP/1.1\r\nhost: proxy\r\n"
+            b"anthropic-version: 2023-06-01\r\ncontent-length: 8\r\n\r\nhere"
+        )
+        async with asyncio.timeout(PATIENCE):
+            await up.wait()
+        await client.say(b"ends")
+        phrase = {200: b"OK", 529: b"Overloaded"}[status]
+        assert (await client.head()).startswith(b"HTTP/1.1 %d %b\r\n" % (status, phrase))
+        assert await client.reader.readexactly(4) == b"back"
+        down.set()
+        assert await client.reader.readexactly(4) == b"more"
+
+
+async def test_a_large_body_crosses_both_ways_whole() -> None:
+    size = 40 << 20
+
+    async def play(side: Side) -> None:
+        head = await side.head()
+        assert b"transfer-encoding: chunked\r\n" in head.lower()
+        received = 0
+        while length := int(await side.until(b"\r\n"), 16):
+            received += len((await side.reader.readexactly(length + 2))[:-2])
+        await side.reader.readexactly(2)
+        body = json.dumps({"received": received}).encode()
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (size + len(body)))
+        for _ in range(size >> 20):
+            await side.say(b"x" * (1 << 20))
+        await side.say(body)
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        await client.say(
+            b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nanthropic-version: 2023-06-01\r\n"
+            b"transfer-encoding: chunked\r\n\r\n"
+        )
+        for _ in range(size >> 20):
+            await client.say(chunk(b"y" * (1 << 20)))
+        await client.say(chunk(b""))
+        await client.head()
+        async with asyncio.timeout(PATIENCE * 3):
+            await client.reader.readexactly(size)
+        assert await client.until(b"}") == b'{"received": %d}' % size
+
+
+async def test_a_download_that_breaks_off_does_not_look_whole(log: Exchanges) -> None:
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + chunk(b"event: message_start\n"))
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        await client.say(
+            b"GET /v1/models HTTP/1.1\r\nhost: proxy\r\nanthropic-version: 2023-06-01\r\n\r\n"
+        )
+        got = await client.rest()
+        assert got.endswith(b"\r\nevent: message_start\n\r\n")
+        assert b"0\r\n\r\n" not in got
+        assert 'ended="upstream failed"' in await log.line()

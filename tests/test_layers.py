@@ -1,0 +1,105 @@
+"""The architecture, held: imports point down, the core is pure, every module opens with its law."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import proxy
+
+ORDER = [
+    "errors",
+    "fields",
+    "jsontext",
+    "sse",
+    "change",
+    "versions",
+    "translation",
+    "yamltext",
+    "config",
+    "negotiation",
+    "routing",
+    "guard",
+    "interruption",
+    "exchanges",
+    "client",
+    "upstream",
+    "observe",
+    "relay",
+    "admin",
+    "app",
+    "sandbox_wire",
+    "sandbox",
+    "server",
+    "demo",
+    "cli",
+    "__main__",
+]
+"""A module imports only from those above it."""
+
+PURE = ORDER[: ORDER.index("yamltext")]
+IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
+ONE_ROOM = {"aiohttp": "upstream", "yaml": "yamltext", "uvicorn": "server"}
+"""What is imported in one module alone, so that it can be exchanged there."""
+
+ROOT = Path(proxy.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def room(module: Path) -> str:
+    """The name in ORDER that a file belongs to."""
+    return module.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def own_imports(module: Path) -> Iterator[str]:
+    """The rooms that a file imports."""
+    depth = len(module.relative_to(ROOT).parts)
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            yield from (
+                [node.module.split(".")[0]] if node.module else [name.name for name in node.names]
+            )
+
+
+def foreign_imports(module: Path) -> Iterator[str]:
+    """The top-level packages that a file imports from elsewhere."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(ROOT)))
+def test_a_module_opens_with_its_law(module: Path) -> None:
+    assert ast.get_docstring(ast.parse(module.read_text()))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [module for module in MODULES if module != ROOT / "__init__.py"],
+    ids=lambda module: str(module.relative_to(ROOT)),
+)
+def test_imports_point_down(module: Path) -> None:
+    above = ORDER[ORDER.index(room(module)) :]
+    assert not [name for name in own_imports(module) if name in above and name != "versions"]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_core_does_not_wait_look_at_the_clock_or_log(name: str) -> None:
+    for module in MODULES:
+        if room(module) == name:
+            assert not IMPURE & set(foreign_imports(module))
+            assert not any(
+                isinstance(node, ast.Await | ast.AsyncFunctionDef)
+                for node in ast.walk(ast.parse(module.read_text()))
+            )
+
+
+@pytest.mark.parametrize(("package", "only"), ONE_ROOM.items())
+def test_what_is_foreign_stays_in_one_room(package: str, only: str) -> None:
+    users = {room(module) for module in MODULES if package in foreign_imports(module)}
+    assert users == {only}

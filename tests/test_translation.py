@@ -1,0 +1,242 @@
+"""Translations as a whole: what holds for every text, however it arrives."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import UpstreamNonsense, UpstreamRefused
+from proxy.sse import Decoder
+from proxy.translation import Manner, Translation
+from proxy.versions.complete_through_messages import CompleteThroughMessages
+from proxy.versions.models import ModelTarget
+
+KEYS = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
+BODY = {"model": "claude-v1", "prompt": "\n\nHuman: Hi\n\nAssistant:", "max_tokens_to_sample": 9}
+MAP = [ModelTarget("claude-*", "claude-haiku-4-5")]
+PIECES = st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=12)
+
+
+def translation(
+    *, bridge: bool, stops: list[str] | None = None, newest_only: bool = False
+) -> Translation:
+    """A translation for a client of 2023-01-01 that has made its request."""
+    made = Translation(
+        "2023-01-01",
+        "2023-06-01",
+        CompleteThroughMessages(MAP) if bridge else None,
+        Manner(newest_only=newest_only),
+    )
+    body = {**BODY, "stream": True, "stop_sequences": stops}
+    made.request("/v1/complete", json.dumps(body).encode())
+    return made
+
+
+def named(name: str, body: dict[str, Any]) -> bytes:
+    """One event as upstreams write it."""
+    return f"event: {name}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
+
+
+def completions(pieces: list[str]) -> bytes:
+    """A stream of /v1/complete at 2023-06-01."""
+    shared = {"type": "completion", "model": "claude-2", "log_id": "compl_1", "stop": None}
+    events = [named("completion", {**shared, "completion": p, "stop_reason": None}) for p in pieces]
+    last = {**shared, "completion": "", "stop_reason": "stop_sequence", "stop": "\n\nHuman:"}
+    return b"".join([*events, named("completion", last)])
+
+
+def messages(pieces: list[str], reason: str = "end_turn") -> bytes:
+    """A stream of /v1/messages at 2023-06-01."""
+    message: dict[str, Any] = {
+        "id": "msg_1",
+        "model": "claude-haiku-4-5",
+        "content": [],
+        "stop_reason": None,
+    }
+    deltas = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": p}}
+        for p in pieces
+    ]
+    return b"".join(
+        [
+            named("message_start", {"type": "message_start", "message": message}),
+            *(named("content_block_delta", delta) for delta in deltas),
+            named("message_delta", {"delta": {"stop_reason": reason, "stop_sequence": None}}),
+            named("message_stop", {"type": "message_stop"}),
+        ]
+    )
+
+
+def begun(bridge: bool) -> bytes:
+    """A stream up to where the upstream would say how it ends."""
+    stream = messages(["Hi"]) if bridge else completions(["Hi"])
+    return stream[: stream.rindex(b"event: message_delta" if bridge else b"event: completion")]
+
+
+def played(made: Translation, stream: bytes, cut: int = 1 << 20) -> bytes:
+    """What the client gets for a stream that arrives in chunks of ``cut`` bytes."""
+    chunks = [stream[at : at + cut] for at in range(0, len(stream), cut)]
+    fed = b"".join(piece for chunk in chunks for piece in made.feed(chunk))
+    return fed + b"".join(made.finish())
+
+
+def snapshots(stream: bytes) -> list[dict[str, Any]]:
+    """The events of an old stream, checked for the framing that all of them share."""
+    *events, rest = stream.split(b"\r\n\r\n")
+    assert rest == b""
+    assert all(event.startswith(b"data: ") and b"\n" not in event for event in events)
+    assert events.pop() == b"data: [DONE]"
+    bodies = [json.loads(event.removeprefix(b"data: ")) for event in events]
+    assert all(list(body) == KEYS for body in bodies)
+    assert [body["stop_reason"] is None for body in bodies] == [True] * (len(bodies) - 1) + [False]
+    return bodies
+
+
+@given(pieces=PIECES, cut=st.integers(1, 40), bridge=st.booleans())
+def test_snapshots_grow_and_the_last_one_is_the_answer_that_is_not_streamed(
+    pieces: list[str], cut: int, bridge: bool
+) -> None:
+    text = "".join(pieces)
+    stream = messages(pieces) if bridge else completions(pieces)
+    events = snapshots(played(translation(bridge=bridge), stream, cut))
+    texts = [event["completion"] for event in events]
+    assert all(
+        len(before) < len(after) and after.startswith(before)
+        for before, after in pairwise(texts[:-1])
+    )
+    whole = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "id": "msg_1"}
+    if not bridge:
+        whole = json.loads(list(Decoder().feed(completions(pieces)))[-1].data) | {
+            "completion": text
+        }
+    body = translation(bridge=bridge).response(json.dumps(whole).encode())
+    assert json.loads(body) == events[-1]
+    assert list(json.loads(body)) == KEYS
+
+
+@given(pieces=PIECES, cut=st.integers(1, 40), bridge=st.booleans())
+def test_superseded_snapshots_cost_nothing_but_events(
+    pieces: list[str], cut: int, bridge: bool
+) -> None:
+    stream = messages(pieces) if bridge else completions(pieces)
+    every = snapshots(played(translation(bridge=bridge), stream, cut))
+    latest = snapshots(played(translation(bridge=bridge, newest_only=True), stream, cut))
+    assert latest[-1] == every[-1]
+    remaining = iter(every)
+    assert all(event in remaining for event in latest)
+
+
+@given(
+    pieces=st.lists(st.text("ab\n", max_size=4), max_size=12),
+    stops=st.lists(st.text("ab\n", min_size=1, max_size=3), min_size=1, max_size=3),
+)
+def test_a_stop_sequence_cuts_alike_in_pieces_and_whole(
+    pieces: list[str], stops: list[str]
+) -> None:
+    text = "".join(pieces)
+    last = snapshots(played(translation(bridge=True, stops=stops), messages(pieces)))[-1]
+    whole = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "id": "msg_1"}
+    body = translation(bridge=True, stops=stops).response(json.dumps(whole).encode())
+    assert json.loads(body) == last
+    said = text if text[:1].isspace() or not text else " " + text
+    hits = [at for stop in stops if (at := said.find(stop)) >= 0]
+    assert last["completion"] == said[: min(hits, default=len(said))]
+    assert (last["stop"] in stops) == bool(hits)
+
+
+@pytest.mark.parametrize("bridge", [False, True])
+def test_line_ends_of_unicode_are_escaped(bridge: bool) -> None:
+    pieces = ["a\u2028b", "c\u2029d", "e\x85f"]
+    got = played(
+        translation(bridge=bridge), messages(pieces) if bridge else completions(pieces)
+    ).decode()
+    assert not {"\u2028", "\u2029", "\x85"} & set(got)
+    assert snapshots(got.encode())[-1]["completion"].strip() == "".join(pieces)
+
+
+def test_a_surrogate_pair_that_was_cut_in_two_is_whole_again() -> None:
+    made = translation(bridge=True)
+    stream = messages(["HIGH", "LOW"]).replace(b"HIGH", b"\\ud83d").replace(b"LOW", b"\\ude42")
+    assert snapshots(played(made, stream))[-1]["completion"] == " 🙂"
+
+
+@pytest.mark.parametrize("bridge", [False, True])
+def test_a_snapshot_printed_late_shows_its_own_moment(bridge: bool) -> None:
+    pieces = ["One", " two", " three"]
+    made = translation(bridge=bridge)
+    late = list(made.feed(messages(pieces) if bridge else completions(pieces)))
+    texts = [event["completion"].strip() for event in snapshots(b"".join(late))]
+    assert texts[:3] == ["One", "One two", "One two three"]
+
+
+@pytest.mark.parametrize("bridge", [False, True])
+def test_an_error_before_all_else_is_raised(bridge: bool) -> None:
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    made = translation(bridge=bridge)
+    with pytest.raises(UpstreamRefused, match="Overloaded") as caught:
+        list(made.feed(named("ping", {"type": "ping"}) + named("error", error)))
+    assert caught.value.status == 529
+    assert not made.started
+
+
+@pytest.mark.parametrize("bridge", [False, True])
+def test_a_stream_without_an_end_ends_as_a_failure(bridge: bool) -> None:
+    last = snapshots(played(translation(bridge=bridge), begun(bridge)))[-1]
+    assert last["completion"].strip() == "Hi"
+    assert last["stop_reason"] == "max_tokens"
+    assert last["exception"].startswith("api_error: ")
+    assert (last["log_id"], last["model"]) == (
+        ("msg_1", "claude-v1") if bridge else ("compl_1", "claude-2")
+    )
+
+
+def test_what_is_not_json_is_nonsense() -> None:
+    with pytest.raises(UpstreamNonsense):
+        list(translation(bridge=True).feed(b"event: message_start\ndata: boom\n\n"))
+    with pytest.raises(UpstreamNonsense):
+        translation(bridge=True).response(b"<html>")
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_no_stream_whatever_breaks_a_translation(noise: bytes, bridge: bool) -> None:
+    made = translation(bridge=bridge)
+    list(made.feed(begun(bridge)))
+    try:
+        got = list(made.feed(noise))
+    except (UpstreamNonsense, UpstreamRefused):
+        got = []
+    assert b"".join(got) + b"".join(made.finish()) != b""
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["type", "message", "delta", "content_block", "error", "completion", "index"]
+        ),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["type", "text", "stop_reason", "content"]), inner
+                )
+            ),
+        ),
+    ),
+    st.sampled_from(
+        ["message_start", "content_block_delta", "message_delta", "completion", "error"]
+    ),
+    st.booleans(),
+)
+def test_no_body_whatever_breaks_a_translation(
+    body: dict[str, Any], name: str, bridge: bool
+) -> None:
+    made = translation(bridge=bridge)
+    list(made.feed(begun(bridge)))
+    list(made.feed(named(name, body)))
+    assert made.ended or list(made.finish())
