@@ -42,17 +42,16 @@ _PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says where it listens, and for which a drained stop is a success."""
+    """uvicorn, for which a drained stop is a success. ``started`` is called when it answers."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
         super().__init__(config)
-        self._say_ready = ready
+        self._say_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so: by then a request is answered."""
+        """Start up, then say so."""
         await super().startup(sockets)
-        if self.started:
-            self._say_ready(_address(self.servers[0].sockets[0]))
+        self._say_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let open exchanges finish; see App.drain."""
@@ -78,40 +77,41 @@ class Server(uvicorn.Server):
 
 
 def serve(load: Callable[[], Config], workers: int = 1) -> None:
-    """Serve what ``load`` configures until a signal says stop.
+    """Serve what ``load`` configures until a signal says stop; raises OSError.
 
     Workers are processes that share one listening socket; one that dies is replaced.
     """
     _log_to_stderr()
     config = load()
-    if workers == 1:
-        Server(_settings(App(config), config), _print_ready).run()
-        return
-    with _uvicorn(None, config.server.host, config.server.port).bind_socket() as listener:
-        listener.listen(BACKLOG)  # connections wait from here on, so it is true to say so
-        _print_ready(_address(listener))
+    with _listen(config.server.host, config.server.port) as listener:
+        ready = partial(_print_ready, _address(listener))
+        if workers == 1:
+            Server(_settings(App(config)), ready).run([listener])
+            return
+        ready()  # connections wait from here on, so it is true
         _supervise(partial(_work, load, listener), workers, config.server.drain + AFTER_DRAIN)
 
 
 def serve_app(app: ASGIApp, host: str, port: int) -> None:
-    """Serve any application until a signal says stop."""
+    """Serve any application until a signal says stop; raises OSError."""
     _log_to_stderr()
-    Server(_uvicorn(app, host, port, stop_within=1), _print_ready).run()
+    with _listen(host, port) as listener:
+        Server(_settings(app), partial(_print_ready, _address(listener))).run([listener])
 
 
 @asynccontextmanager
 async def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Serve an application within this event loop; yields its base URL."""
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    settings = _settings(app, app.config) if isinstance(app, App) else _uvicorn(app, host, port)
-    server = _Embedded(settings, address.set_result)
-    serving = asyncio.create_task(server.serve())
-    serving.add_done_callback(lambda _: address.cancel())  # it could not listen
-    try:
-        yield await address
-    finally:
-        server.should_exit = True
-        await serving
+    started = asyncio.Event()
+    with _listen(host, port) as listener:
+        server = _Embedded(_settings(app), started.set)
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            await started.wait()
+            yield _address(listener)
+        finally:
+            server.should_exit = True
+            await serving
 
 
 class _Embedded(Server):
@@ -125,8 +125,7 @@ class _Embedded(Server):
 def _work(load: Callable[[], Config], listener: socket.socket) -> None:
     """Be one worker process."""
     _log_to_stderr()
-    config = load()
-    Server(_settings(App(config), config), lambda _: None).run([listener])
+    Server(_settings(App(load())), lambda: None).run([listener])
 
 
 def _supervise(work: Callable[[], None], count: int, stop_within: float) -> None:
@@ -151,17 +150,22 @@ def _supervise(work: Callable[[], None], count: int, stop_within: float) -> None
         worker.kill()
 
 
-def _settings(app: App, config: Config) -> uvicorn.Config:
-    server = config.server
-    return _uvicorn(app, server.host, server.port, math.ceil(server.drain) + AFTER_DRAIN)
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises OSError, which says where."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        unresolved = isinstance(error, socket.gaierror)
+        why = error.strerror if unresolved else os.strerror(error.errno or 0)
+        raise OSError(f"cannot listen on {host} port {port}: {why}") from error
 
 
-def _uvicorn(app: ASGIApp | None, host: str, port: int, stop_within: int = 1) -> uvicorn.Config:
+def _settings(app: ASGIApp) -> uvicorn.Config:
+    drain = app.config.server.drain if isinstance(app, App) else 0
     _name_statuses()
     return uvicorn.Config(
-        app or "",
-        host=host,
-        port=port,
+        app,
         http="httptools",
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
@@ -173,7 +177,7 @@ def _uvicorn(app: ASGIApp | None, host: str, port: int, stop_within: int = 1) ->
         backlog=BACKLOG,
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=stop_within,
+        timeout_graceful_shutdown=math.ceil(drain) + AFTER_DRAIN,
     )
 
 
@@ -203,7 +207,8 @@ def _told_by_record(record: logging.LogRecord) -> bool:
 
     A response that is cut on purpose is told there, and start and stop are told by us.
     """
-    return record.levelno >= logging.WARNING and "without completing response" not in record.msg
+    cut = "without completing response" in record.getMessage()
+    return record.levelno >= logging.WARNING and not cut
 
 
 def _print_ready(address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,12 +37,14 @@ def run(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.Complet
 
 
 @contextmanager
-def started(*arguments: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def started(
+    *arguments: str, cwd: Path = ROOT, **environ: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run a command that serves; yields its process and the address that it printed."""
     with subprocess.Popen(
         [*COMMAND, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environ},
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -150,9 +153,21 @@ def test_a_configuration_that_cannot_be_read_is_told_in_one_line(tmp_path: Path)
 
 
 def test_without_a_configuration_the_packaged_one_is_served(tmp_path: Path) -> None:
-    done = run("serve", "--host", "256.256.256.256", cwd=tmp_path)
+    with started("serve", "--port", "0", cwd=tmp_path) as (process, address):
+        with urlopen(f"{address}/-/ready", timeout=30) as ready:  # noqa: S310
+            assert ready.status == 200
+        assert stop(process)[0] == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_address_that_is_taken_is_told_in_one_line(workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("serve", "--port", port, "--workers", workers)
     assert done.returncode == 1
-    assert "missing" not in done.stderr
+    assert done.stderr == (
+        f"anthropic-version-proxy: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    )
 
 
 def test_versions_prints_the_history() -> None:
