@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -144,7 +145,13 @@ class Wires:
         self._row(f"event: {name}  data: {data}", "")
 
     def client_got(self, line: str) -> None:
-        """Show one line that reached the client."""
+        """Show one line that reached the client: how the text ends, and what follows it."""
+        text, stop, rest = line.partition('","stop":')
+        if stop and len(line) > self._column:
+            shown = max(self._column * 2 // 3, len(_OPENING) + 2)
+            if len(text) > shown:
+                text = f"{_OPENING}…{text[len(_OPENING) + 1 - shown :]}"
+            line = f"{text}{stop}{rest}"[: self._column - 1] + "…"
         self._row("", line)
 
     def result(self, answer: dict[str, object]) -> None:
@@ -154,8 +161,16 @@ class Wires:
 
     def _row(self, left: str, right: str) -> None:
         left, right = (_shortened(text, self._column) for text in (left, right))
-        padded = left.ljust(self._column)
+        padded = left + " " * (self._column - _width(left))
         print(f"{self._left}{padded}{self._plain} | {self._right}{right}{self._plain}", flush=True)
+
+
+_OPENING = 'data: {"completion":"'
+
+
+def _width(text: str) -> int:
+    """The columns that ``text`` takes in a terminal."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _shortened(text: str, width: int) -> str:
