@@ -48,7 +48,7 @@ class Event:
     parsed, and one that every change makes anew is printed once.
     """
 
-    __slots__ = ("_body", "_data", "last", "name")
+    __slots__ = ("_body", "_data", "last", "name", "snapshot")
 
     def __init__(
         self,
@@ -57,10 +57,13 @@ class Event:
         *,
         data: bytes | None = None,
         last: bool = False,
+        snapshot: bool = False,
     ) -> None:
         self.name = name
         self.last = last
         """Whether the answer ends with this event; nothing after it is for the client."""
+        self.snapshot = snapshot
+        """Whether the event repeats all that the snapshot before it said."""
         self._body = body
         self._data = data
 
@@ -102,11 +105,10 @@ class GrowingText:
         self.escaped += jsontext.dumps(text)[1:-1]
 
 
-class Snapshot(Event):
-    """An event that repeats all that came before it: ``text`` as it is now, then ``rest``.
+class TextSnapshot(Event):
+    """A snapshot of ``text`` under ``key``, followed by the members of ``rest``, at least one.
 
-    ``rest`` may not be empty. The text may grow on before the event is printed; what is appended
-    later does not show.
+    The text may grow on before the event is printed; what is appended later does not show.
     """
 
     __slots__ = ("_key", "_length", "_rest", "_text")
@@ -114,7 +116,7 @@ class Snapshot(Event):
     def __init__(
         self, name: str | None, key: str, text: GrowingText, rest: Body, *, last: bool = False
     ) -> None:
-        super().__init__(name, last=last)
+        super().__init__(name, last=last, snapshot=True)
         self._key = key
         self._text = text
         self._length = len(text.escaped)
@@ -138,8 +140,8 @@ class End:
 class VersionChange:
     """One difference between two neighbouring versions; the docstring tells it to users."""
 
-    endpoint: ClassVar[str]
-    """The path of the requests that the change concerns, as the older version has it."""
+    endpoints: ClassVar[tuple[str, ...]]
+    """The paths of the requests that the change concerns, as the older version has them."""
 
     def upgrade_request(self, call: Call) -> Call:
         """Old to new: the request that the client would send today; raises InvalidRequest."""

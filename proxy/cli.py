@@ -63,9 +63,9 @@ def _versions(_: argparse.Namespace) -> int:
     for entry in VERSIONS:
         print(f"{entry.date}  {entry.about}")
         for change in entry.changes:
-            print(f"  {change.endpoint}: {_first_line(change)}")
+            print(f"  {_first_line(change)} ({', '.join(change.endpoints)})")
         for bridge in entry.bridges:
-            print(f"  {bridge.endpoint}: {_first_line(bridge)} (where a route says so)")
+            print(f"  {_first_line(bridge)} (where a route says so)")
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from . import jsontext
-from .change import Body, Bridge, Call, End, Event, Snapshot, VersionChange
+from .change import Body, Bridge, Call, End, Event, VersionChange
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .sse import Decoder, EventTooLarge
 from .versions import climb
@@ -65,7 +65,7 @@ class Translation:
 
     def concerns(self, endpoint: str) -> bool:
         """Whether anything differs for ``endpoint`` between the two versions."""
-        return any(change.endpoint == endpoint for change in self._rungs)
+        return any(endpoint in change.endpoints for change in self._rungs)
 
     def request(self, endpoint: str, body: bytes) -> tuple[str, bytes]:
         """The endpoint and body to call; raises InvalidRequest.
@@ -76,7 +76,7 @@ class Translation:
         self.streams = original.get("stream") is True
         call = Call(endpoint, dict(original))
         for change in self._rungs:
-            if change.endpoint == call.endpoint:
+            if call.endpoint in change.endpoints:
                 self._taken.append(change)
                 call = change.upgrade_request(call)
         self.dropped = tuple(dict.fromkeys(call.dropped))
@@ -106,10 +106,10 @@ class Translation:
         """
         superseded: Event | None = None
         for event in self._translated(chunk):
-            if superseded is not None and not isinstance(event, Snapshot):
+            if superseded is not None and not event.snapshot:
                 yield superseded.encode()
                 superseded = None
-            if self._manner.newest_only and isinstance(event, Snapshot):
+            if self._manner.newest_only and event.snapshot:
                 superseded = event
             else:
                 yield event.encode()

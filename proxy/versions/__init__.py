@@ -15,6 +15,7 @@ from .completions_became_incremental import CompletionsBecameIncremental
 from .done_event_removed import DoneEventRemoved
 from .events_became_named import EventsBecameNamed
 from .exception_and_truncated_removed import ExceptionAndTruncatedRemoved
+from .messages_became_incremental import MessagesBecameIncremental
 from .unset_parameters_refused import UnsetParametersRefused
 
 
@@ -39,6 +40,7 @@ VERSIONS = (
             DoneEventRemoved,
             EventsBecameNamed,
             CompletionsBecameIncremental,
+            MessagesBecameIncremental,
             ExceptionAndTruncatedRemoved,
         ),
         bridges=(CompleteThroughMessages,),

@@ -28,7 +28,7 @@ come) is a stop without a stop sequence."""
 class CompleteThroughMessages(Bridge):
     """`/v1/complete` is served by `/v1/messages`, its retired models by living ones."""
 
-    endpoint = "/v1/complete"
+    endpoints = ("/v1/complete",)
     version = "2023-06-01"
 
     def __init__(self, model_map: Iterable[models.ModelTarget] = ()) -> None:

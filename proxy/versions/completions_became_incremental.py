@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..change import Event, GrowingText, Snapshot, VersionChange
+from ..change import Event, GrowingText, TextSnapshot, VersionChange
 
 
 class CompletionsBecameIncremental(VersionChange):
     """Streamed completions are increments. Before, each event repeated the whole text so far."""
 
-    endpoint = "/v1/complete"
+    endpoints = ("/v1/complete",)
 
     def __init__(self) -> None:
         self._text = GrowingText()
@@ -29,4 +29,4 @@ class CompletionsBecameIncremental(VersionChange):
             self._text.append(increment)
         elif not event.last:
             return ()
-        return (Snapshot(event.name, "completion", self._text, rest, last=event.last),)
+        return (TextSnapshot(event.name, "completion", self._text, rest, last=event.last),)

@@ -10,7 +10,7 @@ from ..change import Event, VersionChange
 class DoneEventRemoved(VersionChange):
     """Streams end with their last event. Before, a `data: [DONE]` followed it."""
 
-    endpoint = "/v1/complete"
+    endpoints = ("/v1/complete", "/v1/messages")
 
     def downgrade_event(self, event: Event) -> Iterable[Event]:
         """Send `[DONE]` right behind the last event: some clients read the two as a pair."""

@@ -12,14 +12,14 @@ from ..change import Event, VersionChange
 class EventsBecameNamed(VersionChange):
     """Events of a stream have names: `completion`, `ping`, `error`. Before, they were data only."""
 
-    endpoint = "/v1/complete"
+    endpoints = ("/v1/complete", "/v1/messages")
 
     def downgrade_event(self, event: Event) -> Iterable[Event]:
         """Take the name off. What only its name tells apart has no form without it.
 
         Pings are of that kind: a client of 2023 takes them for answers, or dies of them.
         """
-        if event.name != "completion":
+        if event.name not in ("completion", "message"):
             return ()
         event.name = None
         return (event,)

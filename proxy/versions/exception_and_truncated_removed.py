@@ -11,7 +11,7 @@ from ..errors import ProxyError, UpstreamNonsense, refused_in_stream
 class ExceptionAndTruncatedRemoved(VersionChange):
     """`exception` and `truncated` are gone; a stream that fails ends in an `error` event."""
 
-    endpoint = "/v1/complete"
+    endpoints = ("/v1/complete",)
 
     def __init__(self) -> None:
         self._seen: Body = {}

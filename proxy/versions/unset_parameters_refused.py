@@ -10,7 +10,7 @@ ONLY_THEN = ("disable_checks", "stream_response", "tags")
 class UnsetParametersRefused(VersionChange):
     """Values for "not set" are refused (`top_k: -1`, `stop_sequences: null`), and so is `tags`."""
 
-    endpoint = "/v1/complete"
+    endpoints = ("/v1/complete",)
 
     def upgrade_request(self, call: Call) -> Call:
         """Leave out what asks for nothing."""

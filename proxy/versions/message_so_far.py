@@ -1,0 +1,130 @@
+"""A Message put together from the events of its stream, as the official SDKs put it together.
+
+What cannot be placed (a delta of an unknown kind, or for a block that never began) is left out;
+nothing an upstream sends makes it fail.
+https://docs.anthropic.com/en/api/messages-streaming
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import jsontext
+from ..change import Body
+
+
+class MessageSoFar:
+    """The Message as of the last event; ``message`` is None before it began."""
+
+    def __init__(self) -> None:
+        self.message: Body | None = None
+        self._blocks: dict[int, Body] = {}
+        self._inputs: dict[int, list[str]] = {}
+        """The JSON of tool inputs that are not whole yet, in parts."""
+
+    def apply(self, name: str | None, body: Body) -> bool:
+        """Take one event; says whether the Message is another one now."""
+        if self.message is None:
+            return name == "message_start" and self._start(_object(body.get("message")))
+        match name:
+            case "content_block_start":
+                return self._start_block(_index(body), _object(body.get("content_block")))
+            case "content_block_delta":
+                return self._grow_block(_index(body), _object(body.get("delta")))
+            case "content_block_stop":
+                return self._stop_block(_index(body))
+            case "message_delta":
+                return self._grow_message(self.message, body)
+            case _:
+                return False
+
+    def _start(self, message: Body) -> bool:
+        content = message.get("content")
+        blocks = [_object(block) for block in content] if isinstance(content, list) else []
+        self._blocks = dict(enumerate(blocks))
+        self.message = {**message, "content": blocks}
+        return True
+
+    def _start_block(self, index: int, block: Body) -> bool:
+        """Blocks stand in the order in which they begin, whatever index they are given."""
+        self._blocks[index] = block
+        if self.message is not None:
+            self.message["content"].append(block)
+            if block.get("type") == "fallback":  # another model goes on from here
+                self.message["model"] = _object(block.get("to")).get("model")
+        return True
+
+    def _grow_block(self, index: int, delta: Body) -> bool:
+        block = self._blocks.get(index, {})
+        match block.get("type"), delta.get("type"):
+            case "text", "text_delta":
+                return _append(block, delta, "text")
+            case "thinking", "thinking_delta":
+                return _append(block, delta, "thinking")
+            case "thinking", "signature_delta":
+                block["signature"] = delta.get("signature")
+            case "text", "citations_delta":
+                block["citations"] = [*_list(block.get("citations")), delta.get("citation")]
+            case "compaction", "compaction_delta":
+                block |= {field: value for field, value in delta.items() if field != "type"}
+            case (("tool_use" | "server_tool_use" | "mcp_tool_use"), "input_json_delta"):
+                self._inputs.setdefault(index, []).append(_string(delta.get("partial_json")))
+                return False
+            case _:
+                return False
+        return True
+
+    def _stop_block(self, index: int) -> bool:
+        """A tool's input is parsed when it is whole; until then it stands as its block began."""
+        text = "".join(self._inputs.pop(index, ()))
+        if not text:
+            return False
+        try:
+            self._blocks[index]["input"] = jsontext.loads(text.encode("utf-8", "replace"))
+        except jsontext.NotJSON:
+            return False
+        return True
+
+    @staticmethod
+    def _grow_message(message: Body, body: Body) -> bool:
+        """The last word counts. Usage comes in totals, never to be added up; null says nothing."""
+        delta = _object(body.get("delta"))
+        message |= {
+            field: value
+            for field, value in delta.items()
+            if value is not None or field.startswith("stop_")
+        }
+        told = _object(body.get("usage")).items()
+        usage = {name: count for name, count in told if count is not None}
+        if usage:
+            message["usage"] = _object(message.get("usage")) | usage
+        others = {name: value for name, value in body.items() if name not in _PARTS}
+        message |= {name: value for name, value in others.items() if value is not None}
+        return True
+
+
+_PARTS = ("type", "delta", "usage")
+
+
+def _append(block: Body, delta: Body, field: str) -> bool:
+    grown = _string(delta.get(field))
+    block[field] = _string(block.get(field)) + grown
+    return bool(grown)
+
+
+def _index(body: Body) -> int:
+    index = body.get("index")
+    return index if isinstance(index, int) else -1
+
+
+def _object(value: Any) -> Body:
+    """A copy of a JSON object; {} of anything else."""
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,57 @@
+"""Version change of 2023-06-01: what a streamed Message is.
+
+No Message was ever streamed at 2023-01-01: the endpoint is younger. This is the format of then,
+carried over; who sends the old version to it out of habit sets ``translate: false`` in the route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .. import jsontext
+from ..change import Body, End, Event, VersionChange
+from ..errors import ProxyError, UpstreamNonsense, refused_in_stream
+from .message_so_far import MessageSoFar
+
+
+class MessagesBecameIncremental(VersionChange):
+    """Streamed Messages are increments. Before, each event was the whole Message so far."""
+
+    endpoints = ("/v1/messages",)
+
+    def __init__(self) -> None:
+        self._so_far = MessageSoFar()
+
+    def downgrade_response(self, body: Body) -> Body:
+        """A Message with the two fields that every body had."""
+        return _as_in_2023_01_01(body)
+
+    def downgrade_event(self, event: Event) -> Iterable[Event]:
+        """Put the event into the Message, and send that if it is another one now."""
+        if event.name == "error":
+            return (self._failure(refused_in_stream(event.body)),)
+        if event.name == "message_stop":
+            return (self._snapshot(last=True),)
+        return (self._snapshot(),) if self._so_far.apply(event.name, event.body) else ()
+
+    def finish(self, end: End) -> Iterable[Event]:
+        """An upstream that gave its reason to stop has said all, even if it then failed."""
+        if (self._so_far.message or {}).get("stop_reason") is not None:
+            return (self._snapshot(last=True),)
+        error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
+        return (self._failure(error),)
+
+    def _failure(self, error: ProxyError) -> Event:
+        """As for completions: what is there, cut by force, and why."""
+        failed = {"stop_reason": "max_tokens", "exception": f"{error.type}: {error.message}"}
+        self._so_far.message = (self._so_far.message or {}) | failed
+        return self._snapshot(last=True)
+
+    def _snapshot(self, *, last: bool = False) -> Event:
+        """Printed at once, for the Message goes on growing."""
+        data = jsontext.dumps(_as_in_2023_01_01(self._so_far.message or {}))
+        return Event("message", data=data, last=last, snapshot=True)
+
+
+def _as_in_2023_01_01(message: Body) -> Body:
+    return message | {"truncated": False, "exception": message.get("exception")}
