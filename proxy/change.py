@@ -27,17 +27,16 @@ class Call:
 
     endpoint: str
     body: Body
-    dropped: list[str] = field(default_factory=list)
-    """The parameters that the client set and the upstream will not see."""
-
-    def drop(self, parameter: str) -> None:
-        """Take out a parameter that the upstream would refuse, and remember it."""
-        if self.body.pop(parameter, None) is not None:
-            self.dropped.append(parameter)
+    dropped: dict[str, str] = field(default_factory=dict)
+    """The parameters that the client set and the upstream will not get, and why."""
+    notes: list[str] = field(default_factory=list)
+    """What else was made different, and why."""
 
     def discard(self, parameter: str) -> None:
         """Take out a parameter by which the client asked for nothing."""
-        self.body.pop(parameter, None)
+        if parameter in self.body:
+            del self.body[parameter]
+            self.notes.append(f"{parameter}: left out, it asks for nothing")
 
 
 class Event:

@@ -16,8 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from . import config, demo, sandbox, server
-from .errors import ConfigError
-from .versions import VERSIONS
+from .errors import ConfigError, ProxyError
+from .explain import explain
+from .versions import KNOWN_VERSIONS, VERSIONS
 
 DEFAULT_CONFIG = Path("config/proxy.yaml")
 PACKAGED_CONFIG = Path(__file__).with_name("default.yaml")
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        return 1
+    except ProxyError as error:
+        print(f"{error.status} {error.type}: {error.message}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"anthropic-version-proxy: {error}", file=sys.stderr)
@@ -56,6 +60,13 @@ def _sandbox(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     print(config.summary(config.load(options.file)))
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    loaded = config.load(_config_file(options))
+    body = sys.stdin.buffer.read()
+    print(explain(loaded, body, options.route, options.client_version))
     return 0
 
 
@@ -134,6 +145,20 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help="validate a configuration")
     command.add_argument("file", metavar="FILE")
     command.set_defaults(run=_check)
+
+    command = commands.add_parser(
+        "explain",
+        help="print what would go upstream for a request read from standard input; send nothing",
+    )
+    command.add_argument("--config", metavar="FILE", help="the configuration, as for serve")
+    command.add_argument("--route", metavar="NAME", help="the route; else that of /v1/complete")
+    command.add_argument(
+        "--client-version",
+        metavar="DATE",
+        default=KNOWN_VERSIONS[0],
+        help=f"the version that the client speaks ({KNOWN_VERSIONS[0]})",
+    )
+    command.set_defaults(run=_explain)
 
     command = commands.add_parser("versions", help="list the versions and what changed in each")
     command.set_defaults(run=_versions)

@@ -1,4 +1,4 @@
-"""Which version the client speaks, and which of the upstream's is used for it.
+"""Which version the client speaks, which of the upstream's is used for it, and what lies between.
 
 https://docs.anthropic.com/en/api/versioning
 """
@@ -9,10 +9,35 @@ import re
 from collections.abc import Sequence
 from datetime import date
 
+from .config import Config, Route
 from .errors import InvalidVersion, UnsupportedVersion, VersionRequired
+from .translation import Manner, Translation
 from .versions import KNOWN_VERSIONS, NEWEST
+from .versions.complete_through_messages import CompleteThroughMessages
 
 _DATE = re.compile(rb"\d{4}-\d\d-\d\d")
+
+
+def negotiate(config: Config, route: Route, versions: Sequence[bytes]) -> Translation | None:
+    """The translation for a request that names ``versions``; None leaves it to the upstream.
+
+    Raises VersionRequired, InvalidVersion or UnsupportedVersion.
+    """
+    spoken = client_version(
+        versions, config.version_when_missing, pass_unknown=config.unknown_versions == "pass"
+    )
+    if spoken is None:
+        return None
+    bridge = CompleteThroughMessages(config.models) if route.bridge else None
+    speaks = config.upstreams[route.upstream].speaks
+    manner = Manner(
+        strict=route.strict,
+        newest_only=route.snapshots == "latest",
+        event_limit=config.limits.event,
+    )
+    return Translation(
+        spoken, nearest(speaks, bridge.version if bridge else spoken), bridge, manner
+    )
 
 
 def client_version(

@@ -39,12 +39,11 @@ from .fields import (
     without,
 )
 from .interruption import Interruptible
-from .negotiation import client_version, nearest
+from .negotiation import negotiate
 from .observe import Ended, Record
 from .routing import Match, Routes
-from .translation import Manner, Translation
+from .translation import Translation
 from .upstream import Answer, Upstream
-from .versions.complete_through_messages import CompleteThroughMessages
 
 ANSWER_LIMIT = 64 << 20
 """The largest answer that is translated as a whole, in bytes."""
@@ -107,7 +106,11 @@ class Exchange:
     async def run(self, match: Match, upstream: Upstream, work: Interruptible) -> None:
         """Relay the request by its route; raises ProxyError, ClientLeft or ClientStalled."""
         self.record.route = match.route.name
-        self._translation = translation = self._negotiate(match, upstream)
+        translation = negotiate(self._config, match.route, values(self._client.fields, VERSION))
+        self._translation = translation
+        if translation is not None:
+            self.record.client_version = translation.client
+            self.record.upstream_version = translation.upstream
         try:
             async with _watched(self._client, work):
                 if translation is None or not self._changes(match, translation):
@@ -140,25 +143,6 @@ class Exchange:
             self.record.ended = "client left mid-stream"
         else:
             self.record.ended = "client left before the first byte"
-
-    def _negotiate(self, match: Match, upstream: Upstream) -> Translation | None:
-        """What lies between client and upstream; None for a version that only they know."""
-        spoken = client_version(
-            values(self._client.fields, VERSION),
-            self._config.version_when_missing,
-            pass_unknown=self._config.unknown_versions == "pass",
-        )
-        if spoken is None:
-            return None
-        bridge = CompleteThroughMessages(self._config.models) if match.route.bridge else None
-        used = nearest(upstream.speaks, bridge.version if bridge else spoken)
-        self.record.client_version, self.record.upstream_version = spoken, used
-        manner = Manner(
-            strict=match.route.strict,
-            newest_only=match.route.snapshots == "latest",
-            event_limit=self._config.limits.event,
-        )
-        return Translation(spoken, used, bridge, manner)
 
     def _changes(self, match: Match, translation: Translation) -> bool:
         return (

@@ -6,7 +6,7 @@ request has climbed. Bytes of an upstream's stream go in, bytes for the client c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,8 +39,10 @@ class Translation:
     ) -> None:
         self.client = client
         self.upstream = upstream
-        self.dropped: Sequence[str] = ()
-        """The parameters that the client set and the upstream did not get."""
+        self.dropped: Mapping[str, str] = {}
+        """The parameters that the client set and the upstream does not get, and why."""
+        self.notes: Sequence[str] = ()
+        """What else the request has different from the client's, and why."""
         self.streams = False
         """Whether the client asked for a stream."""
         self.started = False
@@ -79,10 +81,10 @@ class Translation:
             if call.endpoint in change.endpoints:
                 self._taken.append(change)
                 call = change.upgrade_request(call)
-        self.dropped = tuple(dict.fromkeys(call.dropped))
-        if self._manner.strict and self.dropped:
-            names = ", ".join(self.dropped)
-            raise InvalidRequest(f"{names}: not supported by the model that serves this call")
+        self.dropped, self.notes = call.dropped, call.notes
+        if self._manner.strict and call.dropped:
+            reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
+            raise InvalidRequest(f"this route is strict, and would leave out {reasons}")
         same = call.endpoint == endpoint and call.body == original
         return call.endpoint, body if same else jsontext.dumps(call.body)
 

@@ -22,6 +22,7 @@ ORDER = [
     "config",
     "negotiation",
     "routing",
+    "explain",
     "guard",
     "interruption",
     "exchanges",

@@ -16,7 +16,8 @@ from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
 from .unset_parameters_refused import ONLY_THEN, is_unset
 
-SAMPLING = ("temperature", "top_p", "top_k")
+SAMPLING = {"temperature": (0, 1), "top_p": (0, 1), "top_k": (0, 1 << 31)}
+"""The sampling parameters, and the values that each may have."""
 
 THINKING: dict[Thinking, Body] = {
     "off": {},
@@ -30,6 +31,9 @@ THINKING_ROOM = 4096
 """Tokens added where a model thinks all the same: thoughts count as tokens of the answer, and the
 few hundred that callers of 2023 asked for would be gone before the first word."""
 
+USER_ID_LENGTH = 512
+"""The longest metadata.user_id that is taken, in characters."""
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -39,47 +43,59 @@ class Completion:
     prompt: str
     max_tokens: int
     stop_sequences: tuple[str, ...]
+    stream: bool | None
+    sampling: dict[str, int | float]
+    user_id: str | None
 
     @classmethod
     def read(cls, body: Body) -> Completion:
         """Read the body of a call; raises InvalidRequest, which names the field."""
-        stops = body.get("stop_sequences") or ()
-        if not isinstance(stops, list | tuple) or not all(isinstance(stop, str) for stop in stops):
-            raise InvalidRequest("stop_sequences: Input should be a list of strings")
-        tokens = _required(body, "max_tokens_to_sample")
-        if not isinstance(tokens, int) or isinstance(tokens, bool):
-            raise InvalidRequest("max_tokens_to_sample: Input should be a valid integer")
-        if tokens < 1:
-            raise InvalidRequest("max_tokens_to_sample: Input should be greater than or equal to 1")
-        return cls(_string(body, "model"), _string(body, "prompt"), tokens, tuple(stops))
+        return cls(
+            model=_string(body, "model"),
+            prompt=_string(body, "prompt"),
+            max_tokens=_max_tokens_to_sample(body),
+            stop_sequences=_stop_sequences(body),
+            stream=_stream(body),
+            sampling={
+                name: value for name in SAMPLING if (value := _number(body, name)) is not None
+            },
+            user_id=_user_id(body),
+        )
 
 
 def messages_call(
     call: Call, asked: Completion, dialogue: Dialogue, target: ModelTarget, profile: Profile
 ) -> Call:
     """The call of `/v1/messages` that asks what ``asked`` does of ``target``."""
-    left = Call(call.endpoint, dict(call.body), call.dropped)
-    body: Body = {"model": target.to, "max_tokens": _max_tokens(asked, target, profile)}
+    made = Call("/v1/messages", {"model": target.to}, call.dropped, [*call.notes, *dialogue.notes])
+    if target.to != asked.model:
+        made.notes.append(f"model: {target.to} answers for {asked.model}")
+    made.body["max_tokens"] = _max_tokens(asked, target, profile, made)
     if dialogue.system:
-        body["system"] = dialogue.system
-    body["messages"] = _messages(dialogue, profile, left)
-    if stops := [stop for stop in asked.stop_sequences if stop.strip()]:
-        body["stop_sequences"] = stops
-    body |= _stream(left.body) | _metadata(left) | _sampling(left, profile)
-    body |= THINKING[profile.thinking]
-    for parameter, value in list(left.body.items()):
-        if parameter not in _CARRIED and value is not None:
-            left.drop(parameter)
-    return Call("/v1/messages", body, left.dropped)
+        made.body["system"] = dialogue.system
+    made.body["messages"] = _messages(dialogue, profile, made)
+    _carry_stops(asked, made)
+    if asked.stream is not None:
+        made.body["stream"] = asked.stream
+    if asked.user_id is not None:
+        made.body["metadata"] = {"user_id": asked.user_id}
+    _carry_sampling(asked, profile, made)
+    if thinking := THINKING[profile.thinking]:
+        made.body |= thinking
+        made.notes.append("thinking: kept down, thoughts are no part of a completion")
+    _drop_unknown(call.body, made)
+    return made
 
 
-_CARRIED = frozenset(
+_KNOWN = frozenset(
     (
         *("model", "prompt", "max_tokens_to_sample", "stop_sequences", "stream", "metadata"),
         *SAMPLING,
         *ONLY_THEN,
     )
 )
+
+# What was asked for.
 
 
 def _required(body: Body, field: str) -> Any:
@@ -95,59 +111,115 @@ def _string(body: Body, field: str) -> str:
     return value
 
 
-def _max_tokens(asked: Completion, target: ModelTarget, profile: Profile) -> int:
+def _max_tokens_to_sample(body: Body) -> int:
+    tokens = _required(body, "max_tokens_to_sample")
+    if not isinstance(tokens, int) or isinstance(tokens, bool):
+        raise InvalidRequest("max_tokens_to_sample: Input should be a valid integer")
+    if tokens < 1:
+        raise InvalidRequest("max_tokens_to_sample: Input should be greater than or equal to 1")
+    return tokens
+
+
+def _stop_sequences(body: Body) -> tuple[str, ...]:
+    stops = body.get("stop_sequences")
+    if stops is None:
+        return ()
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise InvalidRequest("stop_sequences: Input should be a valid list of strings")
+    return tuple(stops)
+
+
+def _stream(body: Body) -> bool | None:
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise InvalidRequest("stream: Input should be a valid boolean")
+    return stream
+
+
+def _number(body: Body, field: str) -> int | float | None:
+    """A sampling parameter; None where it is missing or says that it is not used."""
+    value = body.get(field)
+    if value is None or is_unset(field, value):
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidRequest(f"{field}: Input should be a valid number")
+    low, high = SAMPLING[field]
+    if not low <= value <= high:
+        raise InvalidRequest(f"{field}: Input should be between {low} and {high}")
+    return value
+
+
+def _user_id(body: Body) -> str | None:
+    metadata = body.get("metadata")
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict):
+        raise InvalidRequest("metadata: Input should be a valid dictionary")
+    user_id = metadata.get("user_id")
+    if user_id is not None and not isinstance(user_id, str):
+        raise InvalidRequest("metadata.user_id: Input should be a valid string")
+    return user_id[:USER_ID_LENGTH] if user_id else None
+
+
+# What is asked for today.
+
+
+def _max_tokens(asked: Completion, target: ModelTarget, profile: Profile, made: Call) -> int:
     """The old API capped what was too much; today's refuses it."""
+    cap = min(target.max_tokens or profile.max_tokens, profile.max_tokens)
+    if asked.max_tokens > cap:
+        made.notes.append(f"max_tokens_to_sample: capped at {cap}")
     room = THINKING_ROOM if profile.thinking == "always" else 0
-    wanted = min(asked.max_tokens, target.max_tokens or asked.max_tokens)
-    return min(wanted + room, profile.max_tokens)
+    if room:
+        made.notes.append(
+            f"max_tokens_to_sample: {room} more, for thoughts that cannot be kept off"
+        )
+    return min(min(asked.max_tokens, cap) + room, profile.max_tokens)
 
 
-def _messages(dialogue: Dialogue, profile: Profile, call: Call) -> list[Body]:
+def _messages(dialogue: Dialogue, profile: Profile, made: Call) -> list[Body]:
     turns = list(dialogue.turns)
     if dialogue.prefill and profile.prefill:
         turns.append(Turn("assistant", dialogue.prefill))
     elif dialogue.prefill:
-        call.dropped.append("prefill")
-        turns[-1] = Turn("user", turns[-1].text + _GO_ON % dialogue.prefill)
+        made.dropped["prefill"] = "the model takes none, and is asked to go on from it instead"
+        turns[-1] = Turn("user", turns[-1].text + _GO_ON.format(dialogue.prefill))
     return [{"role": turn.role, "content": turn.text} for turn in turns]
 
 
 _GO_ON = (
     "\n\nYour answer to this was cut off after the text between the lines below."
     " Go on from its very end, without repeating any of it and without remarks."
-    "\n---\n%s\n---"
+    "\n---\n{}\n---"
 )
 """Asks a model that takes no prefill to continue one, as the migration guide advises."""
 
 
-def _stream(body: Body) -> Body:
-    stream = body.get("stream")
-    if stream is None:
-        return {}
-    if not isinstance(stream, bool):
-        raise InvalidRequest("stream: Input should be a valid boolean")
-    return {"stream": stream}
+def _carry_stops(asked: Completion, made: Call) -> None:
+    """Blank stop sequences are refused today; they are looked for on the way back instead."""
+    stops = [stop for stop in asked.stop_sequences if stop.strip()]
+    if stops:
+        made.body["stop_sequences"] = stops
+    if len(stops) < len(asked.stop_sequences):
+        made.notes.append("stop_sequences: the blank ones are enforced by the proxy")
 
 
-def _metadata(call: Call) -> Body:
-    metadata = call.body.get("metadata")
-    if metadata is None:
-        return {}
-    if not isinstance(metadata, dict):
-        raise InvalidRequest("metadata: Input should be an object")
-    call.dropped += (f"metadata.{key}" for key in metadata if key != "user_id")
-    return {"metadata": {"user_id": metadata["user_id"]}} if "user_id" in metadata else {}
-
-
-def _sampling(call: Call, profile: Profile) -> Body:
+def _carry_sampling(asked: Completion, profile: Profile, made: Call) -> None:
     """The sampling parameters that the model takes; never temperature and top_p at once."""
-    wanted = {
-        parameter: value
-        for parameter in SAMPLING
-        if (value := call.body.get(parameter)) is not None and not is_unset(parameter, value)
-    }
-    refused = set() if profile.sampling else set(wanted)
-    if {"temperature", "top_p"} <= wanted.keys():
-        refused.add("top_p")
-    call.dropped += (parameter for parameter in wanted if parameter in refused)
-    return {parameter: value for parameter, value in wanted.items() if parameter not in refused}
+    for parameter, value in asked.sampling.items():
+        if not profile.sampling:
+            made.dropped[parameter] = "the model takes no sampling parameters"
+        elif parameter == "top_p" and "temperature" in asked.sampling:
+            made.dropped[parameter] = "the model takes it or temperature, not both"
+        else:
+            made.body[parameter] = value
+
+
+def _drop_unknown(body: Body, made: Call) -> None:
+    for parameter, value in body.items():
+        if parameter not in _KNOWN and value is not None:
+            made.dropped[parameter] = "not a parameter of this endpoint"
+    metadata = body.get("metadata")
+    for key in metadata if isinstance(metadata, dict) else ():
+        if key != "user_id":
+            made.dropped[f"metadata.{key}"] = "metadata takes nothing but user_id"

@@ -11,7 +11,7 @@ https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -39,13 +39,14 @@ class Dialogue:
 
     ``turns`` alternate and begin with the user's. ``prefill`` is how the answer begins, "" where
     the prompt does not say; it ends in no white space. ``prefill_space`` is the white space that
-    followed it, which the answer must not repeat.
+    followed it, which the answer must not repeat. ``notes`` tell what was repaired.
     """
 
     system: str
     turns: tuple[Turn, ...]
     prefill: str
     prefill_space: str
+    notes: tuple[str, ...] = ()
 
 
 def parse(prompt: str) -> Dialogue:
@@ -58,20 +59,18 @@ def parse(prompt: str) -> Dialogue:
         )
     if roles[-1] != "assistant":
         raise InvalidRequest(r'prompt must end with "\n\nAssistant:" turn')
-    texts = [text.removeprefix(" ") for text in parts[1::2]]
-    *turns, answer = map(Turn, roles, texts)
-    turns = _merged(turn for turn in turns if turn.text.strip())
-    if not turns or turns[-1].role == "assistant":
-        if roles[-2] == "user":  # an empty question still asks for an answer
-            turns.append(Turn("user", NO_TEXT))
-        else:
-            answer = Turn("assistant", turns.pop().text + answer.text.rstrip())
-    prefill = answer.text.rstrip()
+    *texts, answer = [text.removeprefix(" ") for text in parts[1::2]]
+    said = [Turn(role, text) for role, text in zip(roles, texts, strict=False) if text.strip()]
+    turns = _merged(said)
+    if turns and turns[-1].role == "assistant" and roles[-2] == "assistant":
+        answer = _joined((turns.pop().text, answer)) if answer.strip() else turns.pop().text
+    prefill = answer.rstrip()
     return Dialogue(
         system=system.strip(),
-        turns=tuple(_opened_by_user(turns)),
+        turns=tuple(_between_users(turns)),
         prefill=prefill,
-        prefill_space=answer.text[len(prefill) :] if prefill else "",
+        prefill_space=answer[len(prefill) :] if prefill else "",
+        notes=tuple(_notes(prompt, blank=len(texts) - len(said), joined=len(said) - len(turns))),
     )
 
 
@@ -85,11 +84,33 @@ def _with_first_marker(prompt: str) -> str:
 def _merged(turns: Iterable[Turn]) -> list[Turn]:
     """Neighbouring turns of one role are one turn, as they were to the model."""
     return [
-        Turn(role, "\n\n".join(turn.text for turn in group))
+        Turn(role, _joined(turn.text for turn in group))
         for role, group in groupby(turns, key=lambda turn: turn.role)
     ]
 
 
-def _opened_by_user(turns: list[Turn]) -> list[Turn]:
-    """Not every model of today takes a dialogue that the assistant opens."""
-    return turns if turns[0].role == "user" else [Turn("user", NO_TEXT), *turns]
+def _joined(texts: Iterable[str]) -> str:
+    return "\n\n".join(texts)
+
+
+def _between_users(turns: list[Turn]) -> list[Turn]:
+    """Not every model of today lets the assistant open, and none answers where nobody asked."""
+    nothing = Turn("user", NO_TEXT)
+    first = [] if turns and turns[0].role == "user" else [nothing]
+    last = [nothing] if turns and turns[-1].role == "assistant" else []
+    return [*first, *turns, *last]
+
+
+def _notes(prompt: str, *, blank: int, joined: int) -> Iterator[str]:
+    """What was repaired, and what may not be what its author meant."""
+    if not _MARKER.match(prompt) and prompt.lstrip().startswith("Human:"):
+        yield "prompt: the first turn has no blank line before it"
+    if blank:
+        yield f"prompt: empty turns left out: {blank}"
+    if joined > 0:
+        yield f"prompt: turns joined to one of the same role before them: {joined}"
+    if _LOOKS_LIKE_A_TURN.search(prompt):
+        yield "prompt: a line begins like a turn, but has no blank line before it: it is text"
+
+
+_LOOKS_LIKE_A_TURN = re.compile(r"[^\n]\n(?:Human|Assistant):")
