@@ -21,6 +21,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from . import config
+from .coding import Decode, decoding
 from .errors import (
     InvalidRequest,
     UpstreamBrokeOff,
@@ -28,7 +29,7 @@ from .errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from .fields import Fields, with_key, without
+from .fields import Fields, values, with_key, without
 
 _NOT_ADDED = ("accept", "accept-encoding", "content-type", "user-agent")
 """Fields that the HTTP library would add by itself."""
@@ -62,15 +63,21 @@ class Answer:
         return part
 
     async def read_all(self, limit: int) -> bytes:
-        """The whole body; raises UpstreamNonsense when it is larger than ``limit`` bytes."""
+        """The whole body, decoded; raises UpstreamNonsense when it passes ``limit`` bytes."""
+        decode = self.decoding()
         parts: list[bytes] = []
         size = 0
         while part := await self.read():
-            size += len(part)
-            if size > limit:
-                raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
-            parts.append(part)
+            for piece in decode(part):
+                size += len(piece)
+                if size > limit:
+                    raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
+                parts.append(piece)
         return b"".join(parts)
+
+    def decoding(self) -> Decode:
+        """What decodes the body, part by part; raises UpstreamNonsense."""
+        return decoding(b", ".join(values(self.fields, b"content-encoding")))
 
     async def drain(self) -> None:
         """Read out what little follows a complete answer, so that its connection can be used on."""

@@ -27,6 +27,7 @@ ORDER = [
     "interruption",
     "exchanges",
     "client",
+    "coding",
     "upstream",
     "observe",
     "relay",

@@ -144,8 +144,8 @@ def test_a_stop_sequence_cuts_alike_in_pieces_and_whole(
     body = translation(bridge=True, stops=stops).response(json.dumps(whole).encode())
     assert json.loads(body) == last
     said = text if text[:1].isspace() or not text else " " + text
-    hits = [at for stop in stops if (at := said.find(stop)) >= 0]
-    assert last["completion"] == said[: min(hits, default=len(said))]
+    hits = [(at + len(stop), at) for stop in stops if (at := said.find(stop)) >= 0]
+    assert last["completion"] == (said[: min(hits)[1]] if hits else said)
     assert (last["stop"] in stops) == bool(hits)
 
 

@@ -10,7 +10,10 @@ from collections.abc import Iterable
 
 
 class StopScanner:
-    """Gives out text up to the first of ``stops``; ``hit`` is that stop, once it was seen."""
+    """Gives out text up to the first of ``stops``; ``hit`` is that stop, once it was seen.
+
+    The first is the one that is complete first, as it was for a model that stopped there.
+    """
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(dict.fromkeys(stop for stop in stops if stop))
@@ -24,9 +27,11 @@ class StopScanner:
         if self.hit is not None:
             return ""
         text = self._held + text
-        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [
+            (at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0
+        ]
         if found:
-            at, self.hit = min(found)
+            _, at, self.hit = min(found)
             self._held = ""
             return text[:at]
         kept = self._may_begin(text)

@@ -1,0 +1,52 @@
+"""Stop sequences in a text that arrives in pieces: cut at the first, hold back no more."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.versions.stops import StopScanner
+
+TEXT = st.text("ab\n", max_size=6)
+STOPS = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)
+
+
+def first_hit(text: str, stops: list[str]) -> tuple[str, str | None]:
+    """The text before the first stop in it, and that stop; the plain way."""
+    hits = [(text.find(stop) + len(stop), -len(stop), stop) for stop in stops if stop in text]
+    if not hits:
+        return text, None
+    end, length, stop = min(hits)
+    return text[: end + length], stop
+
+
+@given(pieces=st.lists(TEXT), stops=STOPS)
+def test_pieces_end_where_the_whole_text_would(pieces: list[str], stops: list[str]) -> None:
+    scanner = StopScanner(stops)
+    given_out = "".join(map(scanner.feed, pieces)) + scanner.flush()
+    assert (given_out, scanner.hit) == first_hit("".join(pieces), stops)
+
+
+@given(pieces=st.lists(TEXT), stops=STOPS)
+def test_what_is_held_back_may_begin_a_stop(pieces: list[str], stops: list[str]) -> None:
+    scanner = StopScanner(stops)
+    given_out, fed = "", ""
+    for piece in pieces:
+        given_out += scanner.feed(piece)
+        fed += piece
+        if scanner.hit is not None:
+            return
+        held = fed.removeprefix(given_out)
+        assert not held or any(stop.startswith(held) and stop != held for stop in stops)
+
+
+def test_without_stops_nothing_is_held_back() -> None:
+    assert StopScanner(()).feed("any text\n\n") == "any text\n\n"
+
+
+def test_after_a_stop_nothing_comes() -> None:
+    scanner = StopScanner(["\n\nHuman:"])
+    assert scanner.feed("Hi\n\nHum") == "Hi"
+    assert scanner.feed("an: and more") == ""
+    assert scanner.hit == "\n\nHuman:"
+    assert scanner.feed("more") == scanner.flush() == ""
