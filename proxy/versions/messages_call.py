@@ -16,8 +16,7 @@ from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
 from .unset_parameters_refused import ONLY_THEN, is_unset
 
-SAMPLING = {"temperature": (0, 1), "top_p": (0, 1), "top_k": (0, 1 << 31)}
-"""The sampling parameters, and the values that each may have."""
+SAMPLING = ("temperature", "top_p", "top_k")
 
 THINKING: dict[Thinking, Body] = {
     "off": {},
@@ -44,7 +43,7 @@ class Completion:
     max_tokens: int
     stop_sequences: tuple[str, ...]
     stream: bool | None
-    sampling: dict[str, int | float]
+    sampling: Body
     user_id: str | None
 
     @classmethod
@@ -56,9 +55,7 @@ class Completion:
             max_tokens=_max_tokens_to_sample(body),
             stop_sequences=_stop_sequences(body),
             stream=_stream(body),
-            sampling={
-                name: value for name in SAMPLING if (value := _number(body, name)) is not None
-            },
+            sampling=_sampling(body),
             user_id=_user_id(body),
         )
 
@@ -136,17 +133,13 @@ def _stream(body: Body) -> bool | None:
     return stream
 
 
-def _number(body: Body, field: str) -> int | float | None:
-    """A sampling parameter; None where it is missing or says that it is not used."""
-    value = body.get(field)
-    if value is None or is_unset(field, value):
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InvalidRequest(f"{field}: Input should be a valid number")
-    low, high = SAMPLING[field]
-    if not low <= value <= high:
-        raise InvalidRequest(f"{field}: Input should be between {low} and {high}")
-    return value
+def _sampling(body: Body) -> Body:
+    """The sampling parameters that are in use. Whether they are in range, upstream says best."""
+    return {
+        parameter: value
+        for parameter in SAMPLING
+        if (value := body.get(parameter)) is not None and not is_unset(parameter, value)
+    }
 
 
 def _user_id(body: Body) -> str | None:

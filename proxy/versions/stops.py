@@ -27,9 +27,7 @@ class StopScanner:
         if self.hit is not None:
             return ""
         text = self._held + text
-        found = [
-            (at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0
-        ]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             _, at, self.hit = min(found)
             self._held = ""
