@@ -11,7 +11,7 @@ the API promises to add events, fields and values (https://docs.anthropic.com/en
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -150,11 +150,11 @@ class VersionChange:
         """New to old: the body of a response that was not streamed."""
         return body
 
-    def downgrade_event(self, event: Event) -> Iterable[Event]:
+    def downgrade_event(self, event: Event) -> Sequence[Event]:
         """New to old: what one event of a stream becomes; none, one or many."""
         return (event,)
 
-    def finish(self, end: End) -> Iterable[Event]:  # noqa: ARG002
+    def finish(self, end: End) -> Sequence[Event]:  # noqa: ARG002
         """The upstream's stream has ended: what the client is still owed."""
         return ()
 

@@ -46,14 +46,14 @@ class Decoder:
         """
         *lines, rest = self._lines(chunk)
         for line in lines:
-            if not line:
-                frame = self._dispatch()
-                if frame is not None:
-                    yield frame
-            else:
+            if line:
                 self._take(line)
+            elif frame := self._dispatch():
+                yield frame
         if rest:
-            self._grow(len(rest))
+            self._size += len(rest)
+            if self._size > self._limit:
+                raise self._too_large()
             self._line.append(rest)
 
     def _lines(self, chunk: bytes) -> list[bytes]:
@@ -81,12 +81,14 @@ class Decoder:
         if self._at_start:
             self._at_start = False
             line = line.removeprefix(BOM)
-        self._grow(len(line))
+        self._size += len(line)
+        if self._size > self._limit:
+            raise self._too_large()
         field, _, value = line.partition(b":")
         if field == b"data":
-            self._data.append(value.removeprefix(b" "))
+            self._data.append(value[1:] if value[:1] == b" " else value)
         elif field == b"event":
-            self._name = value.removeprefix(b" ")
+            self._name = value[1:] if value[:1] == b" " else value
 
     def _dispatch(self) -> Frame | None:
         self._at_start = False
@@ -97,10 +99,8 @@ class Decoder:
         text = data[0] if len(data) == 1 else b"\n".join(data)
         return Frame(name.decode("utf-8", "replace") or None, text)
 
-    def _grow(self, size: int) -> None:
-        self._size += size
-        if self._size > self._limit:
-            raise EventTooLarge(f"an event of more than {self._limit} bytes")
+    def _too_large(self) -> EventTooLarge:
+        return EventTooLarge(f"an event of more than {self._limit} bytes")
 
 
 def encode(name: str | None, data: bytes) -> bytes:

@@ -53,6 +53,7 @@ class Translation:
         self._manner = manner
         self._rungs = climb(client, upstream, bridge)
         self._taken: list[VersionChange] = []
+        self._way_back: list[VersionChange] = []
         self._decoder = Decoder(manner.event_limit)
 
     @property
@@ -81,6 +82,7 @@ class Translation:
             if call.endpoint in change.endpoints:
                 self._taken.append(change)
                 call = change.upgrade_request(call)
+        self._way_back = self._taken[::-1]
         self.dropped, self.notes = call.dropped, call.notes
         if self._manner.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
@@ -96,7 +98,7 @@ class Translation:
             raise UpstreamNonsense("upstream's answer is not JSON") from error
         if not isinstance(answer, dict):
             raise UpstreamNonsense("upstream's answer is not a JSON object")
-        for change in reversed(self._taken):
+        for change in self._way_back:
             answer = change.downgrade_response(answer)
         return jsontext.dumps(answer)
 
@@ -128,39 +130,44 @@ class Translation:
         """What the client is owed when the upstream's stream ends, by itself or by ``error``."""
         if self.ended:
             return
-        events: list[Event] = []
-        for change in reversed(self._taken):
+        events: Sequence[Event] = ()
+        for change in self._way_back:
             events = _down(change, events)
             if not any(event.last for event in events):
-                events += change.finish(End(error))
+                events = (*events, *change.finish(End(error)))
         self.ended = True
         for event in events:
             yield event.encode()
 
     def _translated(self, chunk: bytes) -> Iterator[Event]:
         try:
-            for frame in self._decoder.feed(chunk):
+            for name, data in self._decoder.feed(chunk):
                 if self.ended:
                     return
-                yield from self._one(Event(frame.name, data=frame.data))
+                yield from self._one(Event(name, data=data))
         except EventTooLarge as error:
             raise UpstreamNonsense(f"upstream sent {error}") from error
         except jsontext.NotJSON as error:
             raise UpstreamNonsense("upstream sent an event that is not JSON") from error
 
-    def _one(self, event: Event) -> list[Event]:
-        if not self.started and event.name == "error":
+    def _one(self, event: Event) -> Sequence[Event]:
+        name = event.name
+        if name == "error" and not self.started:
             raise refused_in_stream(event.body)
-        started = event.name != "ping"
-        events = [event]
-        for change in reversed(self._taken):
+        events: Sequence[Event] = (event,)
+        for change in self._way_back:
             events = _down(change, events)
-        self.started = self.started or started
-        self.ended = any(event.last for event in events)
+        if name != "ping":
+            self.started = True
+        for older in events:
+            if older.last:
+                self.ended = True
         return events
 
 
-def _down(change: VersionChange, events: list[Event]) -> list[Event]:
+def _down(change: VersionChange, events: Sequence[Event]) -> Sequence[Event]:
+    if len(events) == 1:  # as nearly always: this is the path of every delta
+        return change.downgrade_event(events[0])
     return [older for event in events for older in change.downgrade_event(event)]
 
 

@@ -5,7 +5,7 @@ https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..change import Body, Bridge, Call, End, Event
@@ -56,7 +56,7 @@ class CompleteThroughMessages(Bridge):
         text = self._answer.feed(_text_of(body)) + self._answer.flush()
         return self._completion(text, self._stop())
 
-    def downgrade_event(self, event: Event) -> Iterable[Event]:  # noqa: PLR0911  (one per kind)
+    def downgrade_event(self, event: Event) -> Sequence[Event]:  # noqa: PLR0911  (one per kind)
         """Text becomes completions. What is not text has no place in one; pings and errors do."""
         match event.name:
             case "content_block_delta":
@@ -75,27 +75,27 @@ class CompleteThroughMessages(Bridge):
             case _:
                 return ()
 
-    def finish(self, end: End) -> Iterable[Event]:
+    def finish(self, end: End) -> Sequence[Event]:
         """An upstream that gave its reason to stop has said all, even if it then failed."""
         if self._stop_reason is not None:
             return self._closed()
         error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
         return (Event("error", error.envelope(), last=True),)
 
-    def _opened(self, message: Any) -> Iterable[Event]:
+    def _opened(self, message: Any) -> Sequence[Event]:
         """Say nothing yet, but in the name of whom: a failure needs that to end the stream."""
         message = message if isinstance(message, dict) else {}
         self._open(message)
         return (self._event(""), *self._grown(_text_of(message)))
 
-    def _grown(self, text: str) -> Iterable[Event]:
+    def _grown(self, text: str) -> Sequence[Event]:
         text = self._answer.feed(text)
         grown = (self._event(text),) if text else ()
         if self._answer.stop is None:
             return grown
         return (*grown, self._event("", self._stop()))
 
-    def _closed(self) -> Iterable[Event]:
+    def _closed(self) -> Sequence[Event]:
         if self._stop_reason is None:
             raise UpstreamNonsense("upstream ended its answer without a stop_reason")
         held = self._answer.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ..change import Event, GrowingText, TextSnapshot, VersionChange
 
@@ -15,7 +15,7 @@ class CompletionsBecameIncremental(VersionChange):
     def __init__(self) -> None:
         self._text = GrowingText()
 
-    def downgrade_event(self, event: Event) -> Iterable[Event]:
+    def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Add the increment to the text, and send that.
 
         A text that did not grow is not sent again, but for the last event: it says how the answer

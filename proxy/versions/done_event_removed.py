@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ..change import Event, VersionChange
 
@@ -12,7 +12,7 @@ class DoneEventRemoved(VersionChange):
 
     endpoints = ("/v1/complete", "/v1/messages")
 
-    def downgrade_event(self, event: Event) -> Iterable[Event]:
+    def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Send `[DONE]` right behind the last event: some clients read the two as a pair."""
         if event.last:
             return (event, Event(None, data=b"[DONE]"))

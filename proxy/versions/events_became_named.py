@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 
 from .. import sse
@@ -14,7 +14,7 @@ class EventsBecameNamed(VersionChange):
 
     endpoints = ("/v1/complete", "/v1/messages")
 
-    def downgrade_event(self, event: Event) -> Iterable[Event]:
+    def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Take the name off. What only its name tells apart has no form without it.
 
         Pings are of that kind: a client of 2023 takes them for answers, or dies of them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ..change import Body, End, Event, VersionChange
 from ..errors import ProxyError, UpstreamNonsense, refused_in_stream
@@ -20,7 +20,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         """Put the two back, where they stood among the seven keys of then."""
         return _as_in_2023_01_01(body)
 
-    def downgrade_event(self, event: Event) -> Iterable[Event]:
+    def downgrade_event(self, event: Event) -> Sequence[Event]:
         """As a body; an `error` event becomes a last completion that carries the exception."""
         if event.name == "completion":
             self._seen = event.body
@@ -29,7 +29,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
             return (self._failure(refused_in_stream(event.body)),)
         return (event,)
 
-    def finish(self, end: End) -> Iterable[Event]:
+    def finish(self, end: End) -> Sequence[Event]:
         """An upstream that stops without an end has failed, and the client must know."""
         error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
         return (self._failure(error),)

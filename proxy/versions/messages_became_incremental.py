@@ -6,7 +6,7 @@ carried over; who sends the old version to it out of habit sets ``translate: fal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from .. import jsontext
 from ..change import Body, End, Event, VersionChange
@@ -26,7 +26,7 @@ class MessagesBecameIncremental(VersionChange):
         """A Message with the two fields that every body had."""
         return _as_in_2023_01_01(body)
 
-    def downgrade_event(self, event: Event) -> Iterable[Event]:
+    def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Put the event into the Message, and send that if it is another one now."""
         if event.name == "error":
             return (self._failure(refused_in_stream(event.body)),)
@@ -34,7 +34,7 @@ class MessagesBecameIncremental(VersionChange):
             return (self._snapshot(last=True),)
         return (self._snapshot(),) if self._so_far.apply(event.name, event.body) else ()
 
-    def finish(self, end: End) -> Iterable[Event]:
+    def finish(self, end: End) -> Sequence[Event]:
         """An upstream that gave its reason to stop has said all, even if it then failed."""
         if (self._so_far.message or {}).get("stop_reason") is not None:
             return (self._snapshot(last=True),)
