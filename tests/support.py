@@ -109,13 +109,13 @@ def settings(
     return config.parse(json.dumps(raw), "test", {})
 
 
-def old_request(*, stream: bool = True) -> bytes:
+def old_request(*, stream: bool = True, tokens: int = 9) -> bytes:
     """A call of /v1/complete as programs of early 2023 made it."""
     body = json.dumps(
         {
             "model": "claude-v1",
             "prompt": "\n\nHuman: Hi\n\nAssistant:",
-            "max_tokens_to_sample": 9,
+            "max_tokens_to_sample": tokens,
             "stream": stream,
         }
     ).encode()

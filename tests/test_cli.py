@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -67,14 +68,18 @@ def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def post(address: str, version: str = "2023-01-01", *, stream: bool = True) -> str:
-    """Call /v1/complete as an old client does; returns the body."""
-    head, _, body = old_request(stream=stream).partition(b"\r\n\r\n")
+def request_to(address: str, version: str = "2023-01-01", *, stream: bool = True) -> Request:
+    """A call of /v1/complete as old clients make it."""
+    head, _, body = old_request(stream=stream, tokens=100).partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
-    request = Request(  # noqa: S310  (the address is our own)
+    return Request(  # noqa: S310  (the address is our own)
         f"{address}/v1/complete", body, {**fields, "anthropic-version": version}
     )
-    with urlopen(request, timeout=30) as response:  # noqa: S310
+
+
+def post(address: str, version: str = "2023-01-01", *, stream: bool = True) -> str:
+    """Call /v1/complete as an old client does; returns the body."""
+    with urlopen(request_to(address, version, stream=stream), timeout=30) as response:  # noqa: S310
         return str(response.read().decode())
 
 
@@ -117,6 +122,22 @@ def test_workers_share_one_port_and_stop_with_0() -> None:
             code, errors = stop(process)
     assert code == 0
     assert errors.count("ended=complete") == 8
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_lets_an_open_stream_finish(workers: str) -> None:
+    with started("sandbox", "--port", "0", "--delay", "0.05") as (_, upstream):
+        arguments = ("--config", "config/sandbox.yaml", "--port", "0", "--workers", workers)
+        with started("serve", *arguments, SANDBOX_URL=upstream) as (process, address):
+            with urlopen(request_to(address), timeout=30) as response:  # noqa: S310
+                first = response.readline()
+                assert b'"stop_reason":null' in first
+                process.send_signal(signal.SIGTERM)
+                rest = response.read().decode()
+            _, errors = process.communicate(timeout=30)
+    assert rest.endswith('"exception":null}\r\n\r\ndata: [DONE]\r\n\r\n')
+    assert process.returncode == 0
+    assert "ended=complete" in errors
 
 
 def test_the_sandbox_fails_as_it_is_told_to() -> None:
@@ -192,3 +213,52 @@ def test_every_command_explains_itself(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
     assert command in done.stdout
+
+
+def test_explain_prints_what_would_go_upstream_and_why() -> None:
+    body = {
+        "model": "claude-v1",
+        "prompt": "Be kind.\n\nHuman: Hi\n\nHuman: there\n\nAssistant: Sure",
+        "max_tokens_to_sample": 9,
+        "top_k": -1,
+        "unheard_of": 1,
+    }
+    done = subprocess.run(
+        [*COMMAND, "explain", "--config", "config/proxy.yaml"],
+        cwd=ROOT,
+        input=json.dumps(body),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    head, _, rest = done.stdout.partition("\n\n")
+    assert head == "POST https://api.anthropic.com/v1/messages\nanthropic-version: 2023-06-01"
+    sent, _, why = rest.partition("\n\ndropped:\n")
+    assert json.loads(sent) == {
+        "model": "claude-haiku-4-5-20251001",
+        "max_tokens": 9,
+        "system": "Be kind.",
+        "messages": [
+            {"role": "user", "content": "Hi\n\nthere"},
+            {"role": "assistant", "content": "Sure"},
+        ],
+    }
+    assert "unheard_of: not a parameter of this endpoint" in why
+    assert "top_k: left out, it asks for nothing" in why
+    assert "turns joined to one of the same role before them: 1" in why
+
+
+def test_explain_refuses_as_the_proxy_would() -> None:
+    done = subprocess.run(
+        [*COMMAND, "explain"],
+        cwd=ROOT,
+        input='{"model": "claude-v1", "prompt": "Hi", "max_tokens_to_sample": 9}',
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("400 invalid_request_error: prompt must start with")
