@@ -116,17 +116,22 @@ class Client:
             raise ClientStalled from error
 
     async def write_all(self, pieces: Iterable[bytes]) -> None:
-        """Send pieces of the body, joined while that is cheap."""
+        """Send pieces of the body, joined while that is cheap.
+
+        If making one fails, those before it are sent all the same.
+        """
         joined: list[bytes] = []
         size = 0
-        for piece in pieces:
-            joined.append(piece)
-            size += len(piece)
-            if size >= SEND_SIZE:
+        try:
+            for piece in pieces:
+                joined.append(piece)
+                size += len(piece)
+                if size >= SEND_SIZE:
+                    await self.write(b"".join(joined))
+                    joined, size = [], 0
+        finally:
+            if joined:
                 await self.write(b"".join(joined))
-                joined, size = [], 0
-        if joined:
-            await self.write(b"".join(joined))
 
     async def end(self) -> None:
         """Say that the body is complete. Without this it is cut, and the client can tell."""

@@ -82,8 +82,19 @@ def for_client(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
 
 
 def with_version(fields: Iterable[tuple[bytes, bytes]], version: str) -> Fields:
-    """``fields`` with exactly one ``anthropic-version``; the API refuses two that agree."""
-    return [*without(fields, VERSION), (VERSION, version.encode())]
+    """``fields`` with exactly one ``anthropic-version``; the API refuses two, even if they agree.
+
+    It stands where the first one stood, or at the end.
+    """
+    told = False
+    kept: Fields = []
+    for pair in fields:
+        if pair[0].lower() != VERSION:
+            kept.append(pair)
+        elif not told:
+            told = True
+            kept.append((pair[0], version.encode()))
+    return kept if told else [*kept, (VERSION, version.encode())]
 
 
 def safe_value(text: str) -> bytes:

@@ -206,9 +206,11 @@ class Exchange:
         await self._client.end()
 
     async def _send(self, pieces: Iterator[bytes], translation: Translation) -> None:
-        first = next(pieces, None)
-        if translation.started and not self._client.started:
-            await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
+        try:
+            first = next(pieces, None)
+        finally:  # what fails after the first event ends a stream, though it came with it
+            if translation.started and not self._client.started:
+                await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
         if first is not None:
             await self._client.write_all(chain((first,), pieces))
 
@@ -231,9 +233,10 @@ class Exchange:
 
     def _request_fields(self) -> Fields:
         fields = for_upstream(self._client.fields)
-        if self._translation is None:
-            return fields
-        return with_version(fields, self._translation.upstream)
+        if self._translation is not None:
+            return with_version(fields, self._translation.upstream)
+        version = values(fields, VERSION)[0]  # there is one, or 2023-01-01 would be assumed
+        return with_version(fields, version.decode("latin-1"))
 
     def _remade_fields(self) -> Fields:
         """The fields of an answer whose body is ours, though the upstream may have answered."""

@@ -97,6 +97,12 @@ class Answer:
         return asyncio.get_running_loop().time() + seconds
 
 
+class _AsItIs(aiohttp.ClientRequest):
+    """A request without a body is sent without a word about one, whatever its method."""
+
+    GET_METHODS = aiohttp.ClientRequest.ALL_METHODS
+
+
 class Upstream:
     """One API to call, with its connections; made and used within one event loop."""
 
@@ -115,6 +121,7 @@ class Upstream:
         self._removed = [name.encode() for name in settings.remove_headers]
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # exchanges are bounded at the door
+            request_class=_AsItIs,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_NOT_ADDED,

@@ -70,7 +70,9 @@ class CompleteThroughMessages(Bridge):
                 return ()
             case "message_stop":
                 return self._closed()
-            case "ping" | "error":
+            case "error":
+                return self._closed() if self._stop_reason else (*self._held(), event)
+            case "ping":
                 return (event,)
             case _:
                 return ()
@@ -80,7 +82,7 @@ class CompleteThroughMessages(Bridge):
         if self._stop_reason is not None:
             return self._closed()
         error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
-        return (Event("error", error.envelope(), last=True),)
+        return (*self._held(), Event("error", error.envelope(), last=True))
 
     def _opened(self, message: Any) -> Sequence[Event]:
         """Say nothing yet, but in the name of whom: a failure needs that to end the stream."""
@@ -98,9 +100,12 @@ class CompleteThroughMessages(Bridge):
     def _closed(self) -> Sequence[Event]:
         if self._stop_reason is None:
             raise UpstreamNonsense("upstream ended its answer without a stop_reason")
+        return (*self._held(), self._event("", self._stop()))
+
+    def _held(self) -> Sequence[Event]:
+        """Text that might have been the beginning of a stop, when no more will come."""
         held = self._answer.flush()
-        rest = (self._event(held),) if held else ()
-        return (*rest, self._event("", self._stop()))
+        return (self._event(held),) if held else ()
 
     def _open(self, message: Body) -> None:
         self._id = _string(message.get("id"))

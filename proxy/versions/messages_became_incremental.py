@@ -31,27 +31,35 @@ class MessagesBecameIncremental(VersionChange):
         if event.name == "error":
             return (self._failure(refused_in_stream(event.body)),)
         if event.name == "message_stop":
-            return (self._snapshot(last=True),)
-        return (self._snapshot(),) if self._so_far.apply(event.name, event.body) else ()
+            return (self._stopped(),)
+        grown = self._so_far.apply(event.name, event.body)
+        return (self._growing(),) if grown and event.name != "message_delta" else ()
 
     def finish(self, end: End) -> Sequence[Event]:
         """An upstream that gave its reason to stop has said all, even if it then failed."""
         if (self._so_far.message or {}).get("stop_reason") is not None:
-            return (self._snapshot(last=True),)
+            return (self._stopped(),)
         error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
         return (self._failure(error),)
 
     def _failure(self, error: ProxyError) -> Event:
         """As for completions: what is there, cut by force, and why."""
-        failed = {"stop_reason": "max_tokens", "exception": f"{error.type}: {error.message}"}
-        self._so_far.message = (self._so_far.message or {}) | failed
-        return self._snapshot(last=True)
+        message = (self._so_far.message or {}) | {"stop_reason": "max_tokens"}
+        return _snapshot(message, f"{error.type}: {error.message}", last=True)
 
-    def _snapshot(self, *, last: bool = False) -> Event:
-        """Printed at once, for the Message goes on growing."""
-        data = jsontext.dumps(_as_in_2023_01_01(self._so_far.message or {}))
-        return Event("message", data=data, last=last, snapshot=True)
+    def _stopped(self) -> Event:
+        return _snapshot(self._so_far.message or {}, last=True)
+
+    def _growing(self) -> Event:
+        """The reason to stop is told last, even if the upstream told it first."""
+        return _snapshot((self._so_far.message or {}) | {"stop_reason": None})
 
 
-def _as_in_2023_01_01(message: Body) -> Body:
-    return message | {"truncated": False, "exception": message.get("exception")}
+def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:
+    """Printed at once, for the Message goes on growing."""
+    data = jsontext.dumps(_as_in_2023_01_01(message, exception))
+    return Event("message", data=data, last=last, snapshot=True)
+
+
+def _as_in_2023_01_01(message: Body, exception: str | None = None) -> Body:
+    return message | {"truncated": False, "exception": exception}

@@ -1,0 +1,64 @@
+// Calls the genuine JavaScript SDK of early 2023, unmodified, as its examples of then did.
+//
+// Runs in the directory where that SDK is installed. Standard input says what to play, see
+// plays.py; standard output gets what came of each play. All are played at once, so that one that
+// hangs costs no other its time. The process ends by itself, unless the SDK still has work to do:
+// it posts a stream that failed again each second, for ever.
+
+import { createRequire } from "node:module";
+import { text } from "node:stream/consumers";
+
+const require = createRequire(`${process.cwd()}/`);
+const { AI_PROMPT, Client, HUMAN_PROMPT } = require("@anthropic-ai/sdk");
+
+const PATIENCE = 10_000; // milliseconds after which a play counts as hung
+
+const METHODS = {
+  // What examples/basic_sync.ts does.
+  complete: (client, asked) => client.complete(asked),
+
+  // What examples/basic_stream.ts and examples/cancellation.ts do.
+  completeStream(client, asked, outcome, leave) {
+    const leaving = new AbortController();
+    return client.completeStream(asked, {
+      onOpen: (response) => {
+        outcome.opened = response.status;
+      },
+      onUpdate: (completion) => {
+        outcome.events.push(completion);
+        if (leave) leaving.abort();
+      },
+      signal: leaving.signal,
+    });
+  },
+};
+
+function hung(timer) {
+  return new Promise((_, reject) => {
+    timer.id = setTimeout(() => reject(new Error("the promise never settled")), PATIENCE);
+  });
+}
+
+async function played({ method, url, key, ask, parameters, leave }) {
+  const outcome = { events: [], result: null, error: null, opened: null };
+  const client = new Client(key, { apiUrl: url });
+  const asked = {
+    prompt: `${HUMAN_PROMPT} ${ask}${AI_PROMPT}`,
+    stop_sequences: [HUMAN_PROMPT],
+    ...parameters,
+  };
+  const timer = {};
+  try {
+    const call = METHODS[method](client, asked, outcome, leave);
+    outcome.result = await Promise.race([call, hung(timer)]);
+  } catch (error) {
+    outcome.error = { type: error.name, args: [error.message] };
+  } finally {
+    clearTimeout(timer.id);
+  }
+  return outcome;
+}
+
+const plays = Object.entries(JSON.parse(await text(process.stdin)));
+const outcomes = await Promise.all(plays.map(async ([name, play]) => [name, await played(play)]));
+process.stdout.write(JSON.stringify(Object.fromEntries(outcomes)));

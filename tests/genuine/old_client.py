@@ -1,0 +1,86 @@
+"""Calls the genuine Python SDK of early 2023, unmodified, as its examples of then did.
+
+Runs in that SDK's own environment, never in the project's. Standard input says what to play, see
+``plays.py``; standard output gets what came of each play. All are played at once, so that one that
+hangs costs no other its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anthropic  # type: ignore[import-not-found]  # installed in .cache/clients only
+
+Json = dict[str, Any]
+
+PATIENCE = 10
+"""Seconds of silence after which a play counts as hung."""
+
+
+def completion(client: Any, asked: Json, events: list[Json], _leave: bool) -> None:
+    """What examples/basic_sync.py does."""
+    events.append(client.completion(**asked))
+
+
+def completion_stream(client: Any, asked: Json, events: list[Json], leave: bool) -> None:
+    """What examples/basic_stream.py does."""
+    for data in client.completion_stream(**asked):
+        events.append(data)
+        if leave:
+            break
+
+
+def acompletion(client: Any, asked: Json, events: list[Json], _leave: bool) -> None:
+    """What examples/basic_async.py does."""
+    events.append(asyncio.run(client.acompletion(**asked)))
+
+
+def acompletion_stream(client: Any, asked: Json, events: list[Json], leave: bool) -> None:
+    """What examples/basic_async_stream.py does."""
+
+    async def read() -> None:
+        stream = await client.acompletion_stream(**asked)
+        async for data in stream:
+            events.append(data)
+            if leave:
+                break
+        await stream.aclose()
+
+    asyncio.run(read())
+
+
+METHODS: dict[str, Callable[[Any, Json, list[Json], bool], None]] = {
+    "completion": completion,
+    "completion_stream": completion_stream,
+    "acompletion": acompletion,
+    "acompletion_stream": acompletion_stream,
+}
+
+
+def played(play: Json) -> Json:
+    """One call, and all that the caller saw of it; the last event is the result."""
+    client = anthropic.Client(play["key"], api_url=play["url"], default_request_timeout=PATIENCE)
+    asked = {
+        "prompt": f"{anthropic.HUMAN_PROMPT} {play['ask']}{anthropic.AI_PROMPT}",
+        "stop_sequences": [anthropic.HUMAN_PROMPT],
+        **play["parameters"],
+    }
+    events: list[Json] = []
+    error = None
+    try:
+        METHODS[play["method"]](client, asked, events, play["leave"])
+    except Exception as raised:  # noqa: BLE001  (whatever the SDK raises is what came of it)
+        error = {"type": type(raised).__name__, "args": list(raised.args)}
+    return {"events": events, "result": events[-1] if events else None, "error": error}
+
+
+if __name__ == "__main__":
+    plays = json.load(sys.stdin)
+    with ThreadPoolExecutor(len(plays)) as threads:
+        outcomes = dict(zip(plays, threads.map(played, plays.values()), strict=True))
+    json.dump(outcomes, sys.stdout, default=repr)

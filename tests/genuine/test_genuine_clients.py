@@ -1,0 +1,383 @@
+"""The SDKs of early 2023, unmodified, go on working: on both roads, whole and streaming.
+
+Every client plays all of ``SCENARIOS`` in one process for each road; the tests look at what its
+caller saw. Where a client cannot be installed its tests are skipped, but under ``CI=true`` they
+fail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import roads
+from old_clients import CLIENTS, NotInstalled, OldClient, Outcome, Performance, perform
+from plays import SCENARIOS
+
+Json = dict[str, Any]
+
+pytestmark = pytest.mark.timeout(900)  # for an installation; a client has its own deadlines
+
+SEVEN = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
+AFTER = (
+    " This is the sandbox: no key, no model, not even a café."
+    " 日本 and 🙂 show that every byte arrives."
+)
+ANSWER = ' Hello! You said: "Say hello to 2023!"' + AFTER
+THREE_PIECES = " Hello! You said:"
+
+GOES_ON = {"stop": None, "stop_reason": None, "truncated": False, "exception": None}
+"""What an event says that is not the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One client on one road: the road, what it was asked by this client, and what came of it."""
+
+    road: roads.Road
+    asked: list[str]
+    played: int
+    performance: Performance
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One method of one client on one road."""
+
+    client: OldClient
+    road: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.client}-{self.method}-{self.road}"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A program that calls one method of its SDK."""
+
+    way: Way
+    performance: Performance
+
+    def saw(self, scenario: str) -> Outcome:
+        """What the program saw in a scenario."""
+        outcomes = self.performance.outcomes
+        name = f"{scenario}/{self.way.method}"
+        assert name in outcomes, f"nothing came of it:\n{self.performance.stderr}"
+        return outcomes[name]
+
+    def read(self, scenario: str) -> Json:
+        """The result that the program went on with."""
+        outcome = self.saw(scenario)
+        assert outcome.error is None
+        assert outcome.result is not None
+        return outcome.result
+
+
+ROADS = ("native", "bridge")
+WHOLES = [Way(c, road, method) for c in CLIENTS for road in ROADS for method in c.wholes]
+STREAMS = [Way(c, road, method) for c in CLIENTS for road in ROADS for method in c.streams]
+
+OnStage = Callable[[OldClient, str], Stage]
+
+
+@pytest.fixture(scope="session")
+def on_stage() -> Iterator[OnStage]:
+    """Plays a client on a road, once."""
+    with roads.opened() as opened:
+
+        @cache
+        def stage(client: OldClient, road: str) -> Stage:
+            upstream = opened[road].upstream
+            before = len(upstream.paths)
+            plays = {
+                f"{name}/{method}": scenario.play(method, opened[road].address)
+                for name, scenario in SCENARIOS.items()
+                for method in (*(() if scenario.stream_only else client.wholes), *client.streams)
+            }
+            performance = perform(client, plays)
+            return Stage(opened[road], upstream.paths[before:], len(plays), performance)
+
+        def stage_or_skip(client: OldClient, road: str) -> Stage:
+            try:
+                return stage(client, road)
+            except NotInstalled as error:
+                if os.environ.get("CI") == "true":
+                    pytest.fail(str(error))
+                pytest.skip(str(error))
+
+        yield stage_or_skip
+
+
+@pytest.fixture(params=ROADS)
+def road(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=CLIENTS, ids=str)
+def stage(on_stage: OnStage, request: pytest.FixtureRequest, road: str) -> Stage:
+    return on_stage(request.param, road)
+
+
+def caller(on_stage: OnStage, way: Way) -> Caller:
+    return Caller(way, on_stage(way.client, way.road).performance)
+
+
+@pytest.fixture(params=WHOLES, ids=str)
+def whole(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
+    return caller(on_stage, request.param)
+
+
+@pytest.fixture(params=STREAMS, ids=str)
+def stream(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
+    return caller(on_stage, request.param)
+
+
+@pytest.fixture(params=WHOLES + STREAMS, ids=str)
+def any_caller(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
+    return caller(on_stage, request.param)
+
+
+@pytest.fixture(params=[way for way in STREAMS if not way.client.speaks_python], ids=str)
+def js_stream(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
+    return caller(on_stage, request.param)
+
+
+# --- the client's process -------------------------------------------------------------------------
+
+
+def test_a_client_ends_by_itself(stage: Stage) -> None:
+    """None waits for ever, and the JavaScript SDK has nothing left to post again."""
+    assert stage.performance.ended, stage.performance.stderr
+
+
+def test_a_client_asks_the_upstream_once_for_each_call(stage: Stage) -> None:
+    assert len(stage.asked) == stage.played
+
+
+def test_each_road_leads_where_it_says(stage: Stage, road: str) -> None:
+    endpoint = {"native": "/v1/complete", "bridge": "/v1/messages"}[road]
+    assert set(stage.asked) == {endpoint}
+
+
+def test_nothing_stays_open_behind_a_client(stage: Stage) -> None:
+    """Not even where it left at the stop reason, or at the first event of a stream that hangs."""
+    assert stage.road.upstream.falls_idle()
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_all_that_it_was_in_2023(any_caller: Caller) -> None:
+    read = any_caller.read("answer")
+    assert list(read) == SEVEN
+    assert read["log_id"]
+    assert read == {
+        "completion": ANSWER,
+        "stop": "\n\nHuman:",
+        "stop_reason": "stop_sequence",
+        "truncated": False,
+        "log_id": read["log_id"],
+        "model": "claude-v1",
+        "exception": None,
+    }
+
+
+def test_the_answer_starts_with_one_blank(any_caller: Caller) -> None:
+    text = any_caller.read("answer")["completion"]
+    assert len(text) - len(text.lstrip()) == 1
+    assert text[0] == " "
+
+
+def test_unicode_arrives_as_it_was_sent(any_caller: Caller) -> None:
+    said = f' Hello! You said: "{SCENARIOS["unicode"].ask}"'
+    assert any_caller.read("unicode")["completion"] == said + AFTER
+
+
+def test_the_last_turn_of_a_conversation_is_answered(any_caller: Caller) -> None:
+    said = ' Hello! You said: "Three?"'
+    assert any_caller.read("conversation")["completion"] == said + AFTER
+
+
+def test_an_answer_cut_off_says_max_tokens(any_caller: Caller) -> None:
+    read = any_caller.read("max_tokens")
+    assert read["completion"] == ' Hello! You said: "Say hello'
+    assert (read["stop_reason"], read["stop"]) == ("max_tokens", None)
+    assert read["exception"] is None
+
+
+def test_a_stop_sequence_ends_the_answer_and_is_told(any_caller: Caller) -> None:
+    read = any_caller.read("stop_sequences")
+    assert read["completion"] == ANSWER.partition("sandbox")[0]
+    assert (read["stop_reason"], read["stop"]) == ("stop_sequence", "sandbox")
+
+
+def test_parameters_of_then_do_no_harm(any_caller: Caller) -> None:
+    assert any_caller.read("parameters_of_then")["completion"] == ANSWER
+
+
+@pytest.mark.parametrize("scenario", ["url_slash", "url_v1", "url_v1_slash"])
+def test_any_url_that_worked_then_works(any_caller: Caller, scenario: str) -> None:
+    """Each SDK joins URLs its own way: ``//v1/complete``, ``/v1/v1/complete``."""
+    assert any_caller.read(scenario)["completion"] == ANSWER
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "scenario", ["answer", "unicode", "max_tokens", "stop_sequences", "error_mid", "cut", "linger"]
+)
+def test_each_event_repeats_the_text_and_adds_to_it(stream: Caller, scenario: str) -> None:
+    """Only the last need not add anything."""
+    texts = [event["completion"] for event in stream.saw(scenario).events]
+    assert len(texts) > 3
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
+    assert all(len(earlier) < len(later) for earlier, later in pairwise(texts[:-1]))
+
+
+@pytest.mark.parametrize("scenario", ["answer", "max_tokens", "stop_sequences", "error_mid", "cut"])
+def test_every_event_has_all_seven_keys(stream: Caller, scenario: str) -> None:
+    events = stream.saw(scenario).events
+    assert events
+    for event in events:
+        assert list(event) == SEVEN
+        assert (event["model"], event["log_id"]) == ("claude-v1", events[0]["log_id"])
+
+
+@pytest.mark.parametrize("scenario", ["answer", "max_tokens", "stop_sequences", "error_mid", "cut"])
+def test_only_the_last_event_says_how_it_ended(stream: Caller, scenario: str) -> None:
+    *before, last = stream.saw(scenario).events
+    assert before
+    assert all(event.items() >= GOES_ON.items() for event in before)
+    assert last["stop_reason"] in ("stop_sequence", "max_tokens")
+
+
+def test_a_stream_comes_to_the_same_as_a_whole_answer(stream: Caller) -> None:
+    for scenario in ("answer", "unicode", "max_tokens", "stop_sequences"):
+        streamed = stream.read(scenario)
+        for method in stream.way.client.wholes:
+            at_once = Caller(Way(stream.way.client, stream.way.road, method), stream.performance)
+            assert streamed | {"log_id": ""} == at_once.read(scenario) | {"log_id": ""}
+
+
+def test_a_stream_ends_although_the_upstream_lingers(stream: Caller) -> None:
+    assert stream.read("linger")["stop_reason"] == "stop_sequence"
+
+
+def test_an_event_is_seen_before_the_next_one_exists(stream: Caller) -> None:
+    """The upstream hangs after its first piece; a caller that saw it may leave."""
+    seen = stream.saw("left")
+    assert [event["completion"] for event in seen.events] == [" Hello!"]
+    if stream.way.client.speaks_python:
+        assert seen.error is None
+    else:
+        assert seen.error == {"type": "AbortError", "args": ["Caller aborted completeStream"]}
+
+
+@pytest.mark.parametrize("scenario", ["answer", "max_tokens", "error_mid", "cut"])
+def test_javascript_resolves_with_its_last_update(js_stream: Caller, scenario: str) -> None:
+    seen = js_stream.saw(scenario)
+    assert seen.opened == 200
+    assert seen.result == seen.events[-1]
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def test_overload_is_told_by_its_status(any_caller: Caller) -> None:
+    assert_refused(any_caller, "overloaded", "529 Overloaded", "overloaded_error", "Overloaded")
+
+
+def test_an_error_as_the_first_event_is_told_by_its_status(any_caller: Caller) -> None:
+    assert_refused(any_caller, "error_first", "529 Overloaded", "overloaded_error", "Overloaded")
+
+
+def test_a_rate_limit_is_told_by_its_status(any_caller: Caller) -> None:
+    message = "This request would exceed the rate limit of the sandbox. Please try again later."
+    assert_refused(any_caller, "rate_limit", "429 Too Many Requests", "rate_limit_error", message)
+
+
+def test_a_missing_key_is_told_by_its_status(any_caller: Caller) -> None:
+    message = "x-api-key header is required"
+    assert_refused(any_caller, "unauthorized", "401 Unauthorized", "authentication_error", message)
+
+
+def test_a_wrong_parameter_is_told_by_its_name(any_caller: Caller) -> None:
+    message = "temperature: range: 0..1"
+    assert_refused(any_caller, "invalid", "400 Bad Request", "invalid_request_error", message)
+
+
+def test_an_unknown_model_is_told_by_its_name(any_caller: Caller) -> None:
+    message = "model: claude-0"
+    assert_refused(any_caller, "no_such_model", "404 Not Found", "not_found_error", message)
+
+
+def test_a_page_of_a_gateway_is_told_as_an_error(any_caller: Caller) -> None:
+    message = "upstream answered 502"
+    assert_refused(any_caller, "html", "502 Bad Gateway", "api_error", message)
+
+
+@pytest.mark.parametrize("scenario", ["cut", "eof", "nonsense"])
+def test_half_an_answer_is_told_as_an_error(whole: Caller, scenario: str) -> None:
+    assert_refused(whole, scenario, "502 Bad Gateway", "api_error")
+
+
+def test_an_error_in_mid_stream_ends_it_with_the_text_so_far(stream: Caller) -> None:
+    """No old client can be told of it by an exception, so it is told by ``exception``."""
+    read = stream.read("error_mid")
+    assert read["completion"] == THREE_PIECES
+    assert (read["stop_reason"], read["stop"]) == ("max_tokens", None)
+    assert read["exception"] == "overloaded_error: Overloaded"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "text"),
+    [
+        ("cut", THREE_PIECES),
+        ("eof", ' Hello! You said: "Go!"' + AFTER),
+        ("nonsense", " Hello! You"),
+    ],
+)
+def test_an_upstream_that_breaks_off_ends_a_stream_with_the_text_so_far(
+    stream: Caller, scenario: str, text: str
+) -> None:
+    read = stream.read(scenario)
+    assert read["completion"] == text
+    assert (read["stop_reason"], read["stop"]) == ("max_tokens", None)
+    assert read["exception"].startswith("api_error: upstream ")
+
+
+def assert_refused(
+    caller: Caller, scenario: str, status: str, type_: str, message: str | None = None
+) -> None:
+    """The SDK raises its own exception, which shows the HTTP status ("529 Overloaded").
+
+    Python shows the code and the body of the error, in the keys of then; JavaScript shows the code
+    and its phrase.
+    """
+    seen = caller.saw(scenario)
+    code, _, phrase = status.partition(" ")
+    assert seen.events == []
+    assert seen.result is None
+    assert seen.error is not None
+    if caller.way.client.speaks_python:
+        told, body = seen.error["args"]
+        assert seen.error["type"] == "ApiException"
+        assert told == f"post request failed with status code: {code}"
+        assert body["error"].keys() == {"type", "message"}
+        assert body == {
+            "type": "error",
+            "error": {"type": type_, "message": message or body["error"]["message"]},
+        }
+    elif caller.way.method == "complete":
+        assert seen.error["args"] == [f"Sampling error: {code} {phrase}"]
+    else:
+        told = f"Failed to open sampling stream, HTTP status code {code}: {phrase}"
+        assert seen.error["args"] == [told]
