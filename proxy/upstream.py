@@ -54,11 +54,14 @@ class Answer:
         """The next part of the body as it arrived, b"" at its end.
 
         Raises UpstreamTimeout when the upstream was silent for too long and UpstreamBrokeOff when
-        the body was cut. A cancelled read loses nothing.
+        the body was cut, but not before what had arrived was read. A cancelled read loses nothing.
         """
+        body = self._response.content
         with _foreign_errors(self._name):
+            if body.exception() is not None and (arrived := body._read_nowait(-1)):  # noqa: SLF001
+                return arrived  # which readany would keep to itself
             async with asyncio.timeout_at(self._silent_at):
-                part = await self._response.content.readany()
+                part = await body.readany()
         self._silent_at = self._in(self._idle)
         return part
 
