@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -24,16 +25,23 @@ def build(health: Health, *, enabled: bool) -> Starlette:
     """The admin application: liveness while the process lives, readiness while it takes work."""
 
     async def healthy(_: Request) -> Response:
-        return PlainTextResponse("healthy\n")
+        return _answer("healthy")
 
     async def ready(_: Request) -> Response:
-        if health.ready:
-            return PlainTextResponse("ready\n")
-        return PlainTextResponse("not ready\n", status_code=503)
+        return _answer("ready") if health.ready else _answer("not ready", 503)
 
     async def nothing(request: Request, _: Exception) -> Response:
         error = NoRoute(f"no such endpoint: {request.scope['path']}")
-        return Response(error.body(), error.status, media_type="application/json")
+        return Response(error.body(), error.status, _date(), "application/json")
 
     probes = [Route("/-/healthy", healthy), Route("/-/ready", ready)]
     return Starlette(routes=probes if enabled else [], exception_handlers={404: nothing})
+
+
+def _answer(text: str, status: int = 200) -> Response:
+    return PlainTextResponse(f"{text}\n", status, _date())
+
+
+def _date() -> dict[str, str]:
+    """Of what we say ourselves, we say when (RFC 9110 §6.6.1)."""
+    return {"date": formatdate(usegmt=True)}

@@ -1,19 +1,20 @@
 """What one version change is: the type that carries the design.
 
-A change says what differs between two neighbouring versions, for one endpoint. It knows neither
+A change says what differs between two neighbouring versions, in both directions. It knows neither
 HTTP nor time nor its neighbours. An instance lives for one exchange, so that on the way back it
 may remember the way out.
 
-A request climbs through the changes oldest first; its response comes back through the same ones,
-newest first. What a change does not override passes through, and so does what it does not know:
-the API promises to add events, fields and values (https://docs.anthropic.com/en/api/versioning).
+The request of an old client climbs through the changes oldest first, and its response comes back
+through them newest first; for a client newer than its upstream it is the other way round. What a
+change does not override passes through, and so does what it does not know: the API promises to
+add events, fields and values (https://docs.anthropic.com/en/api/versioning).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from . import jsontext, sse
 from .errors import ProxyError
@@ -142,6 +143,8 @@ class VersionChange:
     endpoints: ClassVar[tuple[str, ...]]
     """The paths of the requests that the change concerns, as the older version has them."""
 
+    # A client older than the upstream.
+
     def upgrade_request(self, call: Call) -> Call:
         """Old to new: the request that the client would send today; raises InvalidRequest."""
         return call
@@ -155,15 +158,75 @@ class VersionChange:
         return (event,)
 
     def finish(self, end: End) -> Sequence[Event]:  # noqa: ARG002
-        """The upstream's stream has ended: what the client is still owed."""
+        """The upstream's stream has ended: what an older client is still owed."""
+        return ()
+
+    # A client newer than the upstream: a service that has not migrated.
+
+    def downgrade_request(self, call: Call) -> Call:
+        """New to old: the request that the service understands; raises InvalidRequest."""
+        return call
+
+    def upgrade_response(self, body: Body) -> Body:
+        """Old to new: the body of a response that was not streamed; raises UpstreamRefused."""
+        return body
+
+    def upgrade_event(self, event: Event) -> Sequence[Event]:
+        """Old to new: what one event of a stream becomes; none, one or many."""
+        return (event,)
+
+    def upgrade_error(self, error: ProxyError) -> ProxyError:
+        """Old to new: a refusal of the service, as the client should read it."""
+        return error
+
+    def finish_upgraded(self, end: End) -> Sequence[Event]:  # noqa: ARG002
+        """The service's stream has ended: what a newer client is still owed."""
         return ()
 
 
 class Bridge(VersionChange):
     """The version change that serves a retired endpoint through a living one."""
 
+    living: ClassVar[str]
+    """The endpoint that it calls."""
+
     version: ClassVar[str]
-    """The version of the living endpoint that it calls."""
+    """The version at which it calls it."""
 
     answered_by: str | None = None
     """The model that the upstream said is answering."""
+
+
+class Step(NamedTuple):
+    """A version change in the direction in which an exchange takes it: out and back."""
+
+    change: VersionChange
+    request: Callable[[Call], Call]
+    response: Callable[[Body], Body]
+    event: Callable[[Event], Sequence[Event]]
+    error: Callable[[ProxyError], ProxyError]
+    finish: Callable[[End], Sequence[Event]]
+
+
+def up(change: VersionChange) -> Step:
+    """The step of a client older than the upstream."""
+    return Step(
+        change,
+        change.upgrade_request,
+        change.downgrade_response,
+        change.downgrade_event,
+        lambda error: error,  # every version words its errors alike
+        change.finish,
+    )
+
+
+def down(change: VersionChange) -> Step:
+    """The step of a client newer than the upstream."""
+    return Step(
+        change,
+        change.downgrade_request,
+        change.upgrade_response,
+        change.upgrade_event,
+        change.upgrade_error,
+        change.finish_upgraded,
+    )

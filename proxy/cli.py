@@ -15,10 +15,9 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from . import config, demo, sandbox, server
+from . import config, demo, sandbox, server, versions
 from .errors import ConfigError, ProxyError
 from .explain import explain
-from .versions import KNOWN_VERSIONS, VERSIONS
 
 DEFAULT_CONFIG = Path("config/proxy.yaml")
 PACKAGED_CONFIG = Path(__file__).with_name("default.yaml")
@@ -71,7 +70,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _versions(_: argparse.Namespace) -> int:
-    for entry in VERSIONS:
+    for entry in versions.VERSIONS:
         print(f"{entry.date}  {entry.about}")
         for change in entry.changes:
             print(f"  {_first_line(change)} ({', '.join(change.endpoints)})")
@@ -155,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--client-version",
         metavar="DATE",
-        default=KNOWN_VERSIONS[0],
-        help=f"the version that the client speaks ({KNOWN_VERSIONS[0]})",
+        default=versions.dates()[0],
+        help=f"the version that the client speaks ({versions.dates()[0]})",
     )
     command.set_defaults(run=_explain)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
 
 from .errors import ConfigError, Problem
 from .fields import HOP_BY_HOP
-from .versions import KNOWN_VERSIONS, OLDEST
+from .versions import dates
 from .versions.models import ModelTarget
 from .yamltext import (
     LARGEST_FILE,
@@ -202,7 +202,7 @@ def _config(root: Value) -> Config:
         config = Config(
             server=field.take("server", _server, Server()),
             version_when_missing=field.take(
-                "version_when_missing", one_of([*KNOWN_VERSIONS, "reject"]), OLDEST
+                "version_when_missing", one_of([*dates(), "reject"]), dates()[0]
             ),
             unknown_versions=field.take(
                 "unknown_versions", one_of(get_args(UnknownVersions)), "pass"
@@ -254,7 +254,8 @@ def _upstream(value: Value, name: str) -> Upstream:
         )
 
 
-_speaks = several(one_of(KNOWN_VERSIONS), "must be a list of versions")
+def _speaks(value: Value) -> tuple[str, ...]:
+    return several(one_of(dates()), "must be a list of versions")(value)
 
 
 def _timeouts(value: Value) -> Timeouts:

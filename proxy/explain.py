@@ -48,7 +48,7 @@ def explain(
     as the proxy would answer with it.
     """
     match = _match(config, route)
-    translation = negotiate(config, match.route, [version.encode()])
+    translation = negotiate(config, match.route, match.endpoint, [version.encode()])
     base_url = config.upstreams[match.route.upstream].base_url
     if translation is None or not (match.route.translate and translation.concerns(match.endpoint)):
         used = version if translation is None else translation.upstream

@@ -12,14 +12,18 @@ from datetime import date
 from .config import Config, Route
 from .errors import InvalidVersion, UnsupportedVersion, VersionRequired
 from .translation import Manner, Translation
-from .versions import KNOWN_VERSIONS, NEWEST
+from .versions import dates, path
 from .versions.complete_through_messages import CompleteThroughMessages
 
 _DATE = re.compile(rb"\d{4}-\d\d-\d\d")
 
 
-def negotiate(config: Config, route: Route, versions: Sequence[bytes]) -> Translation | None:
-    """The translation for a request that names ``versions``; None leaves it to the upstream.
+def negotiate(
+    config: Config, route: Route, endpoint: str, versions: Sequence[bytes]
+) -> Translation | None:
+    """The translation for a request of ``endpoint`` that names ``versions``.
+
+    None leaves it to the upstream, which may know a version that we do not.
 
     Raises VersionRequired, InvalidVersion or UnsupportedVersion.
     """
@@ -30,14 +34,16 @@ def negotiate(config: Config, route: Route, versions: Sequence[bytes]) -> Transl
         return None
     bridge = CompleteThroughMessages(config.models) if route.bridge else None
     speaks = config.upstreams[route.upstream].speaks
+    if bridge is not None:
+        used = nearest(speaks, bridge.version, bridge.living)
+    else:
+        used = nearest(speaks, spoken, endpoint)
     manner = Manner(
         strict=route.strict,
         newest_only=route.snapshots == "latest",
         event_limit=config.limits.event,
     )
-    return Translation(
-        spoken, nearest(speaks, bridge.version if bridge else spoken), bridge, manner
-    )
+    return Translation(spoken, used, bridge, manner)
 
 
 def client_version(
@@ -54,24 +60,28 @@ def client_version(
             raise VersionRequired("anthropic-version: header is required")
         return when_missing
     version = _one_date(values)
-    if version in KNOWN_VERSIONS:
+    if version in dates():
         return version
-    if version > NEWEST and pass_unknown:
+    if version > max(dates()) and pass_unknown:
         return None
-    known = ", ".join(KNOWN_VERSIONS)
+    known = ", ".join(dates())
     raise UnsupportedVersion(
         f'anthropic-version: "{version}" is not a version that is known here ({known})'
     )
 
 
-def nearest(speaks: Sequence[str], client: str) -> str:
-    """The version among ``speaks`` that needs the least translation for a ``client`` version."""
-    newer = [version for version in speaks if version >= client]
-    if newer:
-        return min(newer)
-    raise UnsupportedVersion(
-        f'anthropic-version: "{client}" is newer than what the upstream speaks ({max(speaks)})'
-    )
+def nearest(speaks: Sequence[str], client: str, endpoint: str) -> str:
+    """The version among ``speaks`` that takes the least translation of ``endpoint``.
+
+    Of several it is the one nearest in time to the ``client`` version, and rather a newer one.
+    """
+    known = dates()
+
+    def cost(version: str) -> tuple[int, int, bool]:
+        changes = sum(endpoint in step.change.endpoints for step in path(client, version))
+        return changes, abs(known.index(version) - known.index(client)), version < client
+
+    return min(speaks, key=cost)
 
 
 def _one_date(values: Sequence[bytes]) -> str:

@@ -107,7 +107,8 @@ class Exchange:
     async def run(self, match: Match, upstream: Upstream, work: Interruptible) -> None:
         """Relay the request by its route; raises ProxyError, ClientLeft or ClientStalled."""
         self.record.route = match.route.name
-        translation = negotiate(self._config, match.route, values(self._client.fields, VERSION))
+        versions = values(self._client.fields, VERSION)
+        translation = negotiate(self._config, match.route, match.endpoint, versions)
         self._translation = translation
         if translation is not None:
             self.record.client_version = translation.client
@@ -181,7 +182,9 @@ class Exchange:
         answer = self._answer = await upstream.call(
             "POST", self._target(match.prefix + endpoint), fields, body
         )
-        await _check(answer, streams=translation.streams)
+        if answer.status >= 400:  # noqa: PLR2004
+            raise translation.error(await _refusal(answer))
+        _check(answer, streams=translation.streams)
         if translation.streams:
             await self._stream(answer, translation, keepalive=match.route.keepalive == "timestamp")
         else:
@@ -282,10 +285,8 @@ async def _watched(client: Client, work: Interruptible) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-async def _check(answer: Answer, *, streams: bool) -> None:
-    """Let an answer be translated, or raise UpstreamRefused or UpstreamNonsense."""
-    if answer.status >= 400:  # noqa: PLR2004
-        raise await _refusal(answer)
+def _check(answer: Answer, *, streams: bool) -> None:
+    """Let an answer be translated, or raise UpstreamNonsense."""
     if answer.status != 200:  # noqa: PLR2004
         raise UpstreamNonsense(f"upstream answered with status {answer.status}")
     content_type = b"".join(values(answer.fields, b"content-type")).lower()

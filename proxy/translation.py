@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from . import jsontext
-from .change import Body, Bridge, Call, End, Event, VersionChange
+from .change import Body, Bridge, Call, End, Event, Step
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .sse import Decoder, EventTooLarge
-from .versions import climb
-from .versions.events_became_named import EventsBecameNamed, historical_ping
+from .versions import path
+from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,8 @@ class Translation:
         """Whether the client's stream is complete."""
         self._bridge = bridge
         self._manner = manner
-        self._rungs = climb(client, upstream, bridge)
-        self._taken: list[VersionChange] = []
-        self._way_back: list[VersionChange] = []
+        self._steps = path(client, upstream, bridge)
+        self._way_back: list[Step] = []
         self._decoder = Decoder(manner.event_limit)
 
     @property
@@ -64,11 +63,11 @@ class Translation:
     @property
     def differs(self) -> bool:
         """Whether client and upstream do not simply speak the same."""
-        return self.client != self.upstream or bool(self._taken)
+        return self.client != self.upstream or bool(self._way_back)
 
     def concerns(self, endpoint: str) -> bool:
         """Whether anything differs for ``endpoint`` between the two versions."""
-        return any(endpoint in change.endpoints for change in self._rungs)
+        return any(endpoint in step.change.endpoints for step in self._steps)
 
     def request(self, endpoint: str, body: bytes) -> tuple[str, bytes]:
         """The endpoint and body to call; raises InvalidRequest.
@@ -78,11 +77,10 @@ class Translation:
         original = _object(body)
         self.streams = original.get("stream") is True
         call = Call(endpoint, dict(original))
-        for change in self._rungs:
-            if call.endpoint in change.endpoints:
-                self._taken.append(change)
-                call = change.upgrade_request(call)
-        self._way_back = self._taken[::-1]
+        for step in self._steps:
+            if call.endpoint in step.change.endpoints:
+                call = step.request(call)
+                self._way_back.insert(0, step)
         self.dropped, self.notes = call.dropped, call.notes
         if self._manner.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
@@ -98,9 +96,15 @@ class Translation:
             raise UpstreamNonsense("upstream's answer is not JSON") from error
         if not isinstance(answer, dict):
             raise UpstreamNonsense("upstream's answer is not a JSON object")
-        for change in self._way_back:
-            answer = change.downgrade_response(answer)
+        for step in self._way_back:
+            answer = step.response(answer)
         return jsontext.dumps(answer)
+
+    def error(self, error: ProxyError) -> ProxyError:
+        """The upstream's refusal, as the client should read it."""
+        for step in self._way_back:
+            error = step.error(error)
+        return error
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The client's events for a chunk of the upstream's stream, encoded as they are taken.
@@ -122,7 +126,7 @@ class Translation:
 
     def keepalive(self, now: datetime) -> bytes:
         """What the client's version sent into a silence; ``now`` is in UTC."""
-        if any(isinstance(change, EventsBecameNamed) for change in self._taken):
+        if self.client < PINGS_HAVE_A_BODY:
             return historical_ping(now)
         return Event("ping", {"type": "ping"}).encode()
 
@@ -131,10 +135,10 @@ class Translation:
         if self.ended:
             return
         events: Sequence[Event] = ()
-        for change in self._way_back:
-            events = _down(change, events)
+        for step in self._way_back:
+            events = _back(step, events)
             if not any(event.last for event in events):
-                events = (*events, *change.finish(End(error)))
+                events = (*events, *step.finish(End(error)))
         self.ended = True
         for event in events:
             yield event.encode()
@@ -155,20 +159,22 @@ class Translation:
         if name == "error" and not self.started:
             raise refused_in_stream(event.body)
         events: Sequence[Event] = (event,)
-        for change in self._way_back:
-            events = _down(change, events)
+        for step in self._way_back:
+            events = _back(step, events)
+        if not self.started and events and events[0].name == "error":
+            raise refused_in_stream(events[0].body)
         if name != "ping":
             self.started = True
-        for older in events:
-            if older.last:
+        for made in events:
+            if made.last:
                 self.ended = True
         return events
 
 
-def _down(change: VersionChange, events: Sequence[Event]) -> Sequence[Event]:
+def _back(step: Step, events: Sequence[Event]) -> Sequence[Event]:
     if len(events) == 1:  # as nearly always: this is the path of every delta
-        return change.downgrade_event(events[0])
-    return [older for event in events for older in change.downgrade_event(event)]
+        return step.event(events[0])
+    return [made for event in events for made in step.event(event)]
 
 
 def _object(body: bytes) -> Body:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..change import Bridge, VersionChange
+from ..change import Bridge, Step, VersionChange, down, up
+from .citations_left_user_text import CitationsLeftUserText
 from .complete_through_messages import CompleteThroughMessages
 from .completions_became_incremental import CompletionsBecameIncremental
+from .documents_left_assistant_turns import DocumentsLeftAssistantTurns
 from .done_event_removed import DoneEventRemoved
 from .events_became_named import EventsBecameNamed
 from .exception_and_truncated_removed import ExceptionAndTruncatedRemoved
 from .messages_became_incremental import MessagesBecameIncremental
+from .sampling_parameters_removed import SamplingParametersRemoved
 from .unset_parameters_refused import UnsetParametersRefused
 
 
@@ -45,22 +48,42 @@ VERSIONS = (
         ),
         bridges=(CompleteThroughMessages,),
     ),
-    Version("2026-10-21", "Sampling parameters removed."),
+    Version(
+        "2026-10-21",
+        "Requests for Messages lose what models no longer use.",
+        (SamplingParametersRemoved, CitationsLeftUserText, DocumentsLeftAssistantTurns),
+    ),
 )
 
-KNOWN_VERSIONS = tuple(version.date for version in VERSIONS)
-OLDEST, NEWEST = KNOWN_VERSIONS[0], KNOWN_VERSIONS[-1]
+
+def dates() -> tuple[str, ...]:
+    """The dates of all versions, oldest first."""
+    return tuple(version.date for version in VERSIONS)
 
 
-def climb(client: str, upstream: str, bridge: Bridge | None = None) -> list[VersionChange]:
-    """The changes between two versions, oldest first, each made for one exchange.
+def path(client: str, upstream: str, bridge: Bridge | None = None) -> list[Step]:
+    """The steps from a client's version to an upstream's, each made for one exchange.
 
-    ``bridge`` stands in for a retired endpoint: it joins after the version that it was made for.
+    ``bridge`` stands in for a retired endpoint: the way leads over the version that it calls.
     """
-    rungs: list[VersionChange] = []
-    for version in VERSIONS:
-        if client < version.date <= upstream:
-            rungs += (change() for change in version.changes)
-        if bridge is not None and version.date == bridge.version:
-            rungs.append(bridge)
-    return rungs
+    if bridge is None:
+        return _up(client, upstream) if client <= upstream else _down(client, upstream)
+    return [*path(client, bridge.version), up(bridge), *path(bridge.version, upstream)]
+
+
+def _up(client: str, upstream: str) -> list[Step]:
+    return [
+        up(change())
+        for version in VERSIONS
+        if client < version.date <= upstream
+        for change in version.changes
+    ]
+
+
+def _down(client: str, upstream: str) -> list[Step]:
+    return [
+        down(change())
+        for version in reversed(VERSIONS)
+        if upstream < version.date <= client
+        for change in reversed(version.changes)
+    ]

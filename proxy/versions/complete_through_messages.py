@@ -12,6 +12,7 @@ from ..change import Body, Bridge, Call, End, Event
 from ..errors import UpstreamNonsense
 from . import models
 from .answer import AnswerText
+from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT
 from .messages_call import Completion, messages_call
 from .prompt import HUMAN, Dialogue, parse
 
@@ -29,6 +30,7 @@ class CompleteThroughMessages(Bridge):
     """`/v1/complete` is served by `/v1/messages`, its retired models by living ones."""
 
     endpoints = ("/v1/complete",)
+    living = "/v1/messages"
     version = "2023-06-01"
 
     def __init__(self, model_map: Iterable[models.ModelTarget] = ()) -> None:
@@ -81,11 +83,16 @@ class CompleteThroughMessages(Bridge):
         """An upstream that gave its reason to stop has said all, even if it then failed."""
         if self._stop_reason is not None:
             return self._closed()
-        error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
+        error = end.error or UpstreamNonsense(STOPPED_SHORT)
         return (*self._held(), Event("error", error.envelope(), last=True))
 
     def _opened(self, message: Any) -> Sequence[Event]:
-        """Say nothing yet, but in the name of whom: a failure needs that to end the stream."""
+        """Say nothing yet, but in the name of whom: a failure needs that to end the stream.
+
+        Spliced streams begin twice; the first beginning counts.
+        """
+        if self._id:
+            return ()
         message = message if isinstance(message, dict) else {}
         self._open(message)
         return (self._event(""), *self._grown(_text_of(message)))
@@ -99,7 +106,7 @@ class CompleteThroughMessages(Bridge):
 
     def _closed(self) -> Sequence[Event]:
         if self._stop_reason is None:
-            raise UpstreamNonsense("upstream ended its answer without a stop_reason")
+            raise UpstreamNonsense(NO_REASON)
         return (*self._held(), self._event("", self._stop()))
 
     def _held(self) -> Sequence[Event]:

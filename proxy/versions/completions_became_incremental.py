@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..change import Event, GrowingText, TextSnapshot, VersionChange
+from ..errors import UpstreamNonsense
 
 
 class CompletionsBecameIncremental(VersionChange):
@@ -14,6 +15,7 @@ class CompletionsBecameIncremental(VersionChange):
 
     def __init__(self) -> None:
         self._text = GrowingText()
+        self._before = ""
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Add the increment to the text, and send that.
@@ -30,3 +32,22 @@ class CompletionsBecameIncremental(VersionChange):
         elif not event.last:
             return ()
         return (TextSnapshot(event.name, "completion", self._text, rest, last=event.last),)
+
+    def upgrade_event(self, event: Event) -> Sequence[Event]:
+        """Send what the text has more than before.
+
+        A service that takes back what it said cannot be told to a client that keeps what it got:
+        then the stream fails.
+        """
+        if event.name != "completion":
+            return (event,)
+        text = event.body.get("completion")
+        text = text if isinstance(text, str) else ""
+        if not text.startswith(self._before):
+            error = UpstreamNonsense("upstream took back text that it had sent")
+            return (Event("error", error.envelope(), last=True),)
+        increment, self._before = text[len(self._before) :], text
+        last = event.body.get("stop_reason") is not None
+        if not increment and not last:
+            return ()
+        return (Event(event.name, event.body | {"completion": increment}, last=last),)

@@ -17,3 +17,7 @@ class DoneEventRemoved(VersionChange):
         if event.last:
             return (event, Event(None, data=b"[DONE]"))
         return (event,)
+
+    def upgrade_event(self, event: Event) -> Sequence[Event]:
+        """Swallow it."""
+        return () if event.data == b"[DONE]" else (event,)

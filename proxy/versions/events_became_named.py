@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from .. import sse
-from ..change import Event, VersionChange
+from ..change import Call, Event, VersionChange
 
 
 class EventsBecameNamed(VersionChange):
     """Events of a stream have names: `completion`, `ping`, `error`. Before, they were data only."""
 
     endpoints = ("/v1/complete", "/v1/messages")
+
+    def __init__(self) -> None:
+        self._name = "completion"
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Take the name off. What only its name tells apart has no form without it.
@@ -23,6 +26,23 @@ class EventsBecameNamed(VersionChange):
             return ()
         event.name = None
         return (event,)
+
+    def downgrade_request(self, call: Call) -> Call:
+        """Remember which name the events of this endpoint will have."""
+        self._name = "completion" if call.endpoint == "/v1/complete" else "message"
+        return call
+
+    def upgrade_event(self, event: Event) -> Sequence[Event]:
+        """Give the event its name. Pings had one, but no JSON for data."""
+        if event.name == "ping":
+            return (Event("ping", {"type": "ping"}),)
+        if event.name is None:
+            event.name = "error" if "error" in event.body else self._name
+        return (event,)
+
+
+PINGS_HAVE_A_BODY = "2023-06-01"
+"""The version from which a ping is an event like any other."""
 
 
 def historical_ping(now: datetime) -> bytes:

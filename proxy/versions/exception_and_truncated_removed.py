@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..change import Body, End, Event, VersionChange
-from ..errors import ProxyError, UpstreamNonsense, refused_in_stream
+from ..errors import STATUS_OF_TYPE, ProxyError, UpstreamNonsense, refused_in_stream
+
+ONLY_THEN = ("exception", "truncated")
+
+STOPPED_SHORT = "upstream stopped before the end of its answer"
+NO_REASON = "upstream ended its answer without a stop_reason"
 
 
 class ExceptionAndTruncatedRemoved(VersionChange):
@@ -31,8 +36,33 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 
     def finish(self, end: End) -> Sequence[Event]:
         """An upstream that stops without an end has failed, and the client must know."""
-        error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
-        return (self._failure(error),)
+        return (self._failure(end.error or UpstreamNonsense(STOPPED_SHORT)),)
+
+    def upgrade_response(self, body: Body) -> Body:
+        """Take the two out; an exception is an error."""
+        if body.get("exception") is not None:
+            raise told_by(body["exception"])
+        return _as_in_2023_06_01(body)
+
+    def upgrade_event(self, event: Event) -> Sequence[Event]:
+        """As a body; an exception ends the stream with an `error` event."""
+        if event.name == "error":
+            event.last = True
+        if event.name != "completion":
+            return (event,)
+        exception = event.body.get("exception")
+        body = _as_in_2023_06_01(event.body)
+        if exception is None:
+            return (Event("completion", body, last=event.last),)
+        error = Event("error", told_by(exception).envelope(), last=True)
+        if not body.get("completion"):
+            return (error,)
+        return (Event("completion", body | {"stop_reason": None, "stop": None}), error)
+
+    def finish_upgraded(self, end: End) -> Sequence[Event]:
+        """A service that stops without an end has failed."""
+        error = end.error or UpstreamNonsense(STOPPED_SHORT)
+        return (Event("error", error.envelope(), last=True),)
 
     def _failure(self, error: ProxyError) -> Event:
         """The form that every client of 2023 survives: none can be told of an error otherwise.
@@ -53,6 +83,19 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 def _completion(body: Body) -> Event:
     old = _as_in_2023_01_01(body)
     return Event("completion", old, last=old["stop_reason"] is not None)
+
+
+def told_by(exception: object) -> ProxyError:
+    """The error that an `exception` tells: its type and its message, as far as it has both."""
+    type_, _, message = str(exception).partition(": ")
+    known = type_ in STATUS_OF_TYPE and bool(message)
+    error = {"type": type_, "message": message} if known else {"message": str(exception)}
+    return refused_in_stream({"error": error})
+
+
+def _as_in_2023_06_01(body: Body) -> Body:
+    kept = {key: value for key, value in body.items() if key not in ONLY_THEN}
+    return {"type": "completion", "id": body.get("log_id", ""), **kept}
 
 
 def _as_in_2023_01_01(body: Body) -> Body:

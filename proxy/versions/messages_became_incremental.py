@@ -10,8 +10,12 @@ from collections.abc import Sequence
 
 from .. import jsontext
 from ..change import Body, End, Event, VersionChange
-from ..errors import ProxyError, UpstreamNonsense, refused_in_stream
+from ..errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
+from .exception_and_truncated_removed import NO_REASON, ONLY_THEN, STOPPED_SHORT, told_by
+from .message_increments import MessageIncrements
 from .message_so_far import MessageSoFar
+
+NOT_FOUND = 404
 
 
 class MessagesBecameIncremental(VersionChange):
@@ -21,6 +25,7 @@ class MessagesBecameIncremental(VersionChange):
 
     def __init__(self) -> None:
         self._so_far = MessageSoFar()
+        self._increments = MessageIncrements()
 
     def downgrade_response(self, body: Body) -> Body:
         """A Message with the two fields that every body had."""
@@ -29,9 +34,9 @@ class MessagesBecameIncremental(VersionChange):
     def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Put the event into the Message, and send that if it is another one now."""
         if event.name == "error":
-            return (self._failure(refused_in_stream(event.body)),)
+            return self.finish(End(refused_in_stream(event.body)))
         if event.name == "message_stop":
-            return (self._stopped(),)
+            return self.finish(End(UpstreamNonsense(NO_REASON)))
         grown = self._so_far.apply(event.name, event.body)
         return (self._growing(),) if grown and event.name != "message_delta" else ()
 
@@ -39,8 +44,43 @@ class MessagesBecameIncremental(VersionChange):
         """An upstream that gave its reason to stop has said all, even if it then failed."""
         if (self._so_far.message or {}).get("stop_reason") is not None:
             return (self._stopped(),)
-        error = end.error or UpstreamNonsense("upstream stopped before the end of its answer")
-        return (self._failure(error),)
+        return (self._failure(end.error or UpstreamNonsense(STOPPED_SHORT)),)
+
+    def upgrade_response(self, body: Body) -> Body:
+        """A Message without the two fields; an exception is an error."""
+        if body.get("exception") is not None:
+            raise told_by(body["exception"])
+        return {key: value for key, value in body.items() if key not in ONLY_THEN}
+
+    def upgrade_event(self, event: Event) -> Sequence[Event]:
+        """What the Message has more than before, as the events that say so."""
+        if event.name == "error":
+            event.last = True
+        if event.name != "message":
+            return (event,)
+        message = event.body
+        try:
+            made = self._increments.events(message)
+        except UpstreamNonsense as error:
+            return (_error(error),)
+        if message.get("exception") is not None:
+            return (*made, _error(told_by(message["exception"])))
+        if message.get("stop_reason") is not None:
+            made += self._increments.end(message)
+        return made
+
+    def upgrade_error(self, error: ProxyError) -> ProxyError:
+        """A service of then that knows no Messages is asked for the wrong thing, not a lost one."""
+        if error.status == NOT_FOUND and "model" not in error.message:
+            return InvalidRequest(
+                "the service behind this proxy speaks 2023-01-01 and has completions only:"
+                " POST /v1/messages cannot be translated for it"
+            )
+        return error
+
+    def finish_upgraded(self, end: End) -> Sequence[Event]:
+        """A service that stops without an end has failed."""
+        return (_error(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 
     def _failure(self, error: ProxyError) -> Event:
         """As for completions: what is there, cut by force, and why."""
@@ -53,6 +93,10 @@ class MessagesBecameIncremental(VersionChange):
     def _growing(self) -> Event:
         """The reason to stop is told last, even if the upstream told it first."""
         return _snapshot((self._so_far.message or {}) | {"stop_reason": None})
+
+
+def _error(error: ProxyError) -> Event:
+    return Event("error", error.envelope(), last=True)
 
 
 def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:

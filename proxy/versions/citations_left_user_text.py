@@ -1,0 +1,32 @@
+"""Version change of 2026-10-21: what a user's text may carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..change import Body, Call, VersionChange
+from .messages_requests import ENDPOINTS, edited, edited_messages
+
+
+class CitationsLeftUserText(VersionChange):
+    """Text blocks of user messages have no `citations`: those are the assistant's to give."""
+
+    endpoints = ENDPOINTS
+
+    def upgrade_request(self, call: Call) -> Call:
+        """Leave them out, and say so. The text itself stays as it is."""
+
+        def bare(content: list[Any]) -> list[Any]:
+            return [_without_citations(block, call) for block in content]
+
+        def edit(request: Body) -> Body:
+            return edited_messages(request, "user", bare)
+
+        return edited(call, edit)
+
+
+def _without_citations(block: Any, call: Call) -> Any:
+    if not isinstance(block, dict) or block.get("type") != "text" or not block.get("citations"):
+        return block
+    call.dropped["citations"] = "not taken on a user's text since 2026-10-21"
+    return {field: value for field, value in block.items() if field != "citations"}

@@ -1,0 +1,113 @@
+"""The events that lead from one snapshot of a Message to the next: MessageSoFar, backwards.
+
+https://docs.anthropic.com/en/api/messages-streaming
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import jsontext
+from ..change import Body, Event
+from ..errors import UpstreamNonsense
+from .exception_and_truncated_removed import ONLY_THEN
+
+GROWING = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_delta")}
+"""Type of a block -> the field that grows, and the type of the delta that says so."""
+
+_TOLD_LAST = ("stop_reason", "stop_sequence", "stop_details", "container")
+
+
+class MessageIncrements:
+    """Turns the snapshots of one stream into its events."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._blocks: list[Body] = []
+
+    def events(self, message: Body) -> list[Event]:
+        """What is new in ``message``; raises UpstreamNonsense where it took something back."""
+        made: list[Event] = []
+        if not self._begun:
+            self._begun = True
+            made.append(_event("message_start", message=_opening(message)))
+        content = message.get("content")
+        blocks = [block for block in _list(content) if isinstance(block, dict)]
+        if len(blocks) < len(self._blocks):
+            raise UpstreamNonsense("upstream took back a block that it had sent")
+        for index, block in enumerate(blocks):
+            if index == len(self._blocks):
+                made += self._opened(index, block)
+            made += _grown(index, self._blocks[index], block)
+            self._blocks[index] = dict(block)
+        return made
+
+    def end(self, message: Body) -> list[Event]:
+        """The events that end the stream with the last snapshot ``message``."""
+        told = {field: message[field] for field in _TOLD_LAST if field in message}
+        made = self._closed()
+        made.append(_event("message_delta", delta=told, usage=message.get("usage", {})))
+        made.append(_event("message_stop"))
+        made[-1].last = True
+        return made
+
+    def _opened(self, index: int, block: Body) -> list[Event]:
+        made = self._closed()
+        began = _emptied(block)
+        self._blocks.append(began)
+        made.append(_event("content_block_start", index=index, content_block=began))
+        return made
+
+    def _closed(self) -> list[Event]:
+        last = len(self._blocks) - 1
+        return [_event("content_block_stop", index=last)] if self._blocks else []
+
+
+def _opening(message: Body) -> Body:
+    kept = {field: value for field, value in message.items() if field not in ONLY_THEN}
+    return kept | {"content": [], "stop_reason": None, "stop_sequence": None}
+
+
+def _emptied(block: Body) -> Body:
+    """A block as it begins: what arrives in deltas is not there yet."""
+    type_ = block.get("type")
+    if type_ == "text":
+        return {**_without_citations(block), "text": ""}
+    if type_ == "thinking":
+        return {**block, "thinking": "", "signature": ""}
+    return dict(block)
+
+
+def _without_citations(block: Body) -> Body:
+    return {field: value for field, value in block.items() if field != "citations"}
+
+
+def _grown(index: int, before: Body, block: Body) -> list[Event]:
+    """The deltas of one block."""
+    deltas: list[Body] = []
+    field, delta = GROWING.get(str(block.get("type")), ("", ""))
+    if field:
+        deltas += _growth(before, block, field, delta)
+    for citation in _list(block.get("citations"))[len(_list(before.get("citations"))) :]:
+        deltas.append({"type": "citations_delta", "citation": citation})
+    if block.get("signature") and block["signature"] != before.get("signature"):
+        deltas.append({"type": "signature_delta", "signature": block["signature"]})
+    if "input" in block and block["input"] != before.get("input"):
+        text = jsontext.dumps(block["input"]).decode()
+        deltas.append({"type": "input_json_delta", "partial_json": text})
+    return [_event("content_block_delta", index=index, delta=delta) for delta in deltas]
+
+
+def _growth(before: Body, block: Body, field: str, delta: str) -> list[Body]:
+    old, new = str(before.get(field, "")), str(block.get(field, ""))
+    if not new.startswith(old):
+        raise UpstreamNonsense("upstream took back text that it had sent")
+    return [{"type": delta, field: new[len(old) :]}] if new != old else []
+
+
+def _event(name: str, **members: Any) -> Event:
+    return Event(name, {"type": name, **members})
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
