@@ -8,7 +8,8 @@ prompt or in the last user message that reaches it through any proxy and wins ov
     [sandbox:fail=overloaded]   one of ``FAILURES``
     [sandbox:delay=0.5]         seconds before each piece of a stream, or before a whole answer
 
-No exchange outlives its client. What is said is made up in ``sandbox_wire``; here it is sent.
+No exchange outlives its client. What is refused is decided in ``sandbox_rules``, what is said is
+made up in ``sandbox_wire``; here it is sent.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy import sandbox_wire as wire
-from proxy.sandbox_wire import Answer, ApiError, Asked, Frame, Json
+from . import sandbox_rules as rules
+from . import sandbox_wire as wire
+from .sandbox_rules import ApiError, Asked, Json
+from .sandbox_wire import Answer, Frame
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -54,11 +57,11 @@ def build(delay: float = 0.02, fail: str | None = None) -> Starlette:
     """The sandbox as an ASGI app; ``delay`` and ``fail`` hold for requests without a marker."""
     usual = Switches(delay, fail)
     endpoints: list[tuple[str, str, Sequence[str], Handler]] = [
-        ("POST", "/v1/messages", wire.VERSIONS, _generating(MESSAGES, usual)),
-        ("POST", "/v1/messages/count_tokens", wire.VERSIONS, _count_tokens),
-        ("POST", "/v1/complete", (wire.V2023_06_01,), _generating(COMPLETE, usual)),
-        ("GET", "/v1/models", wire.VERSIONS, _list_models),
-        ("GET", "/v1/models/{id}", wire.VERSIONS, _get_model),
+        ("POST", "/v1/messages", rules.VERSIONS, _generating(MESSAGES, usual)),
+        ("POST", "/v1/messages/count_tokens", rules.VERSIONS, _count_tokens),
+        ("POST", "/v1/complete", (rules.V2023_06_01,), _generating(COMPLETE, usual)),
+        ("GET", "/v1/models", rules.VERSIONS, _list_models),
+        ("GET", "/v1/models/{id}", rules.VERSIONS, _get_model),
     ]
     app = Starlette(
         routes=[
@@ -88,7 +91,7 @@ class Switches:
             delay = float(markers.get("delay", self.delay))
             return Switches(delay, markers.get("fail", self.fail))
         except ValueError as error:
-            raise wire.invalid(f"sandbox marker: {error}") from error
+            raise rules.invalid(f"sandbox marker: {error}") from error
 
 
 # --- endpoints ------------------------------------------------------------------------------------
@@ -133,24 +136,24 @@ def _require_key(request: Request) -> None:
 def _require_version(request: Request, versions: Sequence[str]) -> str:
     version = ", ".join(request.headers.getlist("anthropic-version"))
     if not version:
-        raise wire.invalid("anthropic-version: header is required")
+        raise rules.invalid("anthropic-version: header is required")
     if version not in versions:
-        raise wire.invalid(f'anthropic-version: "{version}" is not a valid version')
+        raise rules.invalid(f'anthropic-version: "{version}" is not a valid version')
     return version
 
 
 def _count_tokens(call: Call) -> ASGIApp:
-    return _json({"input_tokens": wire.read_count_tokens(call.body)}, call.seed)
+    return _json({"input_tokens": rules.read_count_tokens(call.body)}, call.seed)
 
 
 def _list_models(call: Call) -> ASGIApp:
-    models = [model.info for model in wire.MODELS]
+    models = [model.info for model in rules.MODELS]
     page = {"has_more": False, "first_id": models[0]["id"], "last_id": models[-1]["id"]}
     return _json({"data": models} | page, call.seed)
 
 
 def _get_model(call: Call) -> ASGIApp:
-    return _json(wire.find_model(call.path["id"]).info, call.seed)
+    return _json(rules.find_model(call.path["id"]).info, call.seed)
 
 
 async def _no_such_endpoint(request: Request, error: Exception) -> Response:
@@ -190,10 +193,10 @@ class Dialect:
 
 
 MESSAGES = Dialect(
-    wire.read_messages, wire.message_body, wire.message_frames, b"content_block_delta", b"\n", ""
+    rules.read_messages, wire.message_body, wire.message_frames, b"content_block_delta", b"\n", ""
 )
 COMPLETE = Dialect(
-    wire.read_complete, wire.completion_body, wire.completion_frames, b"completion", b"\r\n", " "
+    rules.read_complete, wire.completion_body, wire.completion_frames, b"completion", b"\r\n", " "
 )
 
 

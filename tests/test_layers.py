@@ -33,6 +33,7 @@ ORDER = [
     "relay",
     "admin",
     "app",
+    "sandbox_rules",
     "sandbox_wire",
     "sandbox",
     "server",
@@ -60,6 +61,8 @@ def own_imports(module: Path) -> Iterator[str]:
     """The rooms that a file imports."""
     depth = len(module.relative_to(ROOT).parts)
     for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] != "proxy", "imports of our own are relative"
         if isinstance(node, ast.ImportFrom) and node.level == depth:
             yield from (
                 [node.module.split(".")[0]] if node.module else [name.name for name in node.names]
