@@ -18,6 +18,7 @@ from pathlib import Path
 from . import config, demo, sandbox, server, versions
 from .errors import ConfigError, ProxyError
 from .explain import explain
+from .summary import summary
 
 DEFAULT_CONFIG = Path("config/proxy.yaml")
 PACKAGED_CONFIG = Path(__file__).with_name("default.yaml")
@@ -58,7 +59,7 @@ def _sandbox(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    print(config.summary(config.load(options.file)))
+    print(summary(config.load(options.file)))
     return 0
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 from .errors import ConfigError, Problem
 from .fields import HOP_BY_HOP
@@ -36,9 +37,6 @@ from .yamltext import (
     size,
     whole,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
 
 T = TypeVar("T")
 
@@ -585,67 +583,3 @@ def _takes_all_models_of(earlier: ModelTarget, later: ModelTarget) -> bool:
     sample = re.sub(r"\[.+?\]|\?", "\0", later.pattern)
     fills = ("", "\0" * (len(earlier.pattern) + 1))
     return all(fnmatchcase(sample.replace("*", fill), earlier.pattern) for fill in fills)
-
-
-# For people.
-
-
-def summary(config: Config) -> str:
-    """What a configuration comes to, in some lines of text without secrets."""
-    server = config.server
-    return "\n".join(
-        (
-            f"listens on {server.host} port {server.port}",
-            f"a request without version: {config.version_when_missing}",
-            f"a request of a newer version than all known: {config.unknown_versions}",
-            "",
-            "upstreams",
-            *_table([_upstream_row(upstream) for upstream in config.upstreams.values()]),
-            "",
-            "routes",
-            *_table([_route_row(route) for route in config.routes]),
-            *(["", "models"] if config.models else []),
-            *_table([_model_row(model) for model in config.models]),
-        )
-    )
-
-
-def _upstream_row(upstream: Upstream) -> tuple[str, ...]:
-    form, key = upstream.credentials.form, upstream.credentials.key
-    whose = "a key of its own" if key else "the client's key"
-    changed = [f"sets {name}" for name, _ in upstream.set_headers]
-    changed += [f"removes {name}" for name in upstream.remove_headers]
-    return (
-        upstream.name,
-        upstream.base_url,
-        f"speaks {', '.join(upstream.speaks)}",
-        f"{whose}, {'as it is' if form == 'as_is' else f'as {form}'}",
-        ", ".join(changed),
-    )
-
-
-def _route_row(route: Route) -> tuple[str, ...]:
-    settings = (
-        (f"bridge: {route.bridge}", route.bridge),
-        ("strict", route.strict),
-        ("not translated", not route.translate),
-        (f"keepalive: {route.keepalive}", route.keepalive != "none"),
-        (f"snapshots: {route.snapshots}", route.snapshots != "every"),
-    )
-    return (
-        ", ".join(route.methods or ("any",)),
-        route.path,
-        f"-> {route.upstream}{'' if route.upstream_path is None else f' {route.upstream_path}'}",
-        ", ".join(text for text, holds in settings if holds),
-        f"({route.name})" if route.name != route.path else "",
-    )
-
-
-def _model_row(model: ModelTarget) -> tuple[str, ...]:
-    cap = f"at most {model.max_tokens} tokens" if model.max_tokens else ""
-    return (model.pattern, f"-> {model.to}", cap)
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [("  " + "  ".join(map(str.ljust, row, widths))).rstrip() for row in rows]

@@ -19,21 +19,19 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import sandbox_rules as rules
 from . import sandbox_wire as wire
 from .sandbox_rules import ApiError, Asked, Json
 from .sandbox_wire import Answer, Frame
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
 FAILURES = {
     "overloaded": "529 overloaded_error, before anything else",

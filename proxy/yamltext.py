@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
 
 import yaml
 
 from .errors import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from types import TracebackType
 
 T = TypeVar("T")
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from proxy import config
 from proxy.config import Config, Credentials, Limits, Route, Secret, Server, Timeouts
 from proxy.errors import ConfigError
+from proxy.summary import summary
 from proxy.versions.models import ModelTarget
 
 ROOT = Path(__file__).parent.parent
@@ -319,7 +320,7 @@ def test_a_secret_shows_itself_to_nobody_who_does_not_ask() -> None:
         upstream("credentials: {x-api-key: '${KEY}'}", "headers: {set: {x-b: hunter2}}"), ROUTES
     )
     assert "hunter2" not in repr(read)
-    assert "hunter2" not in config.summary(read)
+    assert "hunter2" not in summary(read)
     key = Secret("hunter2")
     assert "hunter2" not in f"{key} {key!r} {[key]}"
     assert key.reveal() == "hunter2"
@@ -358,7 +359,7 @@ def test_the_summary_is_a_table_of_upstreams_and_routes() -> None:
         "     bridge: messages, strict: true}\n",
         "  - {path: '/{rest:path}', upstream: a, translate: false}\n",
     )
-    assert config.summary(read) == SUMMARY
+    assert summary(read) == SUMMARY
 
 
 def is_read_or_refused(text: str | bytes) -> bool:

@@ -20,6 +20,7 @@ ORDER = [
     "translation",
     "yamltext",
     "config",
+    "summary",
     "negotiation",
     "routing",
     "explain",
