@@ -206,6 +206,10 @@ class Step(NamedTuple):
     event: Callable[[Event], Sequence[Event]]
     error: Callable[[ProxyError], ProxyError]
     finish: Callable[[End], Sequence[Event]]
+    asks: bool
+    """Whether requests differ: others need not be read."""
+    answers: bool
+    """Whether answers differ: others need not be read."""
 
 
 def up(change: VersionChange) -> Step:
@@ -217,6 +221,8 @@ def up(change: VersionChange) -> Step:
         change.downgrade_event,
         lambda error: error,  # every version words its errors alike
         change.finish,
+        asks=_says(change, "upgrade_request"),
+        answers=_says(change, "downgrade_response", "downgrade_event", "finish"),
     )
 
 
@@ -229,4 +235,14 @@ def down(change: VersionChange) -> Step:
         change.upgrade_event,
         change.upgrade_error,
         change.finish_upgraded,
+        asks=_says(change, "downgrade_request"),
+        answers=_says(
+            change, "upgrade_response", "upgrade_event", "upgrade_error", "finish_upgraded"
+        ),
     )
+
+
+def _says(change: VersionChange, *methods: str) -> bool:
+    """Whether the change overrides any of these methods."""
+    own = type(change)
+    return any(getattr(own, name) is not getattr(VersionChange, name) for name in methods)

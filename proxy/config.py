@@ -526,13 +526,10 @@ def _check_endpoint(field: Fields, route: Route) -> None:
 
 
 def _check_effects(field: Fields, route: Route) -> None:
-    if field.has("strict") and not field.has("bridge"):
-        rule = "strict is about parameters that a bridge would leave out"
-        field.refuse("strict", "has no effect without bridge", rule)
     if not route.translate:
-        for name in ("bridge", "keepalive", "snapshots"):
+        for name in ("bridge", "strict", "keepalive", "snapshots"):
             if field.has(name):
-                rule = "an answer that is not translated stays as it is"
+                rule = "what is not translated stays as it is"
                 field.refuse(name, "has no effect with translate: false", rule)
 
 

@@ -22,6 +22,7 @@ from .client import Client, ClientLeft, ClientStalled
 from .config import Config
 from .errors import (
     Draining,
+    InvalidRequest,
     ProxyError,
     UpstreamError,
     UpstreamNonsense,
@@ -164,10 +165,13 @@ class Exchange:
         answer = self._answer = await upstream.call(
             client.method, self._target(match.path), self._request_fields(), body
         )
+        await self._pass_back(answer)
+
+    async def _pass_back(self, answer: Answer) -> None:
         await self._start(answer.status, self._answer_fields(answer.fields))
         while part := await answer.read():
-            await client.write(part)
-        await client.end()
+            await self._client.write(part)
+        await self._client.end()
         if answer.status >= 400:  # noqa: PLR2004
             self.record.ended = "upstream refused"
 
@@ -175,13 +179,20 @@ class Exchange:
 
     async def _translate(self, match: Match, upstream: Upstream, translation: Translation) -> None:
         sent = await self._client.body(self._config.limits.request_body)
+        if coding := values(self._client.fields, b"content-encoding"):
+            told = coding[0].decode("ascii", "replace")[:40]
+            raise InvalidRequest(f"content-encoding: {told}: a body to translate must come plain")
         endpoint, body = translation.request(match.endpoint, sent)
         self.record.dropped = tuple(translation.dropped)
-        fields = without(self._request_fields(), b"content-length", b"accept-encoding")
-        fields.append((b"accept-encoding", b"identity"))
+        fields = without(self._request_fields(), b"content-length")
+        if translation.answers:
+            fields = [*without(fields, b"accept-encoding"), (b"accept-encoding", b"identity")]
         answer = self._answer = await upstream.call(
             "POST", self._target(match.prefix + endpoint), fields, body
         )
+        if not translation.answers:
+            await self._pass_back(answer)
+            return
         if answer.status >= 400:  # noqa: PLR2004
             raise translation.error(await _refusal(answer))
         _check(answer, streams=translation.streams)

@@ -52,6 +52,7 @@ class Translation:
         self._bridge = bridge
         self._manner = manner
         self._steps = path(client, upstream, bridge)
+        self._taken = False
         self._way_back: list[Step] = []
         self._decoder = Decoder(manner.event_limit)
 
@@ -63,11 +64,19 @@ class Translation:
     @property
     def differs(self) -> bool:
         """Whether client and upstream do not simply speak the same."""
-        return self.client != self.upstream or bool(self._way_back)
+        return self.client != self.upstream or self._taken
 
     def concerns(self, endpoint: str) -> bool:
         """Whether anything differs for ``endpoint`` between the two versions."""
-        return any(endpoint in step.change.endpoints for step in self._steps)
+        return any(
+            endpoint in step.change.endpoints and (step.asks or step.answers)
+            for step in self._steps
+        )
+
+    @property
+    def answers(self) -> bool:
+        """Whether answers differ, too; known once the request was made."""
+        return bool(self._way_back)
 
     def request(self, endpoint: str, body: bytes) -> tuple[str, bytes]:
         """The endpoint and body to call; raises InvalidRequest.
@@ -80,7 +89,9 @@ class Translation:
         for step in self._steps:
             if call.endpoint in step.change.endpoints:
                 call = step.request(call)
-                self._way_back.insert(0, step)
+                self._taken = True
+                if step.answers:
+                    self._way_back.insert(0, step)
         self.dropped, self.notes = call.dropped, call.notes
         if self._manner.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
@@ -156,15 +167,17 @@ class Translation:
 
     def _one(self, event: Event) -> Sequence[Event]:
         name = event.name
-        if name == "error" and not self.started:
-            raise refused_in_stream(event.body)
+        if not self.started:
+            if name == "error":
+                raise refused_in_stream(event.body)
+            if name == "ping":  # the head waits for the first event, and a ping is none
+                return ()
         events: Sequence[Event] = (event,)
         for step in self._way_back:
             events = _back(step, events)
         if not self.started and events and events[0].name == "error":
             raise refused_in_stream(events[0].body)
-        if name != "ping":
-            self.started = True
+        self.started = True
         for made in events:
             if made.last:
                 self.ended = True

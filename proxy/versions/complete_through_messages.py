@@ -12,7 +12,7 @@ from ..change import Body, Bridge, Call, End, Event
 from ..errors import UpstreamNonsense
 from . import models
 from .answer import AnswerText
-from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT
+from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT, error_event
 from .messages_call import Completion, messages_call
 from .prompt import HUMAN, Dialogue, parse
 
@@ -84,7 +84,7 @@ class CompleteThroughMessages(Bridge):
         if self._stop_reason is not None:
             return self._closed()
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
-        return (*self._held(), Event("error", error.envelope(), last=True))
+        return (*self._held(), error_event(error))
 
     def _opened(self, message: Any) -> Sequence[Event]:
         """Say nothing yet, but in the name of whom: a failure needs that to end the stream.

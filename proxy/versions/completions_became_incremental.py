@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from ..change import Event, GrowingText, TextSnapshot, VersionChange
 from ..errors import UpstreamNonsense
+from .exception_and_truncated_removed import error_event
+from .growth import growth
 
 
 class CompletionsBecameIncremental(VersionChange):
@@ -34,20 +36,17 @@ class CompletionsBecameIncremental(VersionChange):
         return (TextSnapshot(event.name, "completion", self._text, rest, last=event.last),)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """Send what the text has more than before.
-
-        A service that takes back what it said cannot be told to a client that keeps what it got:
-        then the stream fails.
-        """
+        """Send what the text has more than before."""
         if event.name != "completion":
             return (event,)
         text = event.body.get("completion")
         text = text if isinstance(text, str) else ""
-        if not text.startswith(self._before):
-            error = UpstreamNonsense("upstream took back text that it had sent")
-            return (Event("error", error.envelope(), last=True),)
-        increment, self._before = text[len(self._before) :], text
+        try:
+            increment = growth(self._before, text)
+        except UpstreamNonsense as error:
+            return (error_event(error),)
+        self._before = text
         last = event.body.get("stop_reason") is not None
-        if not increment and not last:
+        if not increment and not last and event.body.get("exception") is None:
             return ()
         return (Event(event.name, event.body | {"completion": increment}, last=last),)

@@ -37,7 +37,7 @@ class EventsBecameNamed(VersionChange):
         if event.name == "ping":
             return (Event("ping", {"type": "ping"}),)
         if event.name is None:
-            event.name = "error" if "error" in event.body else self._name
+            event.name = "error" if event.body.get("error") else self._name
         return (event,)
 
 

@@ -47,22 +47,21 @@ class ExceptionAndTruncatedRemoved(VersionChange):
     def upgrade_event(self, event: Event) -> Sequence[Event]:
         """As a body; an exception ends the stream with an `error` event."""
         if event.name == "error":
-            event.last = True
+            return (error_event(refused_in_stream(event.body)),)
         if event.name != "completion":
             return (event,)
         exception = event.body.get("exception")
         body = _as_in_2023_06_01(event.body)
         if exception is None:
             return (Event("completion", body, last=event.last),)
-        error = Event("error", told_by(exception).envelope(), last=True)
+        error = error_event(told_by(exception))
         if not body.get("completion"):
             return (error,)
         return (Event("completion", body | {"stop_reason": None, "stop": None}), error)
 
     def finish_upgraded(self, end: End) -> Sequence[Event]:
         """A service that stops without an end has failed."""
-        error = end.error or UpstreamNonsense(STOPPED_SHORT)
-        return (Event("error", error.envelope(), last=True),)
+        return (error_event(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 
     def _failure(self, error: ProxyError) -> Event:
         """The form that every client of 2023 survives: none can be told of an error otherwise.
@@ -83,6 +82,11 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 def _completion(body: Body) -> Event:
     old = _as_in_2023_01_01(body)
     return Event("completion", old, last=old["stop_reason"] is not None)
+
+
+def error_event(error: ProxyError) -> Event:
+    """The end of a failed stream, as every version but the first has it."""
+    return Event("error", error.envelope(), last=True)
 
 
 def told_by(exception: object) -> ProxyError:

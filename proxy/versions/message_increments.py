@@ -11,6 +11,8 @@ from .. import jsontext
 from ..change import Body, Event
 from ..errors import UpstreamNonsense
 from .exception_and_truncated_removed import ONLY_THEN
+from .growth import growth
+from .message_so_far import TOOLS
 
 GROWING = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_delta")}
 """Type of a block -> the field that grows, and the type of the delta that says so."""
@@ -72,14 +74,10 @@ def _emptied(block: Body) -> Body:
     """A block as it begins: what arrives in deltas is not there yet."""
     type_ = block.get("type")
     if type_ == "text":
-        return {**_without_citations(block), "text": ""}
+        return block | {"text": ""} | ({"citations": []} if block.get("citations") else {})
     if type_ == "thinking":
-        return {**block, "thinking": "", "signature": ""}
-    return dict(block)
-
-
-def _without_citations(block: Body) -> Body:
-    return {field: value for field, value in block.items() if field != "citations"}
+        return block | {"thinking": "", "signature": ""}
+    return block | ({"input": {}} if type_ in TOOLS else {})
 
 
 def _grown(index: int, before: Body, block: Body) -> list[Event]:
@@ -92,17 +90,17 @@ def _grown(index: int, before: Body, block: Body) -> list[Event]:
         deltas.append({"type": "citations_delta", "citation": citation})
     if block.get("signature") and block["signature"] != before.get("signature"):
         deltas.append({"type": "signature_delta", "signature": block["signature"]})
-    if "input" in block and block["input"] != before.get("input"):
-        text = jsontext.dumps(block["input"]).decode()
+    if block.get("type") == "compaction" and block != before:
+        deltas.append(block | {"type": "compaction_delta"})
+    if block.get("type") in TOOLS and block.get("input") != before.get("input"):
+        text = jsontext.dumps(block.get("input")).decode()
         deltas.append({"type": "input_json_delta", "partial_json": text})
     return [_event("content_block_delta", index=index, delta=delta) for delta in deltas]
 
 
 def _growth(before: Body, block: Body, field: str, delta: str) -> list[Body]:
-    old, new = str(before.get(field, "")), str(block.get(field, ""))
-    if not new.startswith(old):
-        raise UpstreamNonsense("upstream took back text that it had sent")
-    return [{"type": delta, field: new[len(old) :]}] if new != old else []
+    grown = growth(str(before.get(field) or ""), str(block.get(field) or ""))
+    return [{"type": delta, field: grown}] if grown else []
 
 
 def _event(name: str, **members: Any) -> Event:

@@ -12,6 +12,9 @@ from typing import Any
 from .. import jsontext
 from ..change import Body
 
+TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
+"""Types of blocks whose input arrives as parts of JSON."""
+
 
 class MessageSoFar:
     """The Message as of the last event; ``message`` is None before it began."""
@@ -67,7 +70,7 @@ class MessageSoFar:
                 block["citations"] = [*_list(block.get("citations")), delta.get("citation")]
             case "compaction", "compaction_delta":
                 block |= {field: value for field, value in delta.items() if field != "type"}
-            case (("tool_use" | "server_tool_use" | "mcp_tool_use"), "input_json_delta"):
+            case type_, "input_json_delta" if type_ in TOOLS:
                 self._inputs.setdefault(index, []).append(_string(delta.get("partial_json")))
                 return False
             case _:

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from .. import jsontext
 from ..change import Body, End, Event, VersionChange
 from ..errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
-from .exception_and_truncated_removed import NO_REASON, ONLY_THEN, STOPPED_SHORT, told_by
+from .exception_and_truncated_removed import (
+    NO_REASON,
+    ONLY_THEN,
+    STOPPED_SHORT,
+    error_event,
+    told_by,
+)
 from .message_increments import MessageIncrements
 from .message_so_far import MessageSoFar
 
@@ -55,16 +61,16 @@ class MessagesBecameIncremental(VersionChange):
     def upgrade_event(self, event: Event) -> Sequence[Event]:
         """What the Message has more than before, as the events that say so."""
         if event.name == "error":
-            event.last = True
+            return (error_event(refused_in_stream(event.body)),)
         if event.name != "message":
             return (event,)
         message = event.body
         try:
             made = self._increments.events(message)
         except UpstreamNonsense as error:
-            return (_error(error),)
+            return (error_event(error),)
         if message.get("exception") is not None:
-            return (*made, _error(told_by(message["exception"])))
+            return (*made, error_event(told_by(message["exception"])))
         if message.get("stop_reason") is not None:
             made += self._increments.end(message)
         return made
@@ -80,7 +86,7 @@ class MessagesBecameIncremental(VersionChange):
 
     def finish_upgraded(self, end: End) -> Sequence[Event]:
         """A service that stops without an end has failed."""
-        return (_error(end.error or UpstreamNonsense(STOPPED_SHORT)),)
+        return (error_event(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 
     def _failure(self, error: ProxyError) -> Event:
         """As for completions: what is there, cut by force, and why."""
@@ -93,10 +99,6 @@ class MessagesBecameIncremental(VersionChange):
     def _growing(self) -> Event:
         """The reason to stop is told last, even if the upstream told it first."""
         return _snapshot((self._so_far.message or {}) | {"stop_reason": None})
-
-
-def _error(error: ProxyError) -> Event:
-    return Event("error", error.envelope(), last=True)
 
 
 def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:
