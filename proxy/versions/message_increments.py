@@ -40,6 +40,8 @@ class MessageIncrements:
         for index, block in enumerate(blocks):
             if index == len(self._blocks):
                 made += self._opened(index, block)
+            if block.get("type") != self._blocks[index].get("type"):
+                raise UpstreamNonsense("upstream took back a block that it had sent")
             made += _grown(index, self._blocks[index], block)
             self._blocks[index] = dict(block)
         return made
@@ -60,9 +62,20 @@ class MessageIncrements:
         made.append(_event("content_block_start", index=index, content_block=began))
         return made
 
+    def rest(self) -> list[Event]:
+        """What the last block is still owed: a tool's input, which can no longer grow."""
+        if not self._blocks or self._blocks[-1].get("type") not in TOOLS:
+            return []
+        text = jsontext.dumps(self._blocks[-1].get("input") or {}).decode()
+        if text == "{}":
+            return []
+        delta = {"type": "input_json_delta", "partial_json": text}
+        return [_delta(len(self._blocks) - 1, delta)]
+
     def _closed(self) -> list[Event]:
-        last = len(self._blocks) - 1
-        return [_event("content_block_stop", index=last)] if self._blocks else []
+        if not self._blocks:
+            return []
+        return [*self.rest(), _event("content_block_stop", index=len(self._blocks) - 1)]
 
 
 def _opening(message: Body) -> Body:
@@ -92,15 +105,16 @@ def _grown(index: int, before: Body, block: Body) -> list[Event]:
         deltas.append({"type": "signature_delta", "signature": block["signature"]})
     if block.get("type") == "compaction" and block != before:
         deltas.append(block | {"type": "compaction_delta"})
-    if block.get("type") in TOOLS and block.get("input") != before.get("input"):
-        text = jsontext.dumps(block.get("input")).decode()
-        deltas.append({"type": "input_json_delta", "partial_json": text})
-    return [_event("content_block_delta", index=index, delta=delta) for delta in deltas]
+    return [_delta(index, delta) for delta in deltas]
 
 
 def _growth(before: Body, block: Body, field: str, delta: str) -> list[Body]:
     grown = growth(str(before.get(field) or ""), str(block.get(field) or ""))
     return [{"type": delta, field: grown}] if grown else []
+
+
+def _delta(index: int, delta: Body) -> Event:
+    return _event("content_block_delta", index=index, delta=delta)
 
 
 def _event(name: str, **members: Any) -> Event:

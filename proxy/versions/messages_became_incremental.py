@@ -70,7 +70,7 @@ class MessagesBecameIncremental(VersionChange):
         except UpstreamNonsense as error:
             return (error_event(error),)
         if message.get("exception") is not None:
-            return (*made, error_event(told_by(message["exception"])))
+            return (*made, *self._increments.rest(), error_event(told_by(message["exception"])))
         if message.get("stop_reason") is not None:
             made += self._increments.end(message)
         return made
@@ -86,7 +86,8 @@ class MessagesBecameIncremental(VersionChange):
 
     def finish_upgraded(self, end: End) -> Sequence[Event]:
         """A service that stops without an end has failed."""
-        return (error_event(end.error or UpstreamNonsense(STOPPED_SHORT)),)
+        error = end.error or UpstreamNonsense(STOPPED_SHORT)
+        return (*self._increments.rest(), error_event(error))
 
     def _failure(self, error: ProxyError) -> Event:
         """As for completions: what is there, cut by force, and why."""
