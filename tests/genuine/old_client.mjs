@@ -1,15 +1,18 @@
 // Calls the genuine JavaScript SDK of early 2023, unmodified, as its examples of then did.
 //
-// Runs in the directory where that SDK is installed. Standard input says what to play, see
-// plays.py; standard output gets what came of each play. All are played at once, so that one that
-// hangs costs no other its time. The process ends by itself, unless the SDK still has work to do:
-// it posts a stream that failed again each second, for ever.
+// Runs in the directory where that SDK is installed; the argument is the name that it has there.
+// Standard input says what to play, see plays.py; standard output gets what came of each play. All
+// are played at once, so that one that hangs costs no other its time. The process ends by itself,
+// unless the SDK still has work to do: it posts a stream that failed again each second, for ever.
 
 import { createRequire } from "node:module";
 import { text } from "node:stream/consumers";
 
 const require = createRequire(`${process.cwd()}/`);
-const { AI_PROMPT, Client, HUMAN_PROMPT } = require("@anthropic-ai/sdk");
+const name = process.argv[2];
+const { AI_PROMPT, Client, HUMAN_PROMPT } = require(name);
+const [, minor, patch] = require(`${name}/package.json`).version.split(".").map(Number);
+const takesSignal = minor === 4 && patch >= 3;
 
 const PATIENCE = 10_000; // milliseconds after which a play counts as hung
 
@@ -20,16 +23,17 @@ const METHODS = {
   // What examples/basic_stream.ts and examples/cancellation.ts do.
   completeStream(client, asked, outcome, leave) {
     const leaving = new AbortController();
-    return client.completeStream(asked, {
-      onOpen: (response) => {
-        outcome.opened = response.status;
-      },
-      onUpdate: (completion) => {
-        outcome.events.push(completion);
-        if (leave) leaving.abort();
-      },
-      signal: leaving.signal,
-    });
+    const onOpen = (response) => {
+      outcome.opened = response.status;
+    };
+    const onUpdate = (completion) => {
+      outcome.events.push(completion);
+      if (!leave) return undefined;
+      leaving.abort();
+      return takesSignal ? undefined : Promise.reject(new Error("left"));
+    };
+    const callbacks = { onOpen, onUpdate, signal: leaving.signal };
+    return client.completeStream(asked, minor === 2 ? onUpdate : callbacks);
   },
 };
 

@@ -1,6 +1,7 @@
 """Calls the genuine Python SDK of early 2023, unmodified, as its examples of then did.
 
-Runs in that SDK's own environment, never in the project's. Standard input says what to play, see
+Runs in an environment of its own, never in the project's; the argument says where the SDK is
+installed, and a second one if PromptLayer wraps it. Standard input says what to play, see
 ``plays.py``; standard output gets what came of each play. All are played at once, so that one that
 hangs costs no other its time.
 """
@@ -9,12 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import anthropic  # type: ignore[import-not-found]  # installed in .cache/clients only
+sys.path.insert(0, sys.argv[1])
+if sys.argv[2:] == ["promptlayer"]:
+    os.environ["URL_API_PROMPTLAYER"] = "http://127.0.0.1:9"  # where it logs: nobody is there
+    warnings.simplefilter("ignore")  # it was written for libraries of then
+    import promptlayer  # type: ignore[import-not-found]
+
+    promptlayer.api_key = "pl-of-2023"
+    anthropic = promptlayer.anthropic
+else:
+    import anthropic  # type: ignore[import-not-found,no-redef]
 
 Json = dict[str, Any]
 
@@ -49,7 +61,7 @@ def acompletion_stream(client: Any, asked: Json, events: list[Json], leave: bool
             events.append(data)
             if leave:
                 break
-        await stream.aclose()
+        await getattr(stream, "generator", stream).aclose()  # PromptLayer wraps it
 
     asyncio.run(read())
 

@@ -5,6 +5,7 @@ A scenario is told to the sandbox by a marker in the question, see ``proxy.sandb
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +26,15 @@ class Scenario:
     """Whether the client leaves at the first event."""
     stream_only: bool = False
 
-    def play(self, method: str, address: str) -> dict[str, Any]:
+    def play(self, method: str, address: str, always: Mapping[str, Any]) -> dict[str, Any]:
         """The scenario as the drivers read it."""
+        usual = {"model": "claude-v1", "max_tokens_to_sample": 200}
         return {
             "method": method,
             "url": address + self.path,
             "key": self.key,
             "ask": self.ask,
-            "parameters": {"model": "claude-v1", "max_tokens_to_sample": 200, **self.parameters},
+            "parameters": {**usual, **self.parameters, **always},
             "leave": self.leave,
         }
 
@@ -75,3 +77,25 @@ SCENARIOS = {
     "left": _failing("hang", leave=True, stream_only=True),
     "linger": Scenario(f"{LINGER} Go!", stream_only=True),
 }
+
+FOR_FRAMEWORKS = (
+    "answer",
+    "unicode",
+    "conversation",
+    "max_tokens",
+    "stop_sequences",
+    "overloaded",
+    "no_such_model",
+    "error_mid",
+    "cut",
+)
+"""What is played by a framework, which stands upon an SDK or reads the stream itself."""
+
+AFTER = (
+    " This is the sandbox: no key, no model, not even a café."
+    " 日本 and 🙂 show that every byte arrives."
+)
+"""What the sandbox says when it has repeated the question."""
+
+ANSWER = ' Hello! You said: "Say hello to 2023!"' + AFTER
+THREE_PIECES = " Hello! You said:"

@@ -1,0 +1,50 @@
+// Reads streams with the genuine "ai" package of 2023, unmodified, as its documentation of then did.
+//
+// Runs in the directory where that package is installed; the argument is the name that it has there.
+// Standard input says what to play, see plays.py; standard output gets what came of each play. All
+// are played at once, so that one that hangs costs no other its time.
+
+import { createRequire } from "node:module";
+import { text } from "node:stream/consumers";
+
+const require = createRequire(`${process.cwd()}/`);
+const { AnthropicStream, StreamingTextResponse } = require(process.argv[2]);
+
+const PATIENCE = 10_000; // milliseconds after which a play counts as hung
+
+// The package leaves the request to the program; this is how programs named the version.
+const VERSION = {
+  stream: {},
+  stream_of_january: { "anthropic-version": "2023-01-01" },
+  stream_of_june: { "anthropic-version": "2023-06-01" },
+};
+
+async function played({ method, url, key, ask, parameters }) {
+  const outcome = { events: [], result: null, error: null };
+  try {
+    const response = await fetch(`${url}/v1/complete`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "x-api-key": key, ...VERSION[method] },
+      body: JSON.stringify({
+        prompt: `\n\nHuman: ${ask}\n\nAssistant:`,
+        temperature: 1,
+        stream: true,
+        ...parameters,
+      }),
+      signal: AbortSignal.timeout(PATIENCE),
+    });
+    const stream = AnthropicStream(response, {
+      onToken(token) {
+        outcome.events.push(token);
+      },
+    });
+    outcome.result = await new StreamingTextResponse(stream).text();
+  } catch (error) {
+    outcome.error = { type: error.name, args: [error.message] };
+  }
+  return outcome;
+}
+
+const plays = Object.entries(JSON.parse(await text(process.stdin)));
+const outcomes = await Promise.all(plays.map(async ([name, play]) => [name, await played(play)]));
+process.stdout.write(JSON.stringify(Object.fromEntries(outcomes)));

@@ -1,0 +1,76 @@
+"""Where clients play: each on either road, all of its scenarios at once; and who looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import roads
+from old_clients import OldClient, Outcome, Performance
+
+ROADS = ("native", "bridge")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One client on one road: the road, what it was asked by this client, and what came of it."""
+
+    road: roads.Road
+    asked: list[str]
+    played: int
+    performance: Performance
+
+
+OnStage = Callable[[OldClient, str], Stage]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One method of one client on one road."""
+
+    client: OldClient
+    road: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.client}-{self.method}-{self.road}"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A program that calls one method of its client."""
+
+    way: Way
+    performance: Performance
+
+    def saw(self, scenario: str) -> Outcome:
+        """What the program saw in a scenario."""
+        outcomes = self.performance.outcomes
+        name = f"{scenario}/{self.way.method}"
+        assert name in outcomes, f"nothing came of it:\n{self.performance.stderr}"
+        return outcomes[name]
+
+    def read(self, scenario: str) -> Any:
+        """The result that the program went on with."""
+        outcome = self.saw(scenario)
+        assert outcome.error is None
+        assert outcome.result is not None
+        return outcome.result
+
+    def stream(self, scenario: str) -> list[Any]:
+        """All events of a stream, the last with them."""
+        outcome = self.saw(scenario)
+        return [*outcome.events, *([outcome.result] if self.way.client.quirks.hides_last else [])]
+
+
+def caller(on_stage: OnStage, way: Way) -> Caller:
+    return Caller(way, on_stage(way.client, way.road).performance)
+
+
+def whole_ways(clients: tuple[OldClient, ...]) -> list[Way]:
+    return [Way(c, road, method) for c in clients for road in ROADS for method in c.wholes]
+
+
+def stream_ways(clients: tuple[OldClient, ...]) -> list[Way]:
+    return [Way(c, road, method) for c in clients for road in ROADS for method in c.streams]
