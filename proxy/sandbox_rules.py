@@ -225,6 +225,19 @@ def _messages(name: str, value: Any) -> None:
         raise invalid(f"{name}: final assistant content cannot end with trailing whitespace")
 
 
+def _messages_since_2026(name: str, value: Any) -> None:
+    """2026-10-21 took away where documents and citations may stand."""
+    _messages(name, value)
+    for index, turn in enumerate(value):
+        blocks = turn["content"] if isinstance(turn["content"], list) else []
+        for number, block in enumerate(blocks):
+            where = f"{name}.{index}.content.{number}"
+            if turn["role"] == "assistant" and block["type"] == "document":
+                raise invalid(f"{where}: document blocks are not taken in assistant messages")
+            if turn["role"] == "user" and block["type"] == "text" and block.get("citations"):
+                raise invalid(f"{where}.text.citations: Extra inputs are not permitted")
+
+
 def _fields(
     body: Json, checks: Mapping[str, Check], required: Iterable[str] = (), within: str = ""
 ) -> None:
@@ -259,7 +272,10 @@ _MESSAGES = {
     "inference_geo": _anything,
     "service_tier": _anything,
 }
-_MESSAGES_OF_VERSION = {V2023_06_01: _MESSAGES | _SAMPLING, V2026_10_21: _MESSAGES}
+_MESSAGES_OF_VERSION: dict[str, dict[str, Check]] = {
+    V2023_06_01: _MESSAGES | _SAMPLING,
+    V2026_10_21: _MESSAGES | {"messages": _messages_since_2026},
+}
 _COMPLETE = {
     **_SAMPLING,
     "model": _string,

@@ -692,3 +692,26 @@ def test_nothing_is_left_when_the_client_leaves(marker: str, *, streamed: bool) 
         return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
     assert asyncio.run(exchange()) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "block", "told"),
+    [
+        ("assistant", {"type": "document", "source": {}}, "document blocks are not taken"),
+        ("user", {"type": "text", "text": "Hi", "citations": [{}]}, "Extra inputs are not"),
+    ],
+)
+def test_the_newest_version_refuses_what_the_one_before_took(
+    client: httpx.Client, role: str, block: Json, told: str
+) -> None:
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": role, "content": [block, {"type": "text", "text": "there"}]},
+        {"role": "user", "content": "Go on"},
+    ]
+    body = message(messages=turns)
+    before = client.post("/v1/messages", json=body)
+    assert before.status_code == 200
+    since = client.post("/v1/messages", json=body, headers={"anthropic-version": "2026-10-21"})
+    assert refused(since)[:2] == (400, "invalid_request_error")
+    assert told in refused(since)[2]
