@@ -35,7 +35,11 @@ def build(health: Health, *, enabled: bool) -> Starlette:
         return Response(error.body(), error.status, _date(), "application/json")
 
     probes = [Route("/-/healthy", healthy), Route("/-/ready", ready)]
-    return Starlette(routes=probes if enabled else [], exception_handlers={404: nothing})
+    app = Starlette(
+        routes=probes if enabled else [], exception_handlers={404: nothing, 405: nothing}
+    )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _answer(text: str, status: int = 200) -> Response:

@@ -48,7 +48,7 @@ class Event:
     parsed, and one that every change makes anew is printed once.
     """
 
-    __slots__ = ("_body", "_data", "last", "name", "snapshot")
+    __slots__ = ("_body", "_data", "failure", "last", "name", "snapshot")
 
     def __init__(
         self,
@@ -58,10 +58,13 @@ class Event:
         data: bytes | None = None,
         last: bool = False,
         snapshot: bool = False,
+        failure: ProxyError | None = None,
     ) -> None:
         self.name = name
         self.last = last
         """Whether the answer ends with this event; nothing after it is for the client."""
+        self.failure = failure
+        """The error that ends the answer, for the log; the client reads it in the event."""
         self.snapshot = snapshot
         """Whether the event repeats all that the snapshot before it said."""
         self._body = body
@@ -106,17 +109,15 @@ class GrowingText:
 
 
 class TextSnapshot(Event):
-    """A snapshot of ``text`` under ``key``, followed by the members of ``rest``, at least one.
+    """What ``event`` becomes: ``text`` under ``key``, then the members of ``rest``, at least one.
 
     The text may grow on before the event is printed; what is appended later does not show.
     """
 
     __slots__ = ("_key", "_length", "_rest", "_text")
 
-    def __init__(
-        self, name: str | None, key: str, text: GrowingText, rest: Body, *, last: bool = False
-    ) -> None:
-        super().__init__(name, last=last, snapshot=True)
+    def __init__(self, event: Event, key: str, text: GrowingText, rest: Body) -> None:
+        super().__init__(event.name, last=event.last, snapshot=True, failure=event.failure)
         self._key = key
         self._text = text
         self._length = len(text.escaped)

@@ -66,7 +66,7 @@ def _check(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     loaded = config.load(_config_file(options))
     body = sys.stdin.buffer.read()
-    print(explain(loaded, body, options.route, options.client_version))
+    print(explain(loaded, body, options.route, options.client_version, options.path))
     return 0
 
 
@@ -151,7 +151,10 @@ def _parser() -> argparse.ArgumentParser:
         help="print what would go upstream for a request read from standard input; send nothing",
     )
     command.add_argument("--config", metavar="FILE", help="the configuration, as for serve")
-    command.add_argument("--route", metavar="NAME", help="the route; else that of /v1/complete")
+    command.add_argument("--route", metavar="NAME", help="the route; else the first that matches")
+    command.add_argument(
+        "--path", default="/v1/complete", help="the path that is called (/v1/complete)"
+    )
     command.add_argument(
         "--client-version",
         metavar="DATE",

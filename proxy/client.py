@@ -13,7 +13,7 @@ from email.utils import formatdate
 from starlette.types import Receive, Scope, Send
 
 from .errors import ProxyError, RequestTooLarge
-from .fields import Fields, values
+from .fields import Fields, has_body, values
 
 SEND_SIZE = 64 << 10
 """The most that is handed to the server at once, in bytes. Snapshots that arrived in one read of
@@ -53,7 +53,7 @@ class Client:
     @property
     def has_body(self) -> bool:
         """Whether the request announces a body (RFC 9112 §6)."""
-        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.fields)
+        return has_body(self.fields)
 
     async def body(self, limit: int) -> bytes:
         """The whole request body; raises RequestTooLarge and ClientLeft."""
@@ -72,7 +72,9 @@ class Client:
         return b"".join(parts)
 
     async def upload(self) -> AsyncIterator[bytes]:
-        """The request body as it arrives; raises ClientLeft."""
+        """The request body as it arrives; raises ClientLeft, also for a body that is cut."""
+        announced = values(self.fields, b"content-length")
+        missing = int(announced[0]) if announced else 0
         try:
             while True:
                 message = await self._receive()
@@ -80,9 +82,12 @@ class Client:
                     self._left = True
                     raise ClientLeft
                 if part := message.get("body", b""):
+                    missing -= len(part)
                     yield part
                 if not message.get("more_body", False):
-                    return
+                    break
+            if missing > 0:  # or what follows would be taken for the rest of it upstream
+                raise ClientLeft
         finally:
             self._uploaded.set()
 
@@ -127,8 +132,8 @@ class Client:
                 joined.append(piece)
                 size += len(piece)
                 if size >= SEND_SIZE:
-                    await self.write(b"".join(joined))
-                    joined, size = [], 0
+                    full, joined, size = joined, [], 0
+                    await self.write(b"".join(full))
         finally:
             if joined:
                 await self.write(b"".join(joined))

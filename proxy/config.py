@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar, get_args
@@ -281,8 +282,19 @@ def _base_url(value: Value) -> str:
     if not match or int(match[3] or 1) not in range(1, 65_536):
         raise value.wrong(f"is {value.shown}", rule)
     scheme, host, port, path = match.groups(default="")
+    if not _is_host(host):
+        raise value.wrong(f"is {value.shown}, whose host is no name and no address", rule)
     origin = f"{scheme}://{host}".lower() + (f":{port}" if port else "")
     return origin + path.rstrip("/")
+
+
+def _is_host(host: str) -> bool:
+    """Whether ``host`` can be connected to, by its looks (RFC 1123 §2.1, RFC 3986 §3.2.2)."""
+    if host.startswith("["):
+        with suppress(ValueError):
+            return ip_address(host[1:-1]).version == 6  # noqa: PLR2004
+        return False
+    return all(re.fullmatch(r"[a-z0-9_-]{1,63}", label, re.IGNORECASE) for label in host.split("."))
 
 
 _FORMS: tuple[CredentialForm, ...] = get_args(CredentialForm)

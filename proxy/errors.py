@@ -1,6 +1,6 @@
 """Every failure that a client can be told of, and what it is told.
 
-An error knows three things: the HTTP status, the API's error type, and whose fault it is. So
+An error knows the HTTP status and the API's error type, and its class says whose fault it is. So
 nobody who raises one thinks about HTTP, and nobody who answers one thinks about causes.
 
     ProxyError
@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-Fault = Literal["client", "upstream", "proxy"]
+from typing import Any
 
 STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -48,7 +46,6 @@ class ProxyError(Exception):
 
     status: int
     type: str
-    fault: ClassVar[Fault]
 
     def __init__(self, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
@@ -67,7 +64,6 @@ class ProxyError(Exception):
 class RequestError(ProxyError):
     status = 400
     type = "invalid_request_error"
-    fault = "client"
 
 
 class VersionRequired(RequestError):
@@ -113,7 +109,6 @@ class HeaderTooLarge(RequestError):
 class UpstreamError(ProxyError):
     status = 502
     type = "api_error"
-    fault = "upstream"
 
 
 class UpstreamRefused(UpstreamError):
@@ -145,7 +140,6 @@ class UpstreamTimeout(UpstreamError):
 class Busy(ProxyError):
     status = 503
     type = "overloaded_error"
-    fault = "proxy"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ((b"retry-after", b"1"),))

@@ -16,9 +16,6 @@ class OpenExchanges:
         self._limit = limit
         self._open: set[Interruptible] = set()
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     @contextmanager
     def one(self) -> Iterator[Interruptible]:
         """One more exchange, which can be interrupted; raises Busy at the limit."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from .config import Config, Route
+from . import jsontext
+from .config import Config
 from .errors import NoRoute
-from .negotiation import negotiate
+from .negotiation import negotiate, translates
 from .routing import Match, Routes
 
 
@@ -26,12 +27,7 @@ class Explanation:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [
-            f"POST {self.url}",
-            f"anthropic-version: {self.version}",
-            "",
-            json.dumps(json.loads(self.body), indent=2, ensure_ascii=False),
-        ]
+        parts = [f"POST {self.url}", f"anthropic-version: {self.version}", "", _readable(self.body)]
         if self.dropped:
             parts += ["", "dropped:", *(f"  {name}: {why}" for name, why in self.dropped.items())]
         if self.notes:
@@ -40,17 +36,21 @@ class Explanation:
 
 
 def explain(
-    config: Config, body: bytes, route: str | None = None, version: str = "2023-01-01"
+    config: Config,
+    body: bytes,
+    route: str | None = None,
+    version: str = "2023-01-01",
+    path: str = "/v1/complete",
 ) -> Explanation:
-    """What ``config`` makes of a POST of ``body`` by a client of ``version``.
+    """What ``config`` makes of a POST of ``body`` to ``path`` by a client of ``version``.
 
-    ``route`` is a route's name; without one it is where ``/v1/complete`` goes. Raises ProxyError
+    ``route`` is the name of the route to take instead of the first that matches. Raises ProxyError
     as the proxy would answer with it.
     """
-    match = _match(config, route)
+    match = _match(config, route, path)
     translation = negotiate(config, match.route, match.endpoint, [version.encode()])
     base_url = config.upstreams[match.route.upstream].base_url
-    if translation is None or not (match.route.translate and translation.concerns(match.endpoint)):
+    if translation is None or not translates(match, "POST", translation):
         used = version if translation is None else translation.upstream
         return Explanation(base_url + match.path, used, body, {}, ("the body passes through",))
     endpoint, sent = translation.request(match.endpoint, body)
@@ -63,15 +63,17 @@ def explain(
     )
 
 
-def _match(config: Config, name: str | None) -> Match:
-    if name is None:
-        return Routes(config.routes).find("POST", "/v1/complete")
-    for route in config.routes:
-        if route.name == name:
-            return Match(route, _example(route))
-    raise NoRoute(f"no route is named {name}")
+def _match(config: Config, name: str | None, path: str) -> Match:
+    routes = [route for route in config.routes if name in (None, route.name)]
+    if not routes:
+        raise NoRoute(f"no route is named {name}")
+    return Routes(routes).find("POST", path)
 
 
-def _example(route: Route) -> str:
-    """A path that the route sends upstream; what its parameters stand for does not matter."""
-    return route.upstream_path or route.path
+def _readable(body: bytes) -> str:
+    """A body as its reader would lay it out; as it is where it is no JSON."""
+    try:
+        text = json.dumps(jsontext.loads(body), indent=2, ensure_ascii=False)
+    except jsontext.NotJSON:
+        text = body.decode("utf-8", "replace")
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -33,8 +33,6 @@ _NEVER_NAMED_AWAY = (b"anthropic-", b"content-")
 
 _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-control"))
 
-_FIELD_VALUE = re.compile(rb"[\x20-\x7e\x80-\xff\t]*")
-
 
 def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """Every value of the field ``name`` (in lower case), in order."""
@@ -44,6 +42,11 @@ def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
     """``fields`` less those named (in lower case)."""
     return [pair for pair in fields if pair[0].lower() not in names]
+
+
+def has_body(fields: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request with these fields announces a body (RFC 9112 §6)."""
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in fields)
 
 
 def end_to_end(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
@@ -99,8 +102,7 @@ def with_version(fields: Iterable[tuple[bytes, bytes]], version: str) -> Fields:
 
 def safe_value(text: str) -> bytes:
     """``text`` as a field value: what came from a body must not break a header (RFC 9110 §5.5)."""
-    value = text.encode("ascii", "replace")
-    return value if _FIELD_VALUE.fullmatch(value) else re.sub(rb"[^\x20-\x7e]", b"?", value)
+    return re.sub(rb"[^\x20-\x7e]", b"?", text.encode("ascii", "replace"))
 
 
 def key_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:

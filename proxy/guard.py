@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from .errors import HeaderTooLarge, InvalidRequest
-from .fields import Fields, values
+from .fields import Fields, has_body, values
 
 _ORIGIN_FORM = re.compile(rb"/[\x21-\x22\x24-\x7e]*")
 
@@ -23,5 +23,10 @@ def check(fields: Fields, target: bytes, header_bytes: int) -> None:
         raise HeaderTooLarge(f"the header is larger than {header_bytes} bytes")
     if not _ORIGIN_FORM.fullmatch(target):
         raise InvalidRequest("the request target must be a path of visible ASCII characters")
+    if values(fields, b"upgrade") and has_body(fields):
+        # The parser leaves HTTP at such a head, and the body would be lost (RFC 9110 §7.8).
+        raise InvalidRequest(
+            "a request with a body cannot ask for an upgrade", ((b"connection", b"close"),)
+        )
     if len(values(fields, b"host")) > 1:
         raise InvalidRequest("the request has more than one Host")

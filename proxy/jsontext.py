@@ -28,13 +28,14 @@ def loads(text: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """``value`` as compact JSON that every reader takes for one line."""
+    """``value`` as compact JSON that every reader takes for one line.
+
+    Raises NotJSON for what is nested too deeply to be printed.
+    """
     try:
         text = orjson.dumps(value)
-    except TypeError:  # a lone surrogate, or an integer of more than 64 bits
-        text = _SURROGATES.sub(
-            _escaped, json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        ).encode()
+    except TypeError:  # a lone surrogate, an integer of more than 64 bits, or deep nesting
+        text = _printed_leniently(value)
     return one_line(text)
 
 
@@ -52,6 +53,14 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 def _escaped(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
+
+
+def _printed_leniently(value: Any) -> bytes:
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError as error:
+        raise NotJSON("nested too deeply") from error
+    return _SURROGATES.sub(_escaped, text).encode()
 
 
 def _loads_leniently(text: bytes) -> Any:

@@ -11,6 +11,7 @@ from datetime import date
 
 from .config import Config, Route
 from .errors import InvalidVersion, UnsupportedVersion, VersionRequired
+from .routing import Match
 from .translation import Manner, Translation
 from .versions import dates, path
 from .versions.complete_through_messages import CompleteThroughMessages
@@ -44,6 +45,11 @@ def negotiate(
         event_limit=config.limits.event,
     )
     return Translation(spoken, used, bridge, manner)
+
+
+def translates(match: Match, method: str, translation: Translation) -> bool:
+    """Whether a request is translated; others pass through, at most with another version."""
+    return match.route.translate and method == "POST" and translation.concerns(match.endpoint)
 
 
 def client_version(

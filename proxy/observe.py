@@ -1,6 +1,6 @@
 """One record per exchange, and the line of the log that it becomes.
 
-A record never holds a prompt, an answer or a key, so that none can leak from it.
+A record never holds a prompt, an answer, a key or words of the upstream, so that none can leak.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 log = logging.getLogger("proxy.exchanges")
+
+LONGEST = 300
+"""The most that is logged of one value, in characters."""
 
 Ended = Literal[
     "complete",
@@ -75,7 +78,7 @@ def _ms(seconds: float) -> str:
 
 def _shown(value: object) -> str:
     """A value on one line, quoted where it would not read as one word."""
-    text = str(value)
+    text = str(value)[:LONGEST]
     if text.isprintable() and not any(char in text for char in ' "='):
         return text
-    return '"' + text.encode("unicode_escape").decode().replace('"', r"\"")[:300] + '"'
+    return '"' + text.encode("unicode_escape").decode().replace('"', r"\"") + '"'

@@ -41,7 +41,7 @@ from .fields import (
     without,
 )
 from .interruption import Interruptible
-from .negotiation import negotiate
+from .negotiation import negotiate, translates
 from .observe import Ended, Record
 from .routing import Match, Routes
 from .translation import Translation
@@ -52,6 +52,8 @@ ANSWER_LIMIT = 64 << 20
 
 ERROR_LIMIT = 1 << 20
 """The largest error body that is read for its message, in bytes."""
+
+NOT_MODIFIED = 304
 
 KEEPALIVE = 15.0
 """Silent seconds after which the old API sent a ping."""
@@ -93,6 +95,7 @@ class Relay:
         finally:
             exchange.record.bytes_sent = client.bytes_sent
             observe.write(exchange.record)
+            await exchange.close()
 
 
 class Exchange:
@@ -114,24 +117,29 @@ class Exchange:
         if translation is not None:
             self.record.client_version = translation.client
             self.record.upstream_version = translation.upstream
+        async with _watched(self._client, work):
+            if translation is None or not translates(match, self._client.method, translation):
+                await self._pass_through(match, upstream)
+            else:
+                await self._translate(match, upstream, translation)
+        if translation is not None and translation.failure is not None:
+            self._failed(translation.failure)
+
+    async def close(self) -> None:
+        """End the upstream's call; one whose answer is over may keep its connection."""
+        if self._answer is None:
+            return
         try:
-            async with _watched(self._client, work):
-                if translation is None or not self._changes(match, translation):
-                    await self._pass_through(match, upstream)
-                else:
-                    await self._translate(match, upstream, translation)
-            if translation is not None and translation.ended and self._answer is not None:
+            if self._client.complete:
                 await self._answer.drain()
         finally:
-            if self._answer is not None:
-                self._answer.close()
+            self._answer.close()
 
     async def failed(self, error: ProxyError) -> None:
         """End an exchange that failed: by an HTTP error as long as the head is not out."""
         if self._client.complete:
             return
-        self.record.ended = _ended_by(error)
-        self.record.error = f"{error.type}: {error.message}"
+        self._failed(error)
         with contextlib.suppress(ClientStalled):
             if not self._client.started:
                 self.record.status = error.status
@@ -149,12 +157,11 @@ class Exchange:
         else:
             self.record.ended = "client left before the first byte"
 
-    def _changes(self, match: Match, translation: Translation) -> bool:
-        return (
-            match.route.translate
-            and self._client.method == "POST"
-            and translation.concerns(match.endpoint)
-        )
+    def _failed(self, error: ProxyError) -> None:
+        """Record a failure: in our words, never the upstream's, which may repeat what it got."""
+        self.record.ended = _ended_by(error)
+        told = isinstance(error, UpstreamRefused)
+        self.record.error = error.type if told else f"{error.type}: {error.message}"
 
     # Nothing taken, nothing touched.
 
@@ -168,7 +175,10 @@ class Exchange:
         await self._pass_back(answer)
 
     async def _pass_back(self, answer: Answer) -> None:
-        await self._start(answer.status, self._answer_fields(answer.fields))
+        fields = self._answer_fields(answer.fields)
+        if answer.status == NOT_MODIFIED:  # the server takes the length for a promise
+            fields = without(fields, b"content-length")
+        await self._start(answer.status, fields)
         while part := await answer.read():
             await self._client.write(part)
         await self._client.end()
@@ -313,7 +323,7 @@ async def _refusal(answer: Answer) -> UpstreamRefused:
         parsed = jsontext.loads(body)
     except jsontext.NotJSON:
         parsed = None
-    except UpstreamNonsense:  # its status says enough
+    except UpstreamError:  # its status says enough
         body, parsed = b"", None
     return refused_by_body(answer.status, parsed, body.decode("utf-8", "replace"))
 

@@ -169,7 +169,7 @@ def _settings(app: ASGIApp) -> uvicorn.Config:
         http="httptools",
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
-        lifespan="auto",
+        lifespan="on" if isinstance(app, App) else "auto",
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -195,8 +195,11 @@ def _name_statuses() -> None:
 
 
 def _log_to_stderr() -> None:
+    level = os.environ.get("PROXY_LOG_LEVEL", "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise OSError(f"PROXY_LOG_LEVEL is {level!r}, which is no level such as INFO or WARNING")
     logging.basicConfig(
-        level=os.environ.get("PROXY_LOG_LEVEL", "INFO").upper(),
+        level=level,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     logging.getLogger("uvicorn.error").addFilter(_told_by_record)

@@ -49,6 +49,8 @@ class Translation:
         """Whether the upstream's stream has begun with anything but an error."""
         self.ended = False
         """Whether the client's stream is complete."""
+        self.failure: ProxyError | None = None
+        """With what error it ended, if it did."""
         self._bridge = bridge
         self._manner = manner
         self._steps = path(client, upstream, bridge)
@@ -96,20 +98,26 @@ class Translation:
         if self._manner.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
             raise InvalidRequest(f"this route is strict, and would leave out {reasons}")
-        same = call.endpoint == endpoint and call.body == original
-        return call.endpoint, body if same else jsontext.dumps(call.body)
+        if call.endpoint == endpoint and call.body == original:
+            return endpoint, body
+        try:
+            return call.endpoint, jsontext.dumps(call.body)
+        except jsontext.NotJSON as error:
+            raise InvalidRequest(f"The request body is {error}") from error
 
     def response(self, body: bytes) -> bytes:
         """The body of a successful response that is not a stream; raises UpstreamNonsense."""
         try:
             answer = jsontext.loads(body)
+            if not isinstance(answer, dict):
+                raise UpstreamNonsense("upstream's answer is not a JSON object")
+            if answer.get("type") == "error":
+                raise refused_in_stream(answer)
+            for step in self._way_back:
+                answer = step.response(answer)
+            return jsontext.dumps(answer)
         except jsontext.NotJSON as error:
             raise UpstreamNonsense("upstream's answer is not JSON") from error
-        if not isinstance(answer, dict):
-            raise UpstreamNonsense("upstream's answer is not a JSON object")
-        for step in self._way_back:
-            answer = step.response(answer)
-        return jsontext.dumps(answer)
 
     def error(self, error: ProxyError) -> ProxyError:
         """The upstream's refusal, as the client should read it."""
@@ -123,6 +131,14 @@ class Translation:
         Raises UpstreamRefused if the stream begins with an error, and UpstreamNonsense where it
         cannot be understood; either way finish() tells what the client is owed.
         """
+        try:
+            yield from self._encoded(chunk)
+        except EventTooLarge as error:
+            raise UpstreamNonsense(f"upstream sent {error}") from error
+        except jsontext.NotJSON as error:
+            raise UpstreamNonsense("upstream sent an event that is not JSON") from error
+
+    def _encoded(self, chunk: bytes) -> Iterator[bytes]:
         superseded: Event | None = None
         for event in self._translated(chunk):
             if superseded is not None and not event.snapshot:
@@ -152,18 +168,14 @@ class Translation:
                 events = (*events, *step.finish(End(error)))
         self.ended = True
         for event in events:
+            self.failure = self.failure or event.failure
             yield event.encode()
 
     def _translated(self, chunk: bytes) -> Iterator[Event]:
-        try:
-            for name, data in self._decoder.feed(chunk):
-                if self.ended:
-                    return
-                yield from self._one(Event(name, data=data))
-        except EventTooLarge as error:
-            raise UpstreamNonsense(f"upstream sent {error}") from error
-        except jsontext.NotJSON as error:
-            raise UpstreamNonsense("upstream sent an event that is not JSON") from error
+        for name, data in self._decoder.feed(chunk):
+            if self.ended:
+                return
+            yield from self._one(Event(name, data=data))
 
     def _one(self, event: Event) -> Sequence[Event]:
         name = event.name
@@ -181,6 +193,7 @@ class Translation:
         for made in events:
             if made.last:
                 self.ended = True
+                self.failure = made.failure
         return events
 
 

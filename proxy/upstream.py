@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
 from multidict import CIMultiDict
@@ -112,7 +113,6 @@ class Upstream:
     def __init__(self, settings: config.Upstream) -> None:
         base = URL(settings.base_url, encoded=True)
         self.name = settings.name
-        self.speaks = settings.speaks
         self._settings = settings
         self._scheme = base.scheme
         self._authority = base.raw_authority
@@ -144,7 +144,7 @@ class Upstream:
         ``target`` is the path and query as they shall stand on the wire, below the base URL.
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamNonsense.
         """
-        first_byte = self._settings.timeouts.first_byte
+        wait = _HeadWait(self._settings.timeouts.first_byte)
         url = URL.build(  # the target as the path: so not a byte of it is interpreted
             scheme=self._scheme,
             authority=self._authority,
@@ -152,14 +152,12 @@ class Upstream:
             encoded=True,
         )
         with _foreign_errors(self.name):
-            async with asyncio.timeout(first_byte) as deadline:
-                sent = body
-                if body is not None and not isinstance(body, bytes):
-                    sent = _postponing(deadline, first_byte, body)
+            async with wait.begun():
+                sent = body if body is None or isinstance(body, bytes) else wait.during(body)
                 response = await self._session.request(
                     method, url, headers=self._fields(fields), data=sent, allow_redirects=False
                 )
-        return Answer(self.name, response, self._settings.timeouts.idle)
+        return Answer(self.name, _checked(response), self._settings.timeouts.idle)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -177,15 +175,44 @@ class Upstream:
             raise InvalidRequest("a header field is neither ASCII nor UTF-8") from error
 
 
-async def _postponing(
-    deadline: asyncio.Timeout, seconds: float, body: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
-    """An upload, each part of which gives the upstream its full time again."""
-    loop = asyncio.get_running_loop()
-    async for part in body:
-        yield part
-        if deadline.when() is not None and not deadline.expired():
-            deadline.reschedule(loop.time() + seconds)
+class _HeadWait:
+    """How long a head is waited for; each part of an upload gives the upstream its time again."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._deadline: asyncio.Timeout | None = None
+
+    @asynccontextmanager
+    async def begun(self) -> AsyncIterator[None]:
+        """Wait at most so long; raises TimeoutError."""
+        async with asyncio.timeout(self._seconds) as deadline:
+            self._deadline = deadline
+            try:
+                yield
+            finally:
+                self._deadline = None
+
+    async def during(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The upload, which may go on after the head has come."""
+        async for part in body:
+            yield part
+            if self._deadline is not None and not self._deadline.expired():
+                now = asyncio.get_running_loop().time()
+                self._deadline.reschedule(now + self._seconds)
+
+
+def _checked(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+    """Let a head through that a client can be sent; raises UpstreamNonsense."""
+    if not 200 <= response.status <= 599:  # noqa: PLR2004
+        response.close()
+        raise UpstreamNonsense(f"upstream answered with status {response.status}")
+    if any(_CONTROL.search(value) for _, value in response.raw_headers):
+        response.close()
+        raise UpstreamNonsense("upstream sent a control character in its header")
+    return response
+
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @contextmanager
@@ -204,6 +231,8 @@ def _foreign_errors(name: str) -> Iterator[None]:
         raise UpstreamUnreachable(f"upstream {name} cannot be reached: {_why(error)}") from error
     except aiohttp.ClientResponseError as error:
         raise UpstreamNonsense(f"upstream {name} did not answer in HTTP") from error
+    except UnicodeError as error:  # from idna
+        raise UpstreamUnreachable(f"upstream {name} has a host that is no name") from error
     except (aiohttp.ClientError, OSError) as error:
         raise UpstreamUnreachable(f"upstream {name} closed the connection") from error
 

@@ -262,3 +262,28 @@ def test_explain_refuses_as_the_proxy_would() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("400 invalid_request_error: prompt must start with")
+
+
+def test_explain_takes_a_path_and_what_is_no_json() -> None:
+    def explained(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, "explain", *arguments],
+            cwd=ROOT,
+            input=body,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    done = explained('{"model": "m"}', "--path", "/v1/messages")
+    assert done.stdout.startswith("POST https://api.anthropic.com/v1/messages\n")
+    done = explained("no json", "--client-version", "2099-01-01")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the body passes through" in done.stdout
+
+
+def test_a_log_level_that_is_none_is_told_in_one_line() -> None:
+    done = run("serve", "--port", "0", PROXY_LOG_LEVEL="bogus")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1

@@ -345,3 +345,136 @@ async def test_a_download_that_breaks_off_does_not_look_whole(log: Exchanges) ->
         assert got.endswith(b"\r\nevent: message_start\n\r\n")
         assert b"0\r\n\r\n" not in got
         assert 'ended="upstream failed"' in await log.line()
+
+
+async def test_a_body_behind_an_upgrade_is_refused_before_it_can_be_mistaken() -> None:
+    """The parser leaves HTTP there; what followed would reach the upstream as another request."""
+    gate = Gate()
+    async with proxy_to(gate.play) as (_, url), await connect(url) as client:
+        await client.say(
+            b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+            b"upgrade: h2c\r\ncontent-length: 5\r\n\r\nhello"
+        )
+        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"connection: close\r\n" in answer
+        assert not gate.asked.is_set()
+
+
+async def test_an_upload_goes_on_after_an_early_answer() -> None:
+    async def play(side: Side) -> None:
+        await side.head()
+        assert await side.reader.readexactly(4) == b"part"
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nsoon")
+        assert await side.reader.readexactly(8) == b"partlast"
+        await side.say(b"done")
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        await client.say(
+            b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nanthropic-version: 2023-06-01\r\n"
+            b"content-length: 12\r\n\r\npart"
+        )
+        await client.until(b"soon")
+        await client.say(b"part")
+        await client.say(b"last")
+        assert await client.reader.readexactly(4) == b"done"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (b"HTTP/1.1 600 Odd\r\ncontent-length: 0\r\n\r\n", b"502"),
+        (b"HTTP/1.1 101 Switching\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", b"502"),
+        (b"HTTP/1.1 200 OK\r\nx-a: a\x01b\r\ncontent-length: 0\r\n\r\n", b"502"),
+        (b'HTTP/1.1 304 Not Modified\r\netag: "1"\r\ncontent-length: 77\r\n\r\n', b"304"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"204"),
+    ],
+)
+async def test_odd_heads_do_not_break_an_exchange(
+    log: Exchanges, answer: bytes, status: bytes
+) -> None:
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.say(answer)
+        await side.rest()
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        await client.say(
+            b"GET /v1/models HTTP/1.1\r\nhost: proxy\r\nanthropic-version: 2023-06-01\r\n\r\n"
+        )
+        assert (await client.head()).startswith(b"HTTP/1.1 %b " % status)
+        assert "crashed" not in await log.line()
+
+
+async def test_a_refusal_whose_body_is_cut_keeps_its_status() -> None:
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(b"HTTP/1.1 429 Too Many\r\nretry-after: 7\r\ncontent-length: 99\r\n\r\n{")
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        await client.say(old_request())
+        head = await client.head()
+        assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+        assert b"retry-after: 7\r\n" in head
+
+
+async def test_a_finished_exchange_makes_room_at_once() -> None:
+    async def play(side: Side) -> None:
+        while True:
+            await side.request()
+            await side.say(STREAM_HEAD + completion(" Hi") + LAST)
+
+    limits: dict[str, dict[str, object]] = {"limits": {"concurrent_exchanges": 1}}
+    async with proxy_to(play, limits) as (_, url):
+        for _ in range(5):
+            async with await connect(url) as client:
+                await client.say(old_request())
+                await client.until(b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
+
+
+SECRET = "sk-ant-canary"  # noqa: S105
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        STREAM_HEAD
+        + completion(" Hi")
+        + chunk(
+            b'event: error\ndata: {"error":{"type":"api_error","message":"%b"}}\n\n'
+            % SECRET.encode()
+        )
+        + chunk(b""),
+        STREAM_HEAD + completion(" Hi") + chunk(b""),
+        (
+            b"HTTP/1.1 401 No\r\ncontent-length: 69\r\n\r\n"
+            b'{"error":{"type":"authentication_error","message":"bad sk-ant-canary"}}'
+        ),
+    ],
+    ids=["error event", "no end", "status"],
+)
+async def test_the_log_tells_a_failure_without_the_upstreams_words(
+    log: Exchanges, answer: bytes
+) -> None:
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(answer)
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        await client.say(old_request())
+        line = await log.line()
+        assert 'ended="upstream ' in line
+        assert "error=" in line
+        assert SECRET not in line
+
+
+async def test_nothing_but_the_probes_is_under_the_admin_prefix() -> None:
+    gate = Gate()
+    async with proxy_to(gate.play) as (_, url):
+        for target in (b"GET /-/healthy/", b"GET /-/", b"POST /-/healthy", b"GET /-/x"):
+            async with await connect(url) as client:
+                await client.say(
+                    b"%b HTTP/1.1\r\nhost: proxy\r\ncontent-length: 0\r\n\r\n" % target
+                )
+                assert (await client.head()).startswith(b"HTTP/1.1 404 Not Found\r\n")
+        assert not gate.asked.is_set()

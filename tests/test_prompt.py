@@ -175,3 +175,8 @@ def test_a_giant_prompt_is_taken_apart_whole() -> None:
 def test_repairs_are_told(prompt: str, note: str) -> None:
     assert note in parse(prompt).notes
     assert parse(f"{HUMAN} Hi{ASSISTANT}").notes == ()
+
+
+def test_more_turns_than_the_api_takes_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="more than 100000 turns"):
+        parse(f"{HUMAN}{ASSISTANT}" * 50_001)

@@ -50,3 +50,7 @@ def test_after_a_stop_nothing_comes() -> None:
     assert scanner.feed("an: and more") == ""
     assert scanner.hit == "\n\nHuman:"
     assert scanner.feed("more") == scanner.flush() == ""
+
+
+def test_a_stop_longer_than_any_answer_is_left_to_the_upstream() -> None:
+    assert StopScanner(["a" * 1_000_000]).feed("aaa") == "aaa"

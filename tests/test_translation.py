@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import UpstreamNonsense, UpstreamRefused
+from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
 from proxy.translation import Manner, Translation
 from proxy.versions.complete_through_messages import CompleteThroughMessages
@@ -240,3 +240,58 @@ def test_no_body_whatever_breaks_a_translation(
     list(made.feed(begun(bridge)))
     list(made.feed(named(name, body)))
     assert made.ended or list(made.finish())
+
+
+DEEP = b"[" * 600 + b"]" * 600
+
+
+def test_what_is_nested_too_deeply_is_refused_and_not_a_crash() -> None:
+    made = Translation("2023-01-01", "2023-06-01", CompleteThroughMessages(MAP))
+    body = json.dumps(BODY).encode()[:-1] + b',"tags":' + DEEP + b"}"
+    assert made.request("/v1/complete", body)[0] == "/v1/messages"
+    native = Translation("2023-01-01", "2023-06-01")
+    with pytest.raises(InvalidRequest, match=r"nested too deeply|recursion"):
+        native.request("/v1/complete", b'{"top_k":-1,"x":' + b"[" * 1010 + b"]" * 1010 + b"}")
+
+
+@pytest.mark.parametrize("bridge", [False, True])
+@pytest.mark.parametrize("answer", [{}, {"content": [], "stop_reason": None}, {"completion": 1}])
+def test_an_answer_that_is_none_is_not_made_one(bridge: bool, answer: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamNonsense):
+        translation(bridge=bridge).response(json.dumps(answer).encode())
+
+
+@pytest.mark.parametrize("bridge", [False, True])
+def test_an_error_that_came_with_status_200_is_an_error(bridge: bool) -> None:
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    with pytest.raises(UpstreamRefused, match="Overloaded"):
+        translation(bridge=bridge).response(json.dumps(error).encode())
+
+
+def test_a_client_of_2023_06_01_is_told_once_that_its_bridged_stream_failed() -> None:
+    made = Translation("2023-06-01", "2023-06-01", CompleteThroughMessages(MAP))
+    made.request("/v1/complete", json.dumps({**BODY, "stream": True}).encode())
+    error = b'event: error\ndata: {"error":{"type":"overloaded_error",\ndata: "message":"No"}}\n\n'
+    got = played(made, begun(bridge=True) + error)
+    assert got.count(b"event: error") == 1
+    assert got.endswith(
+        b'data: {"type":"error","error":{"type":"overloaded_error","message":"No"}}\r\n\r\n'
+    )
+    assert made.ended
+    assert made.failure is not None
+
+
+def test_a_message_survives_whatever_its_delta_says() -> None:
+    made = Translation("2023-01-01", "2023-06-01")
+    made.request("/v1/messages", b'{"stream":true}')
+    odd = named(
+        "message_delta", {"delta": {"content": "x", "stop_reason": "end_turn"}, "content": 1}
+    )
+    block = named(
+        "content_block_start", {"index": 0, "content_block": {"type": "text", "text": "A"}}
+    )
+    start = named("message_start", {"message": {"id": "m", "content": []}})
+    stop = named("message_stop", {"type": "message_stop"})
+    got = played(made, start + odd + block + stop)
+    assert b'"content":[{"type":"text","text":"A"}]' in got
+    assert got.endswith(b"data: [DONE]\r\n\r\n")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..change import Body, Bridge, Call, End, Event
-from ..errors import UpstreamNonsense
+from ..errors import UpstreamNonsense, refused_in_stream
 from . import models
 from .answer import AnswerText
 from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT, error_event
@@ -55,6 +55,8 @@ class CompleteThroughMessages(Bridge):
         if not isinstance(body.get("content"), list):
             raise UpstreamNonsense("upstream's answer is not a Message")
         self._open(body)
+        if self._stop_reason is None:
+            raise UpstreamNonsense(NO_REASON)
         text = self._answer.feed(_text_of(body)) + self._answer.flush()
         return self._completion(text, self._stop())
 
@@ -73,7 +75,7 @@ class CompleteThroughMessages(Bridge):
             case "message_stop":
                 return self._closed()
             case "error":
-                return self._closed() if self._stop_reason else (*self._held(), event)
+                return self.finish(End(refused_in_stream(event.body)))
             case "ping":
                 return (event,)
             case _:

@@ -33,7 +33,7 @@ class CompletionsBecameIncremental(VersionChange):
             self._text.append(increment)
         elif not event.last:
             return ()
-        return (TextSnapshot(event.name, "completion", self._text, rest, last=event.last),)
+        return (TextSnapshot(event, "completion", self._text, rest),)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
         """Send what the text has more than before."""

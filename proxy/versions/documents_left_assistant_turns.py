@@ -29,27 +29,44 @@ class DocumentsLeftAssistantTurns(VersionChange):
 
 def _moved(messages: list[Any]) -> list[Any]:
     moved: list[Any] = []
+    handed_in: list[Any] | None = None  # the content of a last message that is our copy
     for message in messages:
         documents = _documents(message)
         if not documents:
+            handed_in = None
             moved.append(message)
             continue
-        if moved and isinstance(moved[-1], dict) and moved[-1].get("role") == "user":
-            moved[-1] = moved[-1] | {"content": [*_blocks(moved[-1].get("content")), *documents]}
-        else:
-            moved.append({"role": "user", "content": documents})
-        rest = [block for block in message["content"] if block not in documents]
+        if handed_in is None:
+            handed_in = _handed_in(moved)
+        handed_in += documents
+        rest = [block for block in message["content"] if not _is_document(block)]
         if rest:
+            handed_in = None
             moved.append(message | {"content": rest})
     return moved
+
+
+def _handed_in(moved: list[Any]) -> list[Any]:
+    """The content of the user's message at the end, which is made where there is none."""
+    content: list[Any] = []
+    if moved and isinstance(moved[-1], dict) and moved[-1].get("role") == "user":
+        user = moved.pop()
+        content += _blocks(user.get("content"))
+    else:
+        user = {"role": "user"}
+    moved.append(user | {"content": content})
+    return content
 
 
 def _documents(message: Any) -> list[Body]:
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return []
     content = message.get("content")
-    blocks = content if isinstance(content, list) else []
-    return [b for b in blocks if isinstance(b, dict) and b.get("type") == "document"]
+    return [block for block in content if _is_document(block)] if isinstance(content, list) else []
+
+
+def _is_document(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "document"
 
 
 def _blocks(content: Any) -> list[Any]:

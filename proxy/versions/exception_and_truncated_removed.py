@@ -23,6 +23,8 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 
     def downgrade_response(self, body: Body) -> Body:
         """Put the two back, where they stood among the seven keys of then."""
+        if not isinstance(body.get("completion"), str):
+            raise UpstreamNonsense("upstream's answer is not a completion")
         return _as_in_2023_01_01(body)
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
@@ -76,17 +78,17 @@ class ExceptionAndTruncatedRemoved(VersionChange):
             "stop_reason": "max_tokens",
             "exception": f"{error.type}: {error.message}",
         }
-        return _completion(failed)
+        return _completion(failed, error)
 
 
-def _completion(body: Body) -> Event:
+def _completion(body: Body, failure: ProxyError | None = None) -> Event:
     old = _as_in_2023_01_01(body)
-    return Event("completion", old, last=old["stop_reason"] is not None)
+    return Event("completion", old, last=old["stop_reason"] is not None, failure=failure)
 
 
 def error_event(error: ProxyError) -> Event:
     """The end of a failed stream, as every version but the first has it."""
-    return Event("error", error.envelope(), last=True)
+    return Event("error", error.envelope(), last=True, failure=error)
 
 
 def told_by(exception: object) -> ProxyError:

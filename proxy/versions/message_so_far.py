@@ -95,7 +95,7 @@ class MessageSoFar:
         message |= {
             field: value
             for field, value in delta.items()
-            if value is not None or field.startswith("stop_")
+            if (value is not None or field.startswith("stop_")) and field != "content"
         }
         told = _object(body.get("usage")).items()
         usage = {name: count for name, count in told if count is not None}
@@ -106,7 +106,7 @@ class MessageSoFar:
         return True
 
 
-_PARTS = ("type", "delta", "usage")
+_PARTS = ("type", "delta", "usage", "content")
 
 
 def _append(block: Body, delta: Body, field: str) -> bool:

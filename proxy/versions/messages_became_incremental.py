@@ -92,7 +92,9 @@ class MessagesBecameIncremental(VersionChange):
     def _failure(self, error: ProxyError) -> Event:
         """As for completions: what is there, cut by force, and why."""
         message = (self._so_far.message or {}) | {"stop_reason": "max_tokens"}
-        return _snapshot(message, f"{error.type}: {error.message}", last=True)
+        snapshot = _snapshot(message, f"{error.type}: {error.message}", last=True)
+        snapshot.failure = error
+        return snapshot
 
     def _stopped(self) -> Event:
         return _snapshot(self._so_far.message or {}, last=True)

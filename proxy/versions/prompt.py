@@ -23,6 +23,9 @@ ASSISTANT = "\n\nAssistant:"
 NO_TEXT = "(no text)"
 """Stands for a Human turn without text: the old API took one, today's does not."""
 
+MOST_TURNS = 100_000
+"""Today's API takes no more messages."""
+
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -51,6 +54,8 @@ class Dialogue:
 
 def parse(prompt: str) -> Dialogue:
     """Take ``prompt`` apart; raises InvalidRequest where it is not a dialogue."""
+    if prompt.count(HUMAN) + prompt.count(ASSISTANT) > MOST_TURNS:
+        raise InvalidRequest(f"prompt has more than {MOST_TURNS} turns")
     system, *parts = _MARKER.split(_with_first_marker(prompt))
     roles = [_ROLES[part] for part in parts[0::2]]
     if not roles or roles[0] != "user":

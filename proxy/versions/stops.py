@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 1000
+"""Longer stop sequences, in characters, are left to the upstream: looking for one costs more than
+any text is likely to hold."""
+
 
 class StopScanner:
     """Gives out text up to the first of ``stops``; ``hit`` is that stop, once it was seen.
@@ -16,9 +20,9 @@ class StopScanner:
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self._stops = tuple(dict.fromkeys(stop for stop in stops if stop))
+        self._stops = tuple(dict.fromkeys(stop for stop in stops if 0 < len(stop) <= LONGEST))
         self._longest = max(map(len, self._stops), default=0)
-        self._ends = frozenset(prefix[-1] for stop in self._stops for prefix in _beginnings(stop))
+        self._ends = frozenset("".join(stop[:-1] for stop in self._stops))
         self._held = ""
         self.hit: str | None = None
 
@@ -50,7 +54,3 @@ class StopScanner:
             if any(stop.startswith(end) for stop in self._stops):
                 return length
         return 0
-
-
-def _beginnings(stop: str) -> Iterable[str]:
-    return (stop[:length] for length in range(1, len(stop)))
