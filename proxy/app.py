@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from . import admin
 from .config import Config
 from .config import Upstream as UpstreamSettings
+from .learning import learned
 from .relay import Relay
 from .upstream import Upstream
 
@@ -45,6 +46,8 @@ class App:
         await receive()
         for settings in self.config.upstreams.values():
             self._upstreams[settings.name] = self._connect(settings)
+        if self.config.models_from_upstream:
+            self._relay.learned |= await learned(self.config, self._upstreams)
         self.ready = True
         await send({"type": "lifespan.startup.complete"})
         await receive()

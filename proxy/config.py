@@ -164,6 +164,7 @@ class Config:
     unknown_versions: UnknownVersions
     upstreams: Mapping[str, Upstream]
     models: tuple[ModelTarget, ...]
+    models_from_upstream: bool
     routes: tuple[Route, ...]
     limits: Limits
     admin: Admin
@@ -208,6 +209,7 @@ def _config(root: Value) -> Config:
             ),
             upstreams=MappingProxyType(upstreams),
             models=field.take("models", _models, ()),
+            models_from_upstream=field.take("models_from_upstream", flag, otherwise=False),
             routes=field.require("routes", lambda value: _routes(value, names), ()),
             limits=field.take("limits", _limits, Limits()),
             admin=field.take("admin", _admin, Admin()),
@@ -550,9 +552,10 @@ def _refuse_unused(field: Fields, routes: tuple[Route, ...]) -> None:
     for name, (key, _) in field.entries("upstreams").items():
         if name not in used:
             key.report("has no effect", "no route names it; write one, or leave it out")
-    if field.has("models") and not any(route.bridge for route in routes):
-        rule = "only a bridge looks models up, and no route has one"
-        field.refuse("models", "has no effect", rule)
+    for name in ("models", "models_from_upstream"):
+        if field.has(name) and not any(route.bridge for route in routes):
+            rule = "only a bridge looks models up, and no route has one"
+            field.refuse(name, "has no effect", rule)
 
 
 def _reached(

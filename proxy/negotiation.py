@@ -6,8 +6,9 @@ https://docs.anthropic.com/en/api/versioning
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from types import MappingProxyType
 
 from .config import Config, Route
 from .errors import InvalidVersion, UnsupportedVersion, VersionRequired
@@ -15,16 +16,22 @@ from .routing import Match
 from .translation import Manner, Translation
 from .versions import dates, path
 from .versions.complete_through_messages import CompleteThroughMessages
+from .versions.models import Profile
 
 _DATE = re.compile(rb"\d{4}-\d\d-\d\d")
 
 
 def negotiate(
-    config: Config, route: Route, endpoint: str, versions: Sequence[bytes]
+    config: Config,
+    route: Route,
+    endpoint: str,
+    versions: Sequence[bytes],
+    learned: Mapping[str, Profile] = MappingProxyType({}),
 ) -> Translation | None:
     """The translation for a request of ``endpoint`` that names ``versions``.
 
-    None leaves it to the upstream, which may know a version that we do not.
+    None leaves it to the upstream, which may know a version that we do not. ``learned`` is what
+    the upstream said of its models.
 
     Raises VersionRequired, InvalidVersion or UnsupportedVersion.
     """
@@ -33,7 +40,7 @@ def negotiate(
     )
     if spoken is None:
         return None
-    bridge = CompleteThroughMessages(config.models) if route.bridge else None
+    bridge = CompleteThroughMessages(config.models, learned) if route.bridge else None
     speaks = config.upstreams[route.upstream].speaks
     if bridge is not None:
         used = nearest(speaks, bridge.version, bridge.living)

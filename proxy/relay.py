@@ -46,6 +46,7 @@ from .observe import Ended, Record
 from .routing import Match, Routes
 from .translation import Translation
 from .upstream import Answer, Upstream
+from .versions.models import Profile
 
 ANSWER_LIMIT = 64 << 20
 """The largest answer that is translated as a whole, in bytes."""
@@ -73,11 +74,13 @@ class Relay:
         self._routes = Routes(config.routes)
         self._upstreams = upstreams
         self.exchanges = OpenExchanges(config.limits.concurrent_exchanges)
+        self.learned: dict[str, Profile] = {}
+        """What upstreams said of their models."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client(scope, receive, send)
         path = client.path.decode("latin-1")
-        exchange = Exchange(self._config, client, Record(client.method, path))
+        exchange = Exchange(self._config, self.learned, client, Record(client.method, path))
         try:
             guard.check(client.fields, client.path, self._config.limits.header_bytes)
             match = self._routes.find(client.method, path)
@@ -101,9 +104,12 @@ class Relay:
 class Exchange:
     """One request and its response, while they are under way."""
 
-    def __init__(self, config: Config, client: Client, record: Record) -> None:
+    def __init__(
+        self, config: Config, learned: Mapping[str, Profile], client: Client, record: Record
+    ) -> None:
         self.record = record
         self._config = config
+        self._learned = learned
         self._client = client
         self._translation: Translation | None = None
         self._answer: Answer | None = None
@@ -112,7 +118,7 @@ class Exchange:
         """Relay the request by its route; raises ProxyError, ClientLeft or ClientStalled."""
         self.record.route = match.route.name
         versions = values(self._client.fields, VERSION)
-        translation = negotiate(self._config, match.route, match.endpoint, versions)
+        translation = negotiate(self._config, match.route, match.endpoint, versions, self._learned)
         self._translation = translation
         if translation is not None:
             self.record.client_version = translation.client

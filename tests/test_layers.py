@@ -32,6 +32,7 @@ ORDER = [
     "upstream",
     "observe",
     "relay",
+    "learning",
     "admin",
     "app",
     "sandbox_rules",

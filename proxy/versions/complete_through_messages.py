@@ -5,7 +5,8 @@ https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ..change import Body, Bridge, Call, End, Event
@@ -33,8 +34,13 @@ class CompleteThroughMessages(Bridge):
     living = "/v1/messages"
     version = "2023-06-01"
 
-    def __init__(self, model_map: Iterable[models.ModelTarget] = ()) -> None:
+    def __init__(
+        self,
+        model_map: Iterable[models.ModelTarget] = (),
+        learned: Mapping[str, models.Profile] = MappingProxyType({}),
+    ) -> None:
         self._models = tuple(model_map)
+        self._learned = learned
         self._asked_model = ""
         self._answer = AnswerText(Dialogue("", (), "", ""), (HUMAN,))
         self._id = ""
@@ -48,7 +54,9 @@ class CompleteThroughMessages(Bridge):
         target = models.target(self._models, asked.model)
         self._asked_model = asked.model
         self._answer = AnswerText(dialogue, (*asked.stop_sequences, HUMAN))
-        return messages_call(call, asked, dialogue, target, models.profile(target.to))
+        return messages_call(
+            call, asked, dialogue, target, models.profile(target.to, self._learned)
+        )
 
     def downgrade_response(self, body: Body) -> Body:
         """The text of the Message as a completion."""

@@ -7,10 +7,11 @@ left out instead of failing the call. https://docs.anthropic.com/en/docs/about-c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,42 @@ def target(models: Iterable[ModelTarget], name: str) -> ModelTarget:
     return ModelTarget(name, name)
 
 
-def profile(name: str) -> Profile:
-    """What the model ``name`` takes."""
+def profile(name: str, learned: Mapping[str, Profile] = MappingProxyType({})) -> Profile:
+    """What the model ``name`` takes: by what was ``learned`` of it, else by our table."""
+    if name in learned:
+        return learned[name]
     return next(known for known in PROFILES if fnmatchcase(name, known.pattern))
+
+
+def learn(listing: Any) -> dict[str, Profile]:
+    """What an answer of `GET /v1/models` says of each model beyond our table.
+
+    That is how long an answer may be and how thinking is kept off; what it does not say stays as
+    it is. https://docs.anthropic.com/en/api/models-list
+    """
+    entries = listing.get("data") if isinstance(listing, dict) else None
+    entries = entries if isinstance(entries, list) else []
+    models = [entry for entry in entries if isinstance(entry, dict)]
+    return {
+        model["id"]: _learned(profile(model["id"]), model)
+        for model in models
+        if isinstance(model.get("id"), str)
+    }
+
+
+def _learned(known: Profile, model: dict[str, Any]) -> Profile:
+    limit = model.get("max_tokens")
+    if isinstance(limit, int) and limit > 0:
+        known = replace(known, max_tokens=limit)
+    if known.pattern != "*":  # what we know of thinking was tried
+        return known
+    ways: tuple[Thinking, ...] = ("disabled", "between_tools")
+    offered = [way for way in ways if _offers(model, way)]
+    return replace(known, thinking=offered[0]) if offered else known
+
+
+def _offers(model: dict[str, Any], way: str) -> bool:
+    value: Any = model
+    for key in ("capabilities", "thinking", "types", way):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value.get("supported") is True if isinstance(value, dict) else value is True

@@ -1,0 +1,51 @@
+"""What upstreams say of their models, asked once at the start and never needed.
+
+A proxy that could not ask works by its own table, and says so in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from . import jsontext
+from .config import Config
+from .errors import ProxyError
+from .fields import VERSION
+from .upstream import Upstream
+from .versions.complete_through_messages import CompleteThroughMessages
+from .versions.models import Profile, learn
+
+log = logging.getLogger("proxy")
+
+PATIENCE = 5.0
+"""Seconds that a start may wait for an upstream's models."""
+
+LISTING = 4 << 20
+"""The largest list of models that is read, in bytes."""
+
+
+async def learned(config: Config, upstreams: dict[str, Upstream]) -> dict[str, Profile]:
+    """What the upstreams behind bridges tell of their models, as far as they answer."""
+    asked = {route.upstream for route in config.routes if route.bridge}
+    told = await asyncio.gather(*(_ask(upstreams[name]) for name in sorted(asked)))
+    return {name: profile for profiles in told for name, profile in profiles.items()}
+
+
+async def _ask(upstream: Upstream) -> dict[str, Profile]:
+    version = (VERSION, CompleteThroughMessages.version.encode())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            answer = await upstream.call("GET", "/v1/models?limit=1000", [version], None)
+            try:
+                body = await answer.read_all(LISTING)
+            finally:
+                answer.close()
+        if answer.status != 200:  # noqa: PLR2004
+            log.warning("upstream %s did not list its models: %s", upstream.name, answer.status)
+            return {}
+        return learn(jsontext.loads(body))
+    except (ProxyError, TimeoutError, jsontext.NotJSON) as error:
+        reason = type(error).__name__
+        log.warning("upstream %s did not list its models: %s", upstream.name, reason)
+        return {}

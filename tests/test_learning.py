@@ -1,0 +1,78 @@
+"""What upstreams tell of their models at the start: heeded where it comes, never needed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from support import Side, connect, old_request, raw_upstream, settings
+
+from proxy.app import App
+from proxy.server import running
+from proxy.versions.models import ModelTarget, learn, profile
+
+pytestmark = pytest.mark.anyio
+
+LISTING = {
+    "data": [
+        {
+            "id": "claude-next",
+            "max_tokens": 50,
+            "capabilities": {"thinking": {"types": {"disabled": {"supported": True}}}},
+        }
+    ]
+}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize(
+    ("listing", "max_tokens", "thinking"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(LISTING).encode(), 50, {"type": "disabled"}),
+        (b"HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n", 100, None),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nwhat", 100, None),
+        (b"", 100, None),
+    ],
+    ids=["told", "refused", "no JSON", "silent"],
+)
+async def test_a_bridge_heeds_what_was_told_and_does_without(
+    listing: bytes, max_tokens: int, thinking: object
+) -> None:
+    bodies: list[dict[str, object]] = []
+
+    async def play(side: Side) -> None:
+        head, body = await side.request()
+        if head.startswith(b"GET /v1/models?limit=1000 "):
+            assert b"anthropic-version: 2023-06-01\r\n" in head
+            await side.say(listing)
+            return
+        bodies.append(json.loads(body))
+        await side.say(b"HTTP/1.1 500 Enough\r\ncontent-length: 0\r\n\r\n")
+
+    async with raw_upstream(play) as url:
+        config = replace(
+            settings(url, bridge=True),
+            models=(ModelTarget("*", "claude-next"),),
+            models_from_upstream=True,
+        )
+        async with running(App(config)) as proxy, await connect(proxy) as client:
+            await client.say(old_request(stream=False, tokens=100))
+            await client.head()
+    assert [body["max_tokens"] for body in bodies] == [max_tokens]
+    assert [body.get("thinking") for body in bodies] == [thinking]
+
+
+def test_what_is_known_of_thinking_is_not_unlearned() -> None:
+    types = {"disabled": True}
+    told = {"data": [{"id": "claude-opus-5-5", "capabilities": {"thinking": {"types": types}}}]}
+    assert learn(told)["claude-opus-5-5"] == profile("claude-opus-5-5")
+
+
+@pytest.mark.parametrize("listing", [None, [], {}, {"data": 1}, {"data": [1, {"id": 2}, {}]}])
+def test_a_listing_that_is_none_teaches_nothing(listing: object) -> None:
+    assert learn(listing) == {}
