@@ -186,10 +186,12 @@ def test_an_error_before_all_else_is_raised(bridge: bool) -> None:
 
 @pytest.mark.parametrize("bridge", [False, True])
 def test_a_stream_without_an_end_ends_as_a_failure(bridge: bool) -> None:
-    last = snapshots(played(translation(bridge=bridge), begun(bridge)))[-1]
+    made = translation(bridge=bridge)
+    last = snapshots(played(made, begun(bridge)))[-1]
     assert last["completion"].strip() == "Hi"
     assert last["stop_reason"] == "max_tokens"
     assert last["exception"].startswith("api_error: ")
+    assert isinstance(made.failure, UpstreamNonsense)
     assert (last["log_id"], last["model"]) == (
         ("msg_1", "claude-v1") if bridge else ("compl_1", "claude-2")
     )

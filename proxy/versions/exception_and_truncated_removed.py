@@ -33,7 +33,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
             self._seen = event.body
             return (_completion(event.body),)
         if event.name == "error":
-            return (self._failure(refused_in_stream(event.body)),)
+            return (self._failure(event.failure or refused_in_stream(event.body)),)
         return (event,)
 
     def finish(self, end: End) -> Sequence[Event]:
