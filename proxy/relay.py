@@ -40,12 +40,13 @@ from .fields import (
     with_version,
     without,
 )
+from .http1 import Answer
 from .interruption import Interruptible
 from .negotiation import negotiate, translates
 from .observe import Ended, Record
 from .routing import Match, Routes
 from .translation import Translation
-from .upstream import Answer, Upstream
+from .upstream import Upstream
 from .versions.models import Profile
 
 ANSWER_LIMIT = 64 << 20

@@ -29,6 +29,8 @@ ORDER = [
     "exchanges",
     "client",
     "coding",
+    "http1",
+    "pool",
     "upstream",
     "observe",
     "relay",
@@ -47,7 +49,12 @@ ORDER = [
 
 PURE = ORDER[: ORDER.index("yamltext")]
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
-ONE_ROOM = {"aiohttp": "upstream", "yaml": "yamltext", "uvicorn": "server"}
+ONE_ROOM = {
+    "httptools": "http1",
+    "aiohappyeyeballs": "pool",
+    "yaml": "yamltext",
+    "uvicorn": "server",
+}
 """What is imported in one module alone, so that it can be exchanged there."""
 
 ROOT = Path(proxy.__file__).parent

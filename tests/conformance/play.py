@@ -24,8 +24,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from proxy.app import App
 from proxy.errors import UpstreamBrokeOff, UpstreamNonsense, UpstreamTimeout, UpstreamUnreachable
 from proxy.fields import Fields
+from proxy.http1 import Answer
 from proxy.server import running
-from proxy.upstream import Answer, Upstream
+from proxy.upstream import Upstream
 
 HELD = "/held"
 """The path of an exchange that does not end while the case lasts."""
@@ -173,7 +174,9 @@ class ScriptedUpstream(Upstream):
         sent = body or b""
         if not isinstance(sent, bytes):
             sent = b"".join([piece async for piece in sent])
-        lowered = [(name.lower(), value) for name, value in self._fields(fields).items()]
+        lowered = [
+            (name.decode().lower(), value.decode()) for name, value in self._fields(fields)[1:]
+        ]
         match part.answers.fails:
             case "unreachable":
                 raise UpstreamUnreachable("upstream api cannot be reached: connection refused")

@@ -14,8 +14,8 @@ from recording import Cut, Recording
 
 from proxy import config
 from proxy.app import App
+from proxy.http1 import Answer
 from proxy.server import running
-from proxy.upstream import Answer
 
 PATIENCE = 20.0
 """Seconds after which a test gives up on something that should have happened long ago."""

@@ -1,0 +1,382 @@
+"""HTTP/1.1 as a client speaks it: one connection, one call on it after the other.
+
+What is sent stands on the wire as it was given, and what arrives is handed on as it came. An
+answer is whole only when its framing says so; whatever came before a failure is read before the
+failure is told. https://www.rfc-editor.org/rfc/rfc9112
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import httptools
+
+from .coding import Decode, decoding
+from .errors import (
+    UpstreamBrokeOff,
+    UpstreamError,
+    UpstreamNonsense,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from .fields import Fields, values
+
+HEAD_SIZE = 64 << 10
+"""The most that a head may take, with the interim ones before it, in bytes."""
+
+UNREAD_SIZE = 64 << 10
+"""How much of an answer may wait to be read before its upstream is made to wait, in bytes."""
+
+_DRAIN = 0.25
+"""How long the rest of a finished answer is waited for, in seconds, to keep its connection."""
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Answer:
+    """The upstream's response: its head, and its body as it arrives, undecoded.
+
+    ``status`` and ``fields`` are there once ``head`` has returned. ``idle`` is how long the
+    upstream may be silent within its answer, in seconds.
+    """
+
+    __slots__ = (
+        "_bodiless",
+        "_complete",
+        "_connection",
+        "_error",
+        "_has_head",
+        "_head_size",
+        "_idle",
+        "_loop",
+        "_name",
+        "_parser",
+        "_parts",
+        "_paused",
+        "_reusable",
+        "_silent_at",
+        "_timer",
+        "_unread",
+        "_until_closed",
+        "_upload",
+        "_waiter",
+        "fields",
+        "status",
+        "untouched",
+    )
+
+    def __init__(self, connection: Connection, name: str, idle: float, *, bodiless: bool) -> None:
+        self.status = 0
+        self.fields: Fields = []
+        self.untouched = True
+        """Whether nothing at all has arrived yet."""
+        self._name = name
+        self._idle = idle
+        self._bodiless = bodiless
+        self._connection = connection
+        self._loop = connection.loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._has_head = False
+        self._head_size = 0
+        self._until_closed = False
+        self._reusable = True
+        self._complete = False
+        self._error: Exception | None = None
+        self._parts: list[bytes] = []
+        self._unread = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._silent_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._upload: asyncio.Task[None] | None = None
+
+    # For the one who called.
+
+    async def head(self, patience: float) -> None:
+        """Wait for the head, for at most ``patience`` seconds in which nothing is sent, either.
+
+        Raises UpstreamTimeout, UpstreamUnreachable, UpstreamNonsense, or what the upload raised.
+        """
+        self._silent_at = self._loop.time() + patience
+        while not self._has_head:
+            await self._news()
+        self._silent_at = self._loop.time() + self._idle
+        self._stop_timer()  # the wait that follows is a shorter one
+
+    async def read(self) -> bytes:
+        """The next part of the body, as much as has arrived, or b"" at its end.
+
+        Raises UpstreamTimeout when the upstream was silent for too long and UpstreamBrokeOff when
+        the body was cut. A cancelled read loses nothing.
+        """
+        while not self._parts:
+            if self._complete:
+                return b""
+            await self._news()
+        self._silent_at = self._loop.time() + self._idle
+        parts, self._parts, self._unread = self._parts, [], 0
+        if self._paused:
+            self._paused = False
+            self._connection.resume_reading()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read_all(self, limit: int) -> bytes:
+        """The whole body, decoded; raises UpstreamNonsense when it passes ``limit`` bytes."""
+        decode = self.decoding()
+        parts: list[bytes] = []
+        size = 0
+        while part := await self.read():
+            for piece in decode(part):
+                size += len(piece)
+                if size > limit:
+                    raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
+                parts.append(piece)
+        return b"".join(parts)
+
+    def decoding(self) -> Decode:
+        """What decodes the body, part by part; raises UpstreamNonsense."""
+        return decoding(b", ".join(values(self.fields, b"content-encoding")))
+
+    async def drain(self) -> None:
+        """Read out what little follows a complete answer, so that its connection can be used on."""
+        if self._complete:
+            return
+        try:
+            async with asyncio.timeout(_DRAIN):
+                while await self.read():
+                    pass
+        except (TimeoutError, UpstreamError):
+            return
+
+    def close(self) -> None:
+        """End the call; a connection whose answer has not arrived to its end is closed."""
+        self._stop_timer()
+        uploading = self._upload is not None and not self._upload.done()
+        if self._upload is not None:
+            self._upload.cancel()
+        reusable = self._complete and self._reusable and not uploading
+        self._connection.end(self, reusable=reusable)
+
+    def send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
+        """Send the body of the request as it comes, during which the answer may already begin.
+
+        Each part gives the upstream ``patience`` seconds again. What ``body`` raises, the reader
+        of the answer gets to see.
+        """
+        self._upload = self._loop.create_task(self._send(body, patience, chunked=chunked))
+
+    async def _send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
+        connection = self._connection
+        try:
+            async for part in body:
+                await connection.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+                if not self._has_head:
+                    self._silent_at = self._loop.time() + patience
+            if chunked:
+                await connection.write(b"0\r\n\r\n")
+        except Exception as error:  # noqa: BLE001  (whatever it is, the reader gets to see it)
+            self._fail(error)
+
+    async def _news(self) -> None:
+        """Wait until something has changed; raises what has gone wrong."""
+        if self._error is not None:
+            raise self._error
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._silent_at, self._look_for_silence)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _look_for_silence(self) -> None:
+        """One timer for all waits: most are so short that one for each would cost more."""
+        self._timer = None
+        if self._waiter is None:
+            return  # the next wait sets it again
+        if self._loop.time() < self._silent_at:
+            self._timer = self._loop.call_at(self._silent_at, self._look_for_silence)
+        else:
+            self._fail(UpstreamTimeout(f"upstream {self._name} did not answer in time"))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None and not self._complete:
+            self._error = error
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # For the connection.
+
+    def arrived(self, data: bytes) -> None:
+        """Take what came from the wire."""
+        self.untouched = False
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail(UpstreamNonsense(f"upstream {self._name} did not answer in HTTP"))
+        if not self._has_head:
+            self._head_size += len(data)
+            if self._head_size > HEAD_SIZE:
+                self._fail(UpstreamNonsense(f"upstream {self._name} sent too large a head"))
+        self._tell()
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone: by ``error``, or because the upstream closed it."""
+        self._reusable = False
+        if self._until_closed and error is None:
+            self._complete = self._error is None
+            self._tell()
+        elif self._has_head:
+            self._fail(UpstreamBrokeOff(f"upstream {self._name} broke off its answer"))
+        else:
+            self._fail(UpstreamUnreachable(f"upstream {self._name} closed the connection"))
+
+    # For the parser.
+
+    def on_message_begin(self) -> None:
+        if self._has_head:  # nobody asked for a second answer
+            self._reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_head:  # what comes later is a trailer
+            self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._has_head:
+            return
+        if 100 <= status < 200 and status != 101:  # noqa: PLR2004  (interim, RFC 9110 §15.2)
+            self.fields.clear()
+        elif not 200 <= status <= 599:  # noqa: PLR2004
+            self._fail(UpstreamNonsense(f"upstream answered with status {status}"))
+        elif any(_CONTROL.search(value) for _, value in self.fields):
+            self._fail(UpstreamNonsense("upstream sent a control character in its header"))
+        else:
+            self._begin(status)
+
+    def on_body(self, part: bytes) -> None:
+        if self._complete or not self._has_head:
+            return
+        self._parts.append(part)
+        self._unread += len(part)
+        if self._unread > UNREAD_SIZE and not self._paused:
+            self._paused = True
+            self._connection.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._has_head and not self._complete:
+            self._reusable &= self._parser.should_keep_alive()
+            self._complete = self._error is None
+
+    def _begin(self, status: int) -> None:
+        self.status = status
+        self._has_head = True
+        if self._bodiless or status in (204, 304):
+            self.on_message_complete()
+        else:  # RFC 9112 §6.3
+            framing = (b"content-length", b"transfer-encoding")
+            self._until_closed = not any(name.lower() in framing for name, _ in self.fields)
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an upstream, for one call at a time.
+
+    ``free`` is told of it whenever it can take the next call, ``gone`` once, when it is closed.
+    """
+
+    def __init__(
+        self, free: Callable[[Connection], None], gone: Callable[[Connection], None]
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.closed = False
+        self._free = free
+        self._gone = gone
+        self._transport: asyncio.Transport
+        self._answer: Answer | None = None
+        self._greeting: bytes | None = b""
+        """What the upstream said before it was asked anything; None once it was."""
+        self._writable: asyncio.Future[None] | None = None
+
+    def call(self, request: bytes, name: str, idle: float, *, bodiless: bool) -> Answer:
+        """Send ``request``; its answer is to be read from an upstream called ``name``."""
+        self._answer = answer = Answer(self, name, idle, bodiless=bodiless)
+        greeting, self._greeting = self._greeting, None
+        if greeting:  # another protocol's, or the refusal of a server that is full
+            answer.arrived(greeting)
+        if self.closed:
+            answer.lost(None)
+        else:
+            self._transport.write(request)
+        return answer
+
+    async def write(self, data: bytes) -> None:
+        """Send more of the request; returns when the upstream keeps up."""
+        if self.closed:
+            return  # the answer knows
+        self._transport.write(data)
+        if self._writable is not None:
+            await self._writable
+
+    def end(self, answer: Answer, *, reusable: bool) -> None:
+        """The call that had ``answer`` is over."""
+        if self._answer is not answer:
+            return
+        self._answer = None
+        if reusable and not self.closed:
+            self._free(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection without another word."""
+        self.closed = True
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """Make the upstream wait."""
+        if not self.closed:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let the upstream go on."""
+        if not self.closed:
+            self._transport.resume_reading()
+
+    # For the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is not None:
+            self._answer.arrived(data)
+        elif self._greeting is None:
+            self.close()
+        else:
+            self._greeting += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.resume_writing()
+        if self._answer is not None:
+            self._answer.lost(exc)
+        self._gone(self)
+
+    def pause_writing(self) -> None:
+        self._writable = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
