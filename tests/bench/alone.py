@@ -1,0 +1,97 @@
+"""The translation without a socket, beside a copy of the same bytes, which nobody can undercut.
+
+Each event is handed on, so its bytes are copied at least once. Run as a process of its own, so
+that no heap but that of the translation plays a part. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from proxy.translation import Translation
+
+from . import wire
+
+_READ = 64 * 1024
+"""What one read of a socket brings at most."""
+
+_LEAST = 0.1
+"""Seconds that one sample takes at least, for the clock's sake."""
+
+
+def translated(request: bytes, chunks: Sequence[bytes]) -> Iterator[bytes]:
+    translation = Translation("2023-01-01", "2023-06-01")
+    translation.request("/v1/complete", request)
+    for chunk in chunks:
+        yield from translation.feed(chunk)
+    yield from translation.finish()
+
+
+def sizes(pieces: Iterable[bytes]) -> list[int]:
+    """The sizes of the events, wherever the pieces were cut."""
+    found = []
+    rest = b""
+    for piece in pieces:
+        *events, rest = (rest + piece if rest else bytes(piece)).split(wire.END)
+        found += [len(event) + len(wire.END) for event in events]
+    return found
+
+
+def copied(source: bytes, lengths: Sequence[int]) -> None:
+    """Copy so many bytes each time, as a slice of bytes does."""
+    for length in lengths:
+        source[:length]
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """What one turn of ``work`` takes of the processor."""
+    turns = 0
+    began = time.process_time()
+    while (spent := time.process_time() - began) < _LEAST or not turns:
+        work()
+        turns += 1
+    return spent / turns * 1000
+
+
+def compare(deltas: int, samples: int) -> dict[str, float]:
+    """Both costs for one completion."""
+    request = wire.prompt_body(wire.Play(deltas), stream=True)
+    body = wire.stream_bytes(deltas)
+    chunks = [body[at : at + _READ] for at in range(0, len(body), _READ)]
+    lengths = sizes(translated(request, chunks))
+    if len(lengths) != deltas + 2:
+        raise ValueError(f"{len(lengths)} events instead of {deltas + 2}")
+    source = b"x" * (max(lengths) + 1)  # a slice of all bytes would be no copy
+
+    def translate() -> None:
+        for _ in translated(request, chunks):
+            pass
+
+    ours, copies = [], []
+    for _ in range(samples):
+        ours.append(milliseconds(translate))
+        copies.append(milliseconds(lambda: copied(source, lengths)))
+    return {
+        "translation_ms": statistics.median(ours),
+        "copy_ms": statistics.median(copies),
+        "bytes": sum(lengths),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.bench.alone", description=__doc__)
+    parser.add_argument("deltas", type=int, nargs="+")
+    parser.add_argument("--samples", type=int, default=3)
+    options = parser.parse_args()
+    gc.freeze()
+    json.dump({deltas: compare(deltas, options.samples) for deltas in options.deltas}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
