@@ -40,58 +40,6 @@ class Call:
             self.notes.append(f"{parameter}: left out, it asks for nothing")
 
 
-class Event:
-    """One server-sent event as version changes see it: a name, and data that is mostly JSON.
-
-    What came from the wire is parsed when its ``body`` is first asked for; what was made from a
-    body is printed when its ``data`` is first asked for. So an event that passes through is not
-    parsed, and one that every change makes anew is printed once.
-    """
-
-    __slots__ = ("_body", "_data", "failure", "last", "name", "snapshot")
-
-    def __init__(
-        self,
-        name: str | None,
-        body: Body | None = None,
-        *,
-        data: bytes | None = None,
-        last: bool = False,
-        snapshot: bool = False,
-        failure: ProxyError | None = None,
-    ) -> None:
-        self.name = name
-        self.last = last
-        """Whether the answer ends with this event; nothing after it is for the client."""
-        self.failure = failure
-        """The error that ends the answer, for the log; the client reads it in the event."""
-        self.snapshot = snapshot
-        """Whether the event repeats all that the snapshot before it said."""
-        self._body = body
-        self._data = data
-
-    @property
-    def body(self) -> Body:
-        """The JSON object that the event carries; raises jsontext.NotJSON."""
-        if self._body is None:
-            body = jsontext.loads(self.data)
-            if not isinstance(body, dict):
-                raise jsontext.NotJSON("the data of an event is not a JSON object")
-            self._body = body
-        return self._body
-
-    @property
-    def data(self) -> bytes:
-        """What stands behind ``data:`` on the wire, as one line."""
-        if self._data is None:
-            self._data = jsontext.dumps(self._body)
-        return self._data
-
-    def encode(self) -> bytes:
-        """The event for the wire."""
-        return sse.encode(self.name, self.data)
-
-
 class GrowingText:
     """A text that is only ever appended to, kept as the inside of a JSON string.
 
@@ -108,27 +56,87 @@ class GrowingText:
         self.escaped += jsontext.dumps(text)[1:-1]
 
 
-class TextSnapshot(Event):
-    """What ``event`` becomes: ``text`` under ``key``, then the members of ``rest``, at least one.
+class Event:
+    """One server-sent event as version changes see it: a name, and data that is mostly JSON.
 
-    The text may grow on before the event is printed; what is appended later does not show.
+    What came from the wire is parsed when its ``body`` is first asked for; what has a new body is
+    printed when it is encoded. So an event that passes through is not parsed, and one that every
+    change alters is printed once.
     """
 
-    __slots__ = ("_key", "_length", "_rest", "_text")
+    __slots__ = (
+        "_body",
+        "_data",
+        "_key",
+        "_length",
+        "_text",
+        "failure",
+        "last",
+        "name",
+        "snapshot",
+    )
 
-    def __init__(self, event: Event, key: str, text: GrowingText, rest: Body) -> None:
-        super().__init__(event.name, last=event.last, snapshot=True, failure=event.failure)
-        self._key = key
-        self._text = text
-        self._length = len(text.escaped)
-        self._rest = rest
+    def __init__(
+        self,
+        name: str | None,
+        body: Body | None = None,
+        data: bytes | None = None,
+        *,
+        last: bool = False,
+        snapshot: bool = False,
+        failure: ProxyError | None = None,
+    ) -> None:
+        self.name = name
+        self.last = last
+        """Whether the answer ends with this event; nothing after it is for the client."""
+        self.failure = failure
+        """The error that ends the answer, for the log; the client reads it in the event."""
+        self.snapshot = snapshot
+        """Whether the event repeats all that the snapshot before it said."""
+        self._body = body
+        self._data = data
+        self._text: GrowingText | None = None
+
+    @property
+    def body(self) -> Body:
+        """The JSON object that the event carries; raises jsontext.NotJSON."""
+        if self._body is None:
+            body = jsontext.loads(self.data)
+            if not isinstance(body, dict):
+                raise jsontext.NotJSON("the data of an event is not a JSON object")
+            self._body = body
+        return self._body
+
+    @body.setter
+    def body(self, body: Body) -> None:
+        self._body = body
+        self._data = None
 
     @property
     def data(self) -> bytes:
-        """The text as it was when the snapshot was taken, copied once."""
+        """What stands behind ``data:`` on the wire, as one line; not of a snapshot of a text."""
+        if self._data is None:
+            self._data = jsontext.dumps(self._body)
+        return self._data
+
+    def show(self, text: GrowingText, key: str) -> None:
+        """Let the event repeat ``text``, as it is now, under ``key`` before its other members.
+
+        There is one other member at least. What the text grows later does not show.
+        """
+        self.snapshot = True
+        self._text = text
+        self._key = key
+        self._length = len(text.escaped)
+
+    def encode(self) -> bytes:
+        """The event for the wire; the text of a snapshot is copied once."""
+        if self._text is None:
+            return sse.encode(self.name, self.data)
         text = memoryview(self._text.escaped)[: self._length]
-        rest = jsontext.dumps(self._rest)
-        return b"".join((b'{"', self._key.encode(), b'":"', text, b'",', rest[1:]))
+        before = b'{"%b":"' % self._key.encode()
+        rest = jsontext.dumps(self._body)
+        return b"".join((sse.opening(self.name), before, text, b'",', rest[1:], sse.END))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from email.utils import formatdate
 
 from starlette.types import Receive, Scope, Send
@@ -20,19 +20,23 @@ SEND_SIZE = 64 << 10
 64 KiB can be 25 MB: joined into one send they would all be in memory, sent one by one they would
 cost a system call each."""
 
+STALLED = "proxy.stalled"
+"""What our server leaves in the scope of a client that it gave up, because it took nothing."""
+
 
 class ClientLeft(Exception):
     """The client closed its connection. No error: old SDKs do so once they saw the stop."""
 
 
-class ClientStalled(Exception):
-    """The client took nothing for too long."""
+class ClientStalled(ClientLeft):
+    """The client took nothing for too long, and was left."""
 
 
 class Client:
-    """The client of one exchange. ``patience`` bounds how long it may take nothing, in seconds."""
+    """The client of one exchange."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, patience: float = 120) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
         self.method: str = scope["method"]
         self.path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
@@ -42,9 +46,6 @@ class Client:
         self.complete = False
         """Whether the whole response is out."""
         self.bytes_sent = 0
-        self.last_write = asyncio.get_running_loop().time()
-        """When something was last sent, by the event loop's clock."""
-        self._patience = patience
         self._receive = receive
         self._send = send
         self._uploaded = asyncio.Event()
@@ -91,17 +92,19 @@ class Client:
         finally:
             self._uploaded.set()
 
-    async def gone(self) -> bool:
+    async def gone(self) -> ClientLeft | None:
         """Wait until the client leaves, which is watched for once its body was read.
 
-        False: it did not leave before the response was complete.
+        None: it did not leave before the response was complete.
         """
         if self.has_body:
             await self._uploaded.wait()
         while not self._left:
             message = await self._receive()
             self._left = message["type"] == "http.disconnect"
-        return not self.complete
+        if self.complete:
+            return None
+        return ClientStalled() if STALLED in self._scope else ClientLeft()
 
     async def start(self, status: int, fields: Fields) -> None:
         """Send the head of the response."""
@@ -110,15 +113,10 @@ class Client:
         await self._send({"type": "http.response.start", "status": status, "headers": fields})
         self.started = True
 
-    async def write(self, data: bytes) -> None:
-        """Send a part of the body; returns when the client keeps up. Raises ClientStalled."""
+    def write(self, data: bytes) -> Awaitable[None]:
+        """Send a part of the body; returns when the client keeps up."""
         self.bytes_sent += len(data)
-        self.last_write = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        except TimeoutError as error:
-            raise ClientStalled from error
+        return self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def write_all(self, pieces: Iterable[bytes]) -> None:
         """Send pieces of the body, joined while that is cheap.

@@ -7,7 +7,6 @@ cut, and one record says which.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -87,12 +86,12 @@ class Relay:
             match = self._routes.find(client.method, path)
             with self.exchanges.one() as work:
                 await exchange.run(match, self._upstreams[match.route.upstream], work)
+        except ClientStalled:
+            exchange.record.ended = "client stalled"
         except ClientLeft:
             exchange.client_left()
         except ProxyError as error:
             await exchange.failed(error)
-        except ClientStalled:
-            exchange.record.ended = "client stalled"
         except Exception:
             exchange.record.ended = "crashed"
             raise
@@ -116,7 +115,7 @@ class Exchange:
         self._answer: Answer | None = None
 
     async def run(self, match: Match, upstream: Upstream, work: Interruptible) -> None:
-        """Relay the request by its route; raises ProxyError, ClientLeft or ClientStalled."""
+        """Relay the request by its route; raises ProxyError and ClientLeft."""
         self.record.route = match.route.name
         versions = values(self._client.fields, VERSION)
         translation = negotiate(self._config, match.route, match.endpoint, versions, self._learned)
@@ -147,13 +146,12 @@ class Exchange:
         if self._client.complete:
             return
         self._failed(error)
-        with contextlib.suppress(ClientStalled):
-            if not self._client.started:
-                self.record.status = error.status
-                await self._client.refuse(error, self._remade_fields())
-            elif self._translation is not None and self._translation.started:
-                await self._client.write_all(self._translation.finish(error))
-                await self._client.end()
+        if not self._client.started:
+            self.record.status = error.status
+            await self._client.refuse(error, self._remade_fields())
+        elif self._translation is not None and self._translation.started:
+            await self._client.write_all(self._translation.finish(error))
+            await self._client.end()
 
     def client_left(self) -> None:
         """Tell apart when the client left: after the stop it had all that it wanted."""
@@ -249,7 +247,7 @@ class Exchange:
         """What the upstream says next; until then, pings for a client that wants them."""
         while True:
             try:
-                async with asyncio.timeout_at(self._client.last_write + KEEPALIVE):
+                async with asyncio.timeout(KEEPALIVE):
                     return await answer.read()
             except TimeoutError:
                 if not self._client.started:  # and nothing can be sent yet
@@ -303,8 +301,8 @@ async def _watched(client: Client, work: Interruptible) -> AsyncIterator[None]:
     """End ``work`` at once when the client leaves: an answer that nobody reads still costs."""
 
     async def watch() -> None:
-        if await client.gone():
-            work.interrupt(ClientLeft())
+        if left := await client.gone():
+            work.interrupt(left)
 
     watcher = asyncio.create_task(watch())
     try:

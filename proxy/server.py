@@ -25,6 +25,7 @@ from uvicorn.protocols.http import httptools_impl
 
 from .app import App
 from .config import Config
+from .protocol import Protocol
 
 AFTER_DRAIN = 5
 """Seconds that exchanges have to say goodbye after they were cut."""
@@ -166,7 +167,7 @@ def _settings(app: ASGIApp) -> uvicorn.Config:
     _name_statuses()
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=Protocol,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on" if isinstance(app, App) else "auto",

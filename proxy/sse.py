@@ -32,11 +32,12 @@ class Decoder:
 
     def __init__(self, limit: int = 8 << 20) -> None:
         self._limit = limit
-        self._line: list[bytes] = []  # the beginnings of a line whose end has not come yet
-        self._size = 0  # of the event so far, in bytes
+        self._cut: list[bytes] = []  # the beginnings of a line whose end has not come yet
+        self._cut_size = 0
+        self._size = 0  # of the whole lines of the event so far, in bytes
         self._after_cr = False
         self._at_start = True
-        self._name = b""
+        self._name: str | None = None
         self._data: list[bytes] = []
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
@@ -44,17 +45,27 @@ class Decoder:
 
         Lazy: an event is decoded when it is asked for, so ask for all before the next chunk.
         """
-        *lines, rest = self._lines(chunk)
+        lines = self._lines(chunk)
+        cut = lines.pop()
         for line in lines:
-            if line:
-                self._take(line)
-            elif frame := self._dispatch():
-                yield frame
-        if rest:
-            self._size += len(rest)
+            if not line:
+                if self._data:
+                    yield Frame(self._name, b"\n".join(self._data))
+                self._name, self._data, self._size = None, [], 0
+                continue
+            self._size += len(line)
             if self._size > self._limit:
                 raise self._too_large()
-            self._line.append(rest)
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                self._data.append(value.removeprefix(b" "))
+            elif field == b"event":
+                self._name = value.removeprefix(b" ").decode("utf-8", "replace") or None
+        if cut:
+            self._cut.append(cut)
+            self._cut_size += len(cut)
+            if self._size + self._cut_size > self._limit:
+                raise self._too_large()
 
     def _lines(self, chunk: bytes) -> list[bytes]:
         """Split off the lines that ``chunk`` completes; the last item is an incomplete one.
@@ -70,41 +81,27 @@ class Decoder:
             self._after_cr = chunk[-1] == 0x0D  # noqa: PLR2004
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = chunk.split(b"\n")
-        if self._line and len(lines) > 1:
-            beginning = b"".join(self._line)
-            self._line.clear()
-            self._size -= len(beginning)
-            lines[0] = beginning + lines[0]
-        return lines
-
-    def _take(self, line: bytes) -> None:
-        if self._at_start:
+        if self._cut and len(lines) > 1:
+            lines[0] = b"".join((*self._cut, lines[0]))
+            self._cut, self._cut_size = [], 0
+        if self._at_start and len(lines) > 1:
             self._at_start = False
-            line = line.removeprefix(BOM)
-        self._size += len(line)
-        if self._size > self._limit:
-            raise self._too_large()
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            self._data.append(value[1:] if value[:1] == b" " else value)
-        elif field == b"event":
-            self._name = value[1:] if value[:1] == b" " else value
-
-    def _dispatch(self) -> Frame | None:
-        self._at_start = False
-        name, data = self._name, self._data
-        self._name, self._data, self._size = b"", [], 0
-        if not data:
-            return None
-        text = data[0] if len(data) == 1 else b"\n".join(data)
-        return Frame(name.decode("utf-8", "replace") or None, text)
+            lines[0] = lines[0].removeprefix(BOM)
+        return lines
 
     def _too_large(self) -> EventTooLarge:
         return EventTooLarge(f"an event of more than {self._limit} bytes")
 
 
+END = b"\r\n\r\n"
+"""What follows the data of an event."""
+
+
+def opening(name: str | None) -> bytes:
+    """What stands before the data of an event: CRLF, and one blank after each colon."""
+    return b"data: " if name is None else b"event: %b\r\ndata: " % name.encode()
+
+
 def encode(name: str | None, data: bytes) -> bytes:
-    """One event for the wire: CRLF, one blank after each colon. ``data`` is one line."""
-    if name is None:
-        return b"data: %b\r\n\r\n" % data
-    return b"event: %b\r\ndata: %b\r\n\r\n" % (name.encode(), data)
+    """One event for the wire. ``data`` is one line."""
+    return opening(name) + data + END

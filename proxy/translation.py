@@ -131,25 +131,23 @@ class Translation:
         Raises UpstreamRefused if the stream begins with an error, and UpstreamNonsense where it
         cannot be understood; either way finish() tells what the client is owed.
         """
+        superseded: Event | None = None
         try:
-            yield from self._encoded(chunk)
+            for name, data in self._decoder.feed(chunk):
+                if self.ended:
+                    break
+                for event in self._translated(Event(name, None, data)):
+                    if superseded is not None and not event.snapshot:
+                        yield superseded.encode()
+                    superseded = event if event.snapshot and self._manner.newest_only else None
+                    if superseded is None:
+                        yield event.encode()
+            if superseded is not None:
+                yield superseded.encode()
         except EventTooLarge as error:
             raise UpstreamNonsense(f"upstream sent {error}") from error
         except jsontext.NotJSON as error:
             raise UpstreamNonsense("upstream sent an event that is not JSON") from error
-
-    def _encoded(self, chunk: bytes) -> Iterator[bytes]:
-        superseded: Event | None = None
-        for event in self._translated(chunk):
-            if superseded is not None and not event.snapshot:
-                yield superseded.encode()
-                superseded = None
-            if self._manner.newest_only and event.snapshot:
-                superseded = event
-            else:
-                yield event.encode()
-        if superseded is not None:
-            yield superseded.encode()
 
     def keepalive(self, now: datetime) -> bytes:
         """What the client's version sent into a silence; ``now`` is in UTC."""
@@ -171,18 +169,12 @@ class Translation:
             self.failure = self.failure or event.failure
             yield event.encode()
 
-    def _translated(self, chunk: bytes) -> Iterator[Event]:
-        for name, data in self._decoder.feed(chunk):
-            if self.ended:
-                return
-            yield from self._one(Event(name, data=data))
-
-    def _one(self, event: Event) -> Sequence[Event]:
-        name = event.name
+    def _translated(self, event: Event) -> Sequence[Event]:
+        """What one event of the upstream becomes."""
         if not self.started:
-            if name == "error":
+            if event.name == "error":
                 raise refused_in_stream(event.body)
-            if name == "ping":  # the head waits for the first event, and a ping is none
+            if event.name == "ping":  # the head waits for the first event, and a ping is none
                 return ()
         events: Sequence[Event] = (event,)
         for step in self._way_back:

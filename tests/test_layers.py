@@ -40,6 +40,7 @@ ORDER = [
     "sandbox_rules",
     "sandbox_wire",
     "sandbox",
+    "protocol",
     "server",
     "demo",
     "cli",
@@ -53,7 +54,7 @@ ONE_ROOM = {
     "httptools": "http1",
     "aiohappyeyeballs": "pool",
     "yaml": "yamltext",
-    "uvicorn": "server",
+    "uvicorn": "protocol",
 }
 """What is imported in one module alone, so that it can be exchanged there."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..change import Event, GrowingText, TextSnapshot, VersionChange
+from ..change import Event, GrowingText, VersionChange
 from ..errors import UpstreamNonsense
 from .exception_and_truncated_removed import error_event
 from .growth import growth
@@ -27,13 +27,13 @@ class CompletionsBecameIncremental(VersionChange):
         """
         if event.name != "completion":
             return (event,)
-        rest = dict(event.body)
-        increment = rest.pop("completion", None)
+        increment = event.body.pop("completion", None)
         if increment and isinstance(increment, str):
             self._text.append(increment)
         elif not event.last:
             return ()
-        return (TextSnapshot(event, "completion", self._text, rest),)
+        event.show(self._text, "completion")
+        return (event,)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
         """Send what the text has more than before."""

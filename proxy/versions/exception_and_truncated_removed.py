@@ -31,7 +31,9 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         """As a body; an `error` event becomes a last completion that carries the exception."""
         if event.name == "completion":
             self._seen = event.body
-            return (_completion(event.body),)
+            event.body = _as_in_2023_01_01(self._seen)
+            event.last = event.body["stop_reason"] is not None
+            return (event,)
         if event.name == "error":
             return (self._failure(event.failure or refused_in_stream(event.body)),)
         return (event,)
@@ -78,12 +80,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
             "stop_reason": "max_tokens",
             "exception": f"{error.type}: {error.message}",
         }
-        return _completion(failed, error)
-
-
-def _completion(body: Body, failure: ProxyError | None = None) -> Event:
-    old = _as_in_2023_01_01(body)
-    return Event("completion", old, last=old["stop_reason"] is not None, failure=failure)
+        return Event("completion", _as_in_2023_01_01(failed), last=True, failure=error)
 
 
 def error_event(error: ProxyError) -> Event:
