@@ -206,52 +206,59 @@ class Bridge(VersionChange):
     """The model that the upstream said is answering."""
 
 
-class Step(NamedTuple):
-    """A version change in the direction in which an exchange takes it: out and back."""
+class Step:
+    """A version change in the direction in which an exchange takes it: out and back.
 
-    change: VersionChange
-    request: Callable[[Call], Call]
-    response: Callable[[Body], Body]
-    event: Callable[[Event], Sequence[Event]]
-    error: Callable[[ProxyError], ProxyError]
-    finish: Callable[[End], Sequence[Event]]
-    asks: bool
-    """Whether requests differ: others need not be read."""
-    answers: bool
-    """Whether answers differ: others need not be read."""
+    ``older`` says that the client is older than the upstream, so that its request is upgraded and
+    the answer downgraded; else it is the other way round.
+    """
 
+    __slots__ = ("change", "older")
 
-def up(change: VersionChange) -> Step:
-    """The step of a client older than the upstream."""
-    return Step(
-        change,
-        change.upgrade_request,
-        change.downgrade_response,
-        change.downgrade_event,
-        lambda error: error,  # every version words its errors alike
-        change.finish,
-        asks=_says(change, "upgrade_request"),
-        answers=_says(change, "downgrade_response", "downgrade_event", "finish"),
-    )
+    def __init__(self, change: VersionChange, *, older: bool) -> None:
+        self.change = change
+        self.older = older
 
+    @property
+    def request(self) -> Callable[[Call], Call]:
+        return self.change.upgrade_request if self.older else self.change.downgrade_request
 
-def down(change: VersionChange) -> Step:
-    """The step of a client newer than the upstream."""
-    return Step(
-        change,
-        change.downgrade_request,
-        change.upgrade_response,
-        change.upgrade_event,
-        change.upgrade_error,
-        change.finish_upgraded,
-        asks=_says(change, "downgrade_request"),
-        answers=_says(
-            change, "upgrade_response", "upgrade_event", "upgrade_error", "finish_upgraded"
-        ),
-    )
+    @property
+    def response(self) -> Callable[[Body], Body]:
+        return self.change.downgrade_response if self.older else self.change.upgrade_response
+
+    @property
+    def event(self) -> Callable[[Event], Sequence[Event]]:
+        return self.change.downgrade_event if self.older else self.change.upgrade_event
+
+    @property
+    def finish(self) -> Callable[[End], Sequence[Event]]:
+        return self.change.finish if self.older else self.change.finish_upgraded
+
+    def error(self, error: ProxyError) -> ProxyError:
+        """Every version words its errors alike, but for a service that has not migrated."""
+        return error if self.older else self.change.upgrade_error(error)
 
 
-def _says(change: VersionChange, *methods: str) -> bool:
-    """Whether the change overrides any of these methods."""
-    own = type(change)
-    return any(getattr(own, name) is not getattr(VersionChange, name) for name in methods)
+class Direction(NamedTuple):
+    """A kind of version change and the way in which it will be taken; see Step."""
+
+    kind: type[VersionChange]
+    older: bool
+
+    @property
+    def asks(self) -> bool:
+        """Whether requests differ: others need not be read."""
+        return self._overrides("upgrade_request" if self.older else "downgrade_request")
+
+    @property
+    def answers(self) -> bool:
+        """Whether answers differ: others need not be read."""
+        return self._overrides(*(_DOWNGRADES if self.older else _UPGRADES))
+
+    def _overrides(self, *methods: str) -> bool:
+        return any(getattr(self.kind, name) is not getattr(VersionChange, name) for name in methods)
+
+
+_DOWNGRADES = ("downgrade_response", "downgrade_event", "finish")
+_UPGRADES = ("upgrade_response", "upgrade_event", "upgrade_error", "finish_upgraded")

@@ -1,14 +1,17 @@
 """The client's side of one exchange: the one reader of ``receive``, the one caller of ``send``.
 
-Two readers would race for the one message that says that the client has left.
+That the client has left it hears from our server at once, by an extension; a task of its own that
+waits for the message of the standard would cost every exchange as much as the exchange itself.
 https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from email.utils import formatdate
+from functools import lru_cache
+from time import time
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -20,8 +23,8 @@ SEND_SIZE = 64 << 10
 64 KiB can be 25 MB: joined into one send they would all be in memory, sent one by one they would
 cost a system call each."""
 
-STALLED = "proxy.stalled"
-"""What our server leaves in the scope of a client that it gave up, because it took nothing."""
+CONNECTION = "anthropic-version-proxy"
+"""The extension in the scope under which our server offers a Connection."""
 
 
 class ClientLeft(Exception):
@@ -32,11 +35,18 @@ class ClientStalled(ClientLeft):
     """The client took nothing for too long, and was left."""
 
 
+class Connection(Protocol):
+    """What our server knows of a client, and the standard has no word for."""
+
+    def when_left(self, tell: Callable[[ClientLeft], None]) -> None:
+        """Call ``tell`` when the client is gone, at once if it is already."""
+
+
 class Client:
     """The client of one exchange."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._scope = scope
+        self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION)
         self.method: str = scope["method"]
         self.path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
@@ -48,8 +58,6 @@ class Client:
         self.bytes_sent = 0
         self._receive = receive
         self._send = send
-        self._uploaded = asyncio.Event()
-        self._left = False
 
     @property
     def has_body(self) -> bool:
@@ -76,40 +84,32 @@ class Client:
         """The request body as it arrives; raises ClientLeft, also for a body that is cut."""
         announced = values(self.fields, b"content-length")
         missing = int(announced[0]) if announced else 0
-        try:
-            while True:
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    self._left = True
-                    raise ClientLeft
-                if part := message.get("body", b""):
-                    missing -= len(part)
-                    yield part
-                if not message.get("more_body", False):
-                    break
-            if missing > 0:  # or what follows would be taken for the rest of it upstream
-                raise ClientLeft
-        finally:
-            self._uploaded.set()
-
-    async def gone(self) -> ClientLeft | None:
-        """Wait until the client leaves, which is watched for once its body was read.
-
-        None: it did not leave before the response was complete.
-        """
-        if self.has_body:
-            await self._uploaded.wait()
-        while not self._left:
+        more = True
+        while more:
             message = await self._receive()
-            self._left = message["type"] == "http.disconnect"
-        if self.complete:
-            return None
-        return ClientStalled() if STALLED in self._scope else ClientLeft()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            if part := message.get("body", b""):
+                missing -= len(part)
+                yield part
+            more = message.get("more_body", False)
+        if missing > 0:  # or what follows would be taken for the rest of it upstream
+            raise ClientLeft
+
+    def when_left(self, tell: Callable[[ClientLeft], None]) -> None:
+        """Have it told if the client leaves before the response is complete."""
+
+        def left(how: ClientLeft) -> None:
+            if not self.complete:
+                tell(how)
+
+        if self._connection is not None:
+            self._connection.when_left(left)
 
     async def start(self, status: int, fields: Fields) -> None:
         """Send the head of the response."""
         if not values(fields, b"date"):  # RFC 9110 §6.6.1
-            fields = [*fields, (b"date", formatdate(usegmt=True).encode())]
+            fields = [*fields, (b"date", _date(int(time())))]
         await self._send({"type": "http.response.start", "status": status, "headers": fields})
         self.started = True
 
@@ -155,3 +155,8 @@ class Client:
     async def refuse(self, error: ProxyError, fields: Fields) -> None:
         """Answer with an error."""
         await self.answer(error.status, [*fields, *error.headers], error.body())
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()

@@ -1,7 +1,7 @@
 """Header fields: which cross the proxy, which end here, and what we say of ourselves.
 
 Fields are raw pairs of bytes, in order and with repeats: joining or sorting them is how proxies
-lose cookies. https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+lose cookies. Names are in lower case, as both parsers give them. https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-co
 
 
 def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """Every value of the field ``name`` (in lower case), in order."""
-    return [value for key, value in fields if key.lower() == name]
+    """Every value of the field ``name`` , in order."""
+    return [value for key, value in fields if key == name]
 
 
 def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
-    """``fields`` less those named (in lower case)."""
-    return [pair for pair in fields if pair[0].lower() not in names]
+    """``fields`` less those named."""
+    return [pair for pair in fields if pair[0] not in names]
 
 
 def has_body(fields: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -56,7 +56,7 @@ def end_to_end(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
     take away what the request means or who sent it.
     """
     ended = HOP_BY_HOP | _named_by_connection(fields)
-    return [pair for pair in fields if pair[0].lower() not in ended]
+    return [pair for pair in fields if pair[0] not in ended]
 
 
 def _named_by_connection(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
@@ -92,7 +92,7 @@ def with_version(fields: Iterable[tuple[bytes, bytes]], version: str) -> Fields:
     told = False
     kept: Fields = []
     for pair in fields:
-        if pair[0].lower() != VERSION:
+        if pair[0] != VERSION:
             kept.append(pair)
         elif not told:
             told = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -250,7 +251,7 @@ class Answer:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._has_head:  # what comes later is a trailer
-            self.fields.append((name, value))
+            self.fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -286,7 +287,7 @@ class Answer:
             self.on_message_complete()
         else:  # RFC 9112 §6.3
             framing = (b"content-length", b"transfer-encoding")
-            self._until_closed = not any(name.lower() in framing for name, _ in self.fields)
+            self._until_closed = not any(name in framing for name, _ in self.fields)
 
 
 class Connection(asyncio.Protocol):
@@ -357,6 +358,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        opened: socket.socket = transport.get_extra_info("socket")
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is not None:

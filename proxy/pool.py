@@ -8,15 +8,21 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
 from urllib.parse import urlsplit
 
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from .http1 import Connection
 
 KEEP = 30.0
 """Seconds that a free connection is kept. Longer, and what stands between may have forgotten it
 without a word."""
+
+RESOLVED = 10.0
+"""Seconds for which the addresses of a host are believed, so that a burst asks for them once."""
 
 NEXT_ADDRESS = 0.25
 """Seconds after which the next address of a host is tried beside the first (RFC 8305 §8)."""
@@ -27,11 +33,13 @@ class Pool:
 
     def __init__(self, base_url: str, patience: float) -> None:
         base = urlsplit(base_url)
-        self._secure = base.scheme == "https"
+        secure = base.scheme == "https"
         self._host = base.hostname or ""
-        self._port = base.port or (443 if self._secure else 80)
-        self._tls = ssl.create_default_context() if self._secure else None
+        self._port = base.port or (443 if secure else 80)
+        self._tls = ssl.create_default_context() if secure else None
         self._patience = patience
+        self._addresses: Sequence[AddrInfoType] = ()
+        self._stale_at = 0.0
         self._free: dict[Connection, float] = {}
         """The free ones, and when they became so."""
         self._all: set[Connection] = set()
@@ -46,23 +54,35 @@ class Pool:
 
     async def new(self) -> Connection:
         """Another connection; raises OSError, also as TimeoutError, and UnicodeError."""
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._patience):
-            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            opened = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
-            try:
-                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._keep, self._forget),
-                    sock=opened,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._secure else None,
-                )
-            except BaseException:
-                opened.close()
-                raise
+            connection = await self._opened(await self._resolved())
         self._all.add(connection)
+        return connection
+
+    async def _resolved(self) -> Sequence[AddrInfoType]:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._stale_at:
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._addresses = cast(Sequence[AddrInfoType], found)
+            self._stale_at = loop.time() + RESOLVED
+        return self._addresses
+
+    async def _opened(self, addresses: Sequence[AddrInfoType]) -> Connection:
+        connect = partial(
+            asyncio.get_running_loop().create_connection,
+            lambda: Connection(self._keep, self._forget),
+            ssl=self._tls,
+            server_hostname=self._host if self._tls else None,
+        )
+        if len(addresses) == 1:  # nothing to choose, and a third of the cost
+            _, connection = await connect(*addresses[0][4][:2])
+            return connection
+        chosen = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
+        try:
+            _, connection = await connect(sock=chosen)
+        except BaseException:
+            chosen.close()
+            raise
         return connection
 
     def close(self) -> None:

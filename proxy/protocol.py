@@ -1,26 +1,39 @@
-"""The server's side of one client connection: uvicorn's, and a bound on what it would wait for.
+"""The server's side of one client connection: uvicorn's, and what it has no word for.
 
-A client that takes nothing may hold an exchange, and with it a call of the upstream, for only so
-long.
+That the client left is told at once, and one that takes nothing is left after a while: it may
+hold an exchange, and with it a call of the upstream, for only so long.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .client import STALLED
+from .client import CONNECTION, ClientLeft, ClientStalled
 
 PATIENCE = 120.0
 """Seconds that a client may take nothing of what waits for it."""
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection to a client."""
+    """One connection to a client; see client.Connection."""
 
+    _tell: Callable[[ClientLeft], None] | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _gone: ClientLeft | None = None
+
+    def when_left(self, tell: Callable[[ClientLeft], None]) -> None:
+        if self._gone is not None:
+            tell(self._gone)
+        else:
+            self._tell = tell
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
 
     def pause_writing(self) -> None:
         """The client does not keep up: it gets its time, and whoever writes to it waits."""
@@ -35,6 +48,10 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        self._gone = self._gone or ClientLeft()
+        if self._tell is not None:
+            self._tell(self._gone)
+            self._tell = None
 
     def _stop_waiting(self) -> None:
         if self._stalled is not None:
@@ -42,5 +59,5 @@ class Protocol(HttpToolsProtocol):
             self._stalled = None
 
     def _give_up(self) -> None:
-        cast(dict[str, Any], self.cycle.scope)[STALLED] = True
+        self._gone = ClientStalled()
         self.transport.abort()

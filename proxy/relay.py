@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -123,11 +122,11 @@ class Exchange:
         if translation is not None:
             self.record.client_version = translation.client
             self.record.upstream_version = translation.upstream
-        async with _watched(self._client, work):
-            if translation is None or not translates(match, self._client.method, translation):
-                await self._pass_through(match, upstream)
-            else:
-                await self._translate(match, upstream, translation)
+        self._client.when_left(work.interrupt)
+        if translation is None or not translates(match, self._client.method, translation):
+            await self._pass_through(match, upstream)
+        else:
+            await self._translate(match, upstream, translation)
         if translation is not None and translation.failure is not None:
             self._failed(translation.failure)
 
@@ -294,21 +293,6 @@ class Exchange:
     def _first_byte(self, status: int) -> None:
         self.record.status = status
         self.record.first_byte = time.monotonic()
-
-
-@asynccontextmanager
-async def _watched(client: Client, work: Interruptible) -> AsyncIterator[None]:
-    """End ``work`` at once when the client leaves: an answer that nobody reads still costs."""
-
-    async def watch() -> None:
-        if left := await client.gone():
-            work.interrupt(left)
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watcher.cancel()
 
 
 def _check(answer: Answer, *, streams: bool) -> None:

@@ -6,12 +6,12 @@ request has climbed. Bytes of an upstream's stream go in, bytes for the client c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from . import jsontext
-from .change import Body, Bridge, Call, End, Event, Step
+from .change import Body, Bridge, Call, Direction, End, Event, Step
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .sse import Decoder, EventTooLarge
 from .versions import path
@@ -53,9 +53,10 @@ class Translation:
         """With what error it ended, if it did."""
         self._bridge = bridge
         self._manner = manner
-        self._steps = path(client, upstream, bridge)
+        self._path = path(client, upstream, type(bridge) if bridge else None)
         self._taken = False
         self._way_back: list[Step] = []
+        self._changes_of_events: list[Callable[[Event], Sequence[Event]]] = []
         self._decoder = Decoder(manner.event_limit)
 
     @property
@@ -71,8 +72,8 @@ class Translation:
     def concerns(self, endpoint: str) -> bool:
         """Whether anything differs for ``endpoint`` between the two versions."""
         return any(
-            endpoint in step.change.endpoints and (step.asks or step.answers)
-            for step in self._steps
+            endpoint in taken.kind.endpoints and (taken.asks or taken.answers)
+            for taken in self._path
         )
 
     @property
@@ -88,12 +89,14 @@ class Translation:
         original = _object(body)
         self.streams = original.get("stream") is True
         call = Call(endpoint, dict(original))
-        for step in self._steps:
-            if call.endpoint in step.change.endpoints:
+        for direction in self._path:
+            if call.endpoint in direction.kind.endpoints:
+                step = self._step(direction)
                 call = step.request(call)
                 self._taken = True
-                if step.answers:
+                if direction.answers:
                     self._way_back.insert(0, step)
+        self._changes_of_events = [step.event for step in self._way_back]
         self.dropped, self.notes = call.dropped, call.notes
         if self._manner.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
@@ -161,13 +164,18 @@ class Translation:
             return
         events: Sequence[Event] = ()
         for step in self._way_back:
-            events = _back(step, events)
+            events = [made for event in events for made in step.event(event)]
             if not any(event.last for event in events):
                 events = (*events, *step.finish(End(error)))
         self.ended = True
         for event in events:
             self.failure = self.failure or event.failure
             yield event.encode()
+
+    def _step(self, direction: Direction) -> Step:
+        if self._bridge is not None and isinstance(self._bridge, direction.kind):
+            return Step(self._bridge, older=True)
+        return Step(direction.kind(), older=direction.older)
 
     def _translated(self, event: Event) -> Sequence[Event]:
         """What one event of the upstream becomes."""
@@ -177,8 +185,11 @@ class Translation:
             if event.name == "ping":  # the head waits for the first event, and a ping is none
                 return ()
         events: Sequence[Event] = (event,)
-        for step in self._way_back:
-            events = _back(step, events)
+        for change in self._changes_of_events:
+            if len(events) == 1:  # as nearly always: this is the path of every delta
+                events = change(events[0])
+            else:
+                events = [made for event in events for made in change(event)]
         if not self.started and events and events[0].name == "error":
             raise refused_in_stream(events[0].body)
         self.started = True
@@ -187,12 +198,6 @@ class Translation:
                 self.ended = True
                 self.failure = made.failure
         return events
-
-
-def _back(step: Step, events: Sequence[Event]) -> Sequence[Event]:
-    if len(events) == 1:  # as nearly always: this is the path of every delta
-        return step.event(events[0])
-    return [made for event in events for made in step.event(event)]
 
 
 def _object(body: bytes) -> Body:

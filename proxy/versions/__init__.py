@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..change import Bridge, Step, VersionChange, down, up
+from ..change import Bridge, Direction, VersionChange
 from .citations_left_user_text import CitationsLeftUserText
 from .complete_through_messages import CompleteThroughMessages
 from .completions_became_incremental import CompletionsBecameIncremental
@@ -61,28 +61,32 @@ def dates() -> tuple[str, ...]:
     return tuple(version.date for version in VERSIONS)
 
 
-def path(client: str, upstream: str, bridge: Bridge | None = None) -> list[Step]:
-    """The steps from a client's version to an upstream's, each made for one exchange.
+def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> list[Direction]:
+    """The changes from a client's version to an upstream's, in the order of a request.
 
     ``bridge`` stands in for a retired endpoint: the way leads over the version that it calls.
     """
     if bridge is None:
         return _up(client, upstream) if client <= upstream else _down(client, upstream)
-    return [*path(client, bridge.version), up(bridge), *path(bridge.version, upstream)]
-
-
-def _up(client: str, upstream: str) -> list[Step]:
     return [
-        up(change())
+        *path(client, bridge.version),
+        Direction(bridge, older=True),
+        *path(bridge.version, upstream),
+    ]
+
+
+def _up(client: str, upstream: str) -> list[Direction]:
+    return [
+        Direction(change, older=True)
         for version in VERSIONS
         if client < version.date <= upstream
         for change in version.changes
     ]
 
 
-def _down(client: str, upstream: str) -> list[Step]:
+def _down(client: str, upstream: str) -> list[Direction]:
     return [
-        down(change())
+        Direction(change, older=False)
         for version in reversed(VERSIONS)
         if upstream < version.date <= client
         for change in reversed(version.changes)
