@@ -47,13 +47,16 @@ class GrowingText:
     cost as much as the text is long; here every character is escaped once.
     """
 
-    __slots__ = ("escaped",)
+    __slots__ = ("escaped", "last")
 
     def __init__(self) -> None:
         self.escaped = bytearray()
+        self.last = b""
+        """What was appended last, escaped."""
 
     def append(self, text: str) -> None:
-        self.escaped += jsontext.dumps(text)[1:-1]
+        self.last = jsontext.dumps(text)[1:-1]
+        self.escaped += self.last
 
 
 class Event:
@@ -69,11 +72,11 @@ class Event:
         "_data",
         "_key",
         "_length",
-        "_text",
         "failure",
         "last",
         "name",
         "snapshot",
+        "text",
     )
 
     def __init__(
@@ -95,7 +98,8 @@ class Event:
         """Whether the event repeats all that the snapshot before it said."""
         self._body = body
         self._data = data
-        self._text: GrowingText | None = None
+        self.text: GrowingText | None = None
+        """The text that the event repeats; see show."""
 
     @property
     def body(self) -> Body:
@@ -125,18 +129,21 @@ class Event:
         There is one other member at least. What the text grows later does not show.
         """
         self.snapshot = True
-        self._text = text
+        self.text = text
         self._key = key
         self._length = len(text.escaped)
 
     def encode(self) -> bytes:
         """The event for the wire; the text of a snapshot is copied once."""
-        if self._text is None:
+        if self.text is None:
             return sse.encode(self.name, self.data)
-        text = memoryview(self._text.escaped)[: self._length]
-        before = b'{"%b":"' % self._key.encode()
-        rest = jsontext.dumps(self._body)
-        return b"".join((sse.opening(self.name), before, text, b'",', rest[1:], sse.END))
+        before, after = self.around()
+        return b"".join((before, memoryview(self.text.escaped)[: self._length], after))
+
+    def around(self) -> tuple[bytes, bytes]:
+        """What stands on the wire before and after the text that the event repeats."""
+        opening = b'%b{"%b":"' % (sse.opening(self.name), self._key.encode())
+        return opening, b'",%b%b' % (jsontext.dumps(self._body)[1:], sse.END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,13 @@ class VersionChange:
 
     endpoints: ClassVar[tuple[str, ...]]
     """The paths of the requests that the change concerns, as the older version has them."""
+
+    reads_text: ClassVar[bool] = True
+    """Whether what it makes of a delta depends on its text, but for the text itself.
+
+    Where no change says so, a delta that differs from the one before in its text alone need not be
+    shown to them: it becomes what that one became, with its own text.
+    """
 
     # A client older than the upstream.
 
@@ -204,6 +218,13 @@ class Bridge(VersionChange):
 
     answered_by: str | None = None
     """The model that the upstream said is answering."""
+
+    def lets_pass(self, text: str) -> bool:  # noqa: ARG002
+        """Whether a delta of ``text`` would become what the one before it became.
+
+        A bridge that says so must do without having seen it.
+        """
+        return False
 
 
 class Step:

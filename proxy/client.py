@@ -7,7 +7,8 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
@@ -41,6 +42,9 @@ class Connection(Protocol):
     def when_left(self, tell: Callable[[ClientLeft], None]) -> None:
         """Call ``tell`` when the client is gone, at once if it is already."""
 
+    def write(self, data: bytes) -> bool:
+        """Write a part of the body, if that can be done at once; says whether it was."""
+
 
 class Client:
     """The client of one exchange."""
@@ -56,6 +60,9 @@ class Client:
         self.complete = False
         """Whether the whole response is out."""
         self.bytes_sent = 0
+        self.last_write = 0.0
+        """When something was last sent, by the event loop's clock."""
+        self._loop = asyncio.get_running_loop()
         self._receive = receive
         self._send = send
 
@@ -113,28 +120,30 @@ class Client:
         await self._send({"type": "http.response.start", "status": status, "headers": fields})
         self.started = True
 
-    def write(self, data: bytes) -> Awaitable[None]:
-        """Send a part of the body; returns when the client keeps up."""
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Send a part of the body; returns what to wait for before the next, None for nothing."""
         self.bytes_sent += len(data)
+        self.last_write = self._loop.time()
+        if self._connection is not None and self._connection.write(data):
+            return None
         return self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def write_all(self, pieces: Iterable[bytes]) -> None:
-        """Send pieces of the body, joined while that is cheap.
+    def write_all(self, pieces: Iterator[bytes]) -> Awaitable[None] | None:
+        """Send pieces of the body, joined while that is cheap; returns as write does.
 
         If making one fails, those before it are sent all the same.
         """
-        joined: list[bytes] = []
-        size = 0
-        try:
-            for piece in pieces:
-                joined.append(piece)
-                size += len(piece)
-                if size >= SEND_SIZE:
-                    full, joined, size = joined, [], 0
-                    await self.write(b"".join(full))
-        finally:
-            if joined:
-                await self.write(b"".join(joined))
+        blocks = _joined(pieces)
+        for block in blocks:
+            if (wait := self.write(block)) is not None:
+                return self._write_rest(wait, blocks)
+        return None
+
+    async def _write_rest(self, wait: Awaitable[None], blocks: Iterator[bytes]) -> None:
+        await wait
+        for block in blocks:
+            if (more := self.write(block)) is not None:
+                await more
 
     async def end(self) -> None:
         """Say that the body is complete. Without this it is cut, and the client can tell."""
@@ -155,6 +164,25 @@ class Client:
     async def refuse(self, error: ProxyError, fields: Fields) -> None:
         """Answer with an error."""
         await self.answer(error.status, [*fields, *error.headers], error.body())
+
+
+def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pieces joined until they are SEND_SIZE; if one fails, what was made before it comes first."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for piece in pieces:
+            parts.append(piece)
+            size += len(piece)
+            if size >= SEND_SIZE:
+                yield b"".join(parts)
+                parts, size = [], 0
+    except Exception:
+        if parts:
+            yield b"".join(parts)
+        raise
+    if parts:
+        yield b"".join(parts)
 
 
 @lru_cache(maxsize=1)

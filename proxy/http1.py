@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import cast
 
 import httptools
@@ -31,6 +31,15 @@ HEAD_SIZE = 64 << 10
 UNREAD_SIZE = 64 << 10
 """How much of an answer may wait to be read before its upstream is made to wait, in bytes."""
 
+Take = Callable[[bytes], Awaitable[None] | None]
+"""Takes a part of a body; returns what to wait for before the next, None for nothing."""
+
+
+def never() -> bool:
+    """When it is enough for one who wants everything."""
+    return False
+
+
 _DRAIN = 0.25
 """How long the rest of a finished answer is waited for, in seconds, to keep its connection."""
 
@@ -48,6 +57,7 @@ class Answer:
         "_bodiless",
         "_complete",
         "_connection",
+        "_enough",
         "_error",
         "_has_head",
         "_head_size",
@@ -59,10 +69,12 @@ class Answer:
         "_paused",
         "_reusable",
         "_silent_at",
+        "_take",
         "_timer",
         "_unread",
         "_until_closed",
         "_upload",
+        "_wait",
         "_waiter",
         "fields",
         "status",
@@ -93,6 +105,9 @@ class Answer:
         self._silent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._upload: asyncio.Task[None] | None = None
+        self._take: Take | None = None
+        self._wait: Awaitable[None] | None = None
+        self._enough: Callable[[], bool] = never
 
     # For the one who called.
 
@@ -117,6 +132,31 @@ class Answer:
             if self._complete:
                 return b""
             await self._news()
+        return self._taken()
+
+    async def forward(self, take: Take, enough: Callable[[], bool] = never) -> None:
+        """Hand each part of the body to ``take`` at once, until the end or until it is ``enough``.
+
+        That spares each part the waking of a task. While what ``take`` returned is waited for,
+        the upstream waits, too. Raises as read does, and what ``take`` raises.
+        """
+        self._enough = enough
+        while not enough():
+            if self._wait is not None:
+                wait, self._wait = self._wait, None
+                await wait
+            elif self._parts:
+                self._wait = take(self._taken())
+            elif self._complete:
+                return
+            else:
+                self._take = take
+                try:
+                    await self._news()
+                finally:
+                    self._take = None
+
+    def _taken(self) -> bytes:
         self._silent_at = self._loop.time() + self._idle
         parts, self._parts, self._unread = self._parts, [], 0
         if self._paused:
@@ -230,7 +270,19 @@ class Answer:
             self._head_size += len(data)
             if self._head_size > HEAD_SIZE:
                 self._fail(UpstreamNonsense(f"upstream {self._name} sent too large a head"))
-        self._tell()
+        if self._take is not None and self._parts:
+            self._hand_over(self._take)
+        else:
+            self._tell()
+
+    def _hand_over(self, take: Take) -> None:
+        try:
+            self._wait = take(self._taken())
+        except Exception as error:  # noqa: BLE001  (forward raises it)
+            self._fail(error)
+        if self._wait or self._complete or self._error or self._enough():
+            self._take = None  # until forward has seen to it
+            self._tell()
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone: by ``error``, or because the upstream closed it."""

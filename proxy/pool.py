@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
@@ -68,22 +68,21 @@ class Pool:
         return self._addresses
 
     async def _opened(self, addresses: Sequence[AddrInfoType]) -> Connection:
-        connect = partial(
+        connect: Callable[..., Awaitable[tuple[object, Connection]]] = partial(
             asyncio.get_running_loop().create_connection,
             lambda: Connection(self._keep, self._forget),
             ssl=self._tls,
             server_hostname=self._host if self._tls else None,
         )
         if len(addresses) == 1:  # nothing to choose, and a third of the cost
-            _, connection = await connect(*addresses[0][4][:2])
-            return connection
+            host, port, *_ = addresses[0][4]
+            return (await connect(host, port))[1]
         chosen = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
         try:
-            _, connection = await connect(sock=chosen)
+            return (await connect(sock=chosen))[1]
         except BaseException:
             chosen.close()
             raise
-        return connection
 
     def close(self) -> None:
         """Close all connections, free or not."""

@@ -6,11 +6,10 @@ cut, and one record says which.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from itertools import chain
 
 from starlette.types import Receive, Scope, Send
@@ -40,6 +39,7 @@ from .fields import (
 )
 from .http1 import Answer
 from .interruption import Interruptible
+from .keepalive import Keepalive
 from .negotiation import negotiate, translates
 from .observe import Ended, Record
 from .routing import Match, Routes
@@ -54,9 +54,6 @@ ERROR_LIMIT = 1 << 20
 """The largest error body that is read for its message, in bytes."""
 
 NOT_MODIFIED = 304
-
-KEEPALIVE = 15.0
-"""Silent seconds after which the old API sent a ping."""
 
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold events back
@@ -149,7 +146,9 @@ class Exchange:
             self.record.status = error.status
             await self._client.refuse(error, self._remade_fields())
         elif self._translation is not None and self._translation.started:
-            await self._client.write_all(self._translation.finish(error))
+            wait = self._client.write_all(self._translation.finish(error))
+            if wait is not None:
+                await wait
             await self._client.end()
 
     def client_left(self) -> None:
@@ -183,8 +182,7 @@ class Exchange:
         if answer.status == NOT_MODIFIED:  # the server takes the length for a promise
             fields = without(fields, b"content-length")
         await self._start(answer.status, fields)
-        while part := await answer.read():
-            await self._client.write(part)
+        await answer.forward(self._client.write)
         await self._client.end()
         if answer.status >= 400:  # noqa: PLR2004
             self.record.ended = "upstream refused"
@@ -223,35 +221,37 @@ class Exchange:
         The head waits for the upstream's first event: so long a failure can be told by the HTTP
         status, the one way that old clients understand.
         """
-        read = partial(self._read_or_ping, answer, translation) if keepalive else answer.read
         decode = answer.decoding()
-        while not translation.ended and (chunk := await read()):
-            for part in decode(chunk):
-                await self._send(translation.feed(part), translation)
+
+        def take(part: bytes) -> Awaitable[None] | None:
+            return self._write(
+                chain.from_iterable(map(translation.feed, decode(part))), translation
+            )
+
+        def ping() -> bytes:
+            return translation.keepalive(datetime.now(UTC))
+
+        with Keepalive(self._client, ping) if keepalive else nullcontext():
+            await answer.forward(take, enough=lambda: translation.ended)
         if not translation.started:
             raise UpstreamNonsense("upstream's stream ended before its first event")
-        await self._send(translation.finish(), translation)
+        if (wait := self._write(translation.finish(), translation)) is not None:
+            await wait
         await self._client.end()
 
-    async def _send(self, pieces: Iterator[bytes], translation: Translation) -> None:
+    def _write(self, pieces: Iterator[bytes], translation: Translation) -> Awaitable[None] | None:
+        if self._client.started:
+            return self._client.write_all(pieces)
+        return self._write_first(pieces, translation)
+
+    async def _write_first(self, pieces: Iterator[bytes], translation: Translation) -> None:
         try:
             first = next(pieces, None)
         finally:  # what fails after the first event ends a stream, though it came with it
-            if translation.started and not self._client.started:
+            if translation.started:
                 await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
-        if first is not None:
-            await self._client.write_all(chain((first,), pieces))
-
-    async def _read_or_ping(self, answer: Answer, translation: Translation) -> bytes:
-        """What the upstream says next; until then, pings for a client that wants them."""
-        while True:
-            try:
-                async with asyncio.timeout(KEEPALIVE):
-                    return await answer.read()
-            except TimeoutError:
-                if not self._client.started:  # and nothing can be sent yet
-                    return await answer.read()
-                await self._client.write(translation.keepalive(datetime.now(UTC)))
+        if first is not None and (wait := self._client.write_all(chain((first,), pieces))):
+            await wait
 
     # Heads.
 

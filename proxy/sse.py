@@ -40,6 +40,12 @@ class Decoder:
         self._name: str | None = None
         self._data: list[bytes] = []
 
+    @property
+    def between(self) -> bool:
+        """Whether an event may begin with the next byte, as no other is under way."""
+        under_way = self._cut or self._data or self._name is not None or self._after_cr
+        return not under_way and not self._at_start
+
     def feed(self, chunk: bytes) -> Iterator[Frame]:
         """The frames that ``chunk`` completes; raises EventTooLarge.
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from . import jsontext
 from .change import Body, Bridge, Call, Direction, End, Event, Step
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
+from .runs import Run, begun, end_of_event
 from .sse import Decoder, EventTooLarge
 from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
@@ -56,6 +57,8 @@ class Translation:
         self._path = path(client, upstream, type(bridge) if bridge else None)
         self._taken = False
         self._way_back: list[Step] = []
+        self._runs = False
+        self._run: Run | None = None
         self._changes_of_events: list[Callable[[Event], Sequence[Event]]] = []
         self._decoder = Decoder(manner.event_limit)
 
@@ -97,6 +100,8 @@ class Translation:
                 if direction.answers:
                     self._way_back.insert(0, step)
         self._changes_of_events = [step.event for step in self._way_back]
+        seeing = [step.change for step in self._way_back if step.change.reads_text]
+        self._runs = all(change is self._bridge for change in seeing)
         self.dropped, self.notes = call.dropped, call.notes
         if self._manner.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
@@ -134,23 +139,52 @@ class Translation:
         Raises UpstreamRefused if the stream begins with an error, and UpstreamNonsense where it
         cannot be understood; either way finish() tells what the client is owed.
         """
-        superseded: Event | None = None
         try:
-            for name, data in self._decoder.feed(chunk):
-                if self.ended:
-                    break
-                for event in self._translated(Event(name, None, data)):
-                    if superseded is not None and not event.snapshot:
-                        yield superseded.encode()
-                    superseded = event if event.snapshot and self._manner.newest_only else None
-                    if superseded is None:
-                        yield event.encode()
-            if superseded is not None:
-                yield superseded.encode()
+            yield from self._newest(chunk) if self._manner.newest_only else self._every(chunk)
         except EventTooLarge as error:
             raise UpstreamNonsense(f"upstream sent {error}") from error
         except jsontext.NotJSON as error:
             raise UpstreamNonsense("upstream sent an event that is not JSON") from error
+
+    def _every(self, chunk: bytes) -> Iterator[bytes]:
+        at = 0
+        while at < len(chunk) and not self.ended:
+            run = self._run
+            if run is not None and self._decoder.between:
+                while (delta := run.match(chunk, at)) and self._passes(delta[1]):
+                    at = delta.end()
+                    run.grow(delta[1])
+                    yield run.snapshot()
+            end = end_of_event(chunk, at)
+            for event in self._events(chunk[at:end]):
+                yield event.encode()
+            at = end
+
+    def _newest(self, chunk: bytes) -> Iterator[bytes]:
+        """As _every, but a snapshot is not sent where another in the chunk supersedes it."""
+        superseded: Event | None = None
+        for event in self._events(chunk):
+            if superseded is not None and not event.snapshot:
+                yield superseded.encode()
+            superseded = event if event.snapshot else None
+            if superseded is None:
+                yield event.encode()
+        if superseded is not None:
+            yield superseded.encode()
+
+    def _events(self, chunk: bytes) -> Iterator[Event]:
+        """What the events become that ``chunk`` completes; one that it is may begin a run."""
+        alone = self._runs and self._decoder.between
+        for name, data in self._decoder.feed(chunk):
+            if self.ended:
+                return
+            made = self._translated(Event(name, None, data))
+            yield from made
+            if alone and len(made) == 1:
+                self._run = begun(chunk, made[0])
+
+    def _passes(self, text: bytes) -> bool:
+        return self._bridge is None or self._bridge.lets_pass(text.decode("ascii"))
 
     def keepalive(self, now: datetime) -> bytes:
         """What the client's version sent into a silence; ``now`` is in UTC."""

@@ -39,6 +39,10 @@ class AnswerText:
             text = self._after_prefill(text)
         return self._scanner.feed(text)
 
+    def lets_pass(self, text: str) -> bool:
+        """Whether ``text``, added now, would be given out as it is, and nothing be kept in mind."""
+        return not self._opens and not self._space and self._scanner.lets_pass(text)
+
     def flush(self) -> str:
         """The rest, when no more text will come."""
         return self._scanner.flush()

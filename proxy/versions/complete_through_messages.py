@@ -58,6 +58,10 @@ class CompleteThroughMessages(Bridge):
             call, asked, dialogue, target, models.profile(target.to, self._learned)
         )
 
+    def lets_pass(self, text: str) -> bool:
+        """Text within the answer that no stop sequence begins in or ends in."""
+        return self._answer.lets_pass(text)
+
     def downgrade_response(self, body: Body) -> Body:
         """The text of the Message as a completion."""
         if not isinstance(body.get("content"), list):

@@ -14,6 +14,7 @@ class CompletionsBecameIncremental(VersionChange):
     """Streamed completions are increments. Before, each event repeated the whole text so far."""
 
     endpoints = ("/v1/complete",)
+    reads_text = False
 
     def __init__(self) -> None:
         self._text = GrowingText()

@@ -17,6 +17,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
     """`exception` and `truncated` are gone; a stream that fails ends in an `error` event."""
 
     endpoints = ("/v1/complete",)
+    reads_text = False
 
     def __init__(self) -> None:
         self._seen: Body = {}

@@ -40,6 +40,15 @@ class StopScanner:
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
+    def lets_pass(self, text: str) -> bool:
+        """Whether ``text``, added now, would be given out as it is, and nothing be kept in mind."""
+        return (
+            not self._held
+            and self.hit is None
+            and not any(stop in text for stop in self._stops)
+            and not self._may_begin(text)
+        )
+
     def flush(self) -> str:
         """The text ends here: what was held back was not the beginning of a stop."""
         held, self._held = self._held, ""

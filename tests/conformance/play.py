@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from proxy.app import App
 from proxy.errors import UpstreamBrokeOff, UpstreamNonsense, UpstreamTimeout, UpstreamUnreachable
 from proxy.fields import Fields
-from proxy.http1 import Answer
+from proxy.http1 import Answer, Take, never
 from proxy.server import running
 from proxy.upstream import Upstream
 
@@ -205,12 +205,17 @@ class ScriptedAnswer(Answer):
             return await self._end()
         piece = self._rest[0]
         if isinstance(piece, float):
-            await self._wait(piece)
+            await self._pass(piece)
         piece = self._rest.pop(0)
         assert isinstance(piece, bytes)
         return piece
 
-    async def _wait(self, silence: float) -> None:
+    async def forward(self, take: Take, enough: Callable[[], bool] = never) -> None:
+        while not enough() and (part := await self.read()):
+            if (wait := take(part)) is not None:
+                await wait
+
+    async def _pass(self, silence: float) -> None:
         """A silence lasts as long as it says, however often a reader gives up on it."""
         loop = asyncio.get_running_loop()
         if self._silent_until is None:

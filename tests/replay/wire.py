@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from recording import Cut, Recording
 
 from proxy import config
 from proxy.app import App
-from proxy.http1 import Answer
+from proxy.http1 import Answer, Take, never
 from proxy.server import running
 
 PATIENCE = 20.0
@@ -166,11 +166,27 @@ class _Pace:
 def _in_step() -> Iterator[_Pace]:
     """A pace that is set by what the proxy reads of its upstream's answer."""
     pace = _Pace()
-    read, drain = Answer.read, Answer.drain
+    read, forward, drain = Answer.read, Answer.forward, Answer.drain
 
     async def wanting_read(answer: Answer) -> bytes:
         pace.want()
         return await read(answer)
+
+    async def wanting_forward(
+        answer: Answer, take: Take, enough: Callable[[], bool] = never
+    ) -> None:
+        async def taken(wait: Awaitable[None]) -> None:
+            await wait
+            pace.want()
+
+        def wanting(part: bytes) -> Awaitable[None] | None:
+            if (wait := take(part)) is not None:
+                return taken(wait)
+            pace.want()
+            return None
+
+        pace.want()
+        await forward(answer, wanting, enough)
 
     async def letting_drain(answer: Answer) -> None:
         pace.let_go()
@@ -178,6 +194,7 @@ def _in_step() -> Iterator[_Pace]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Answer, "read", wanting_read)
+        patch.setattr(Answer, "forward", wanting_forward)
         patch.setattr(Answer, "drain", letting_drain)
         yield pace
 

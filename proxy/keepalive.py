@@ -1,0 +1,50 @@
+"""A word into every silence of a stream, for clients whose route asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from .client import Client
+
+SILENCE = 15.0
+"""Silent seconds after which the old API sent a ping."""
+
+
+class Keepalive:
+    """Within it, a ping is written to ``client`` whenever nothing else was for a while."""
+
+    def __init__(self, client: Client, ping: Callable[[], bytes]) -> None:
+        self._client = client
+        self._ping = ping
+        self._loop = asyncio.get_running_loop()
+        self._writing: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> None:
+        self._timer = self._loop.call_later(SILENCE, self._look)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        due = self._client.last_write + SILENCE
+        if now < due:
+            self._timer = self._loop.call_at(due, self._look)
+            return
+        self._timer = self._loop.call_later(SILENCE, self._look)
+        if self._client.started and not self._waiting:
+            wait = self._client.write(self._ping())
+            if wait is not None:
+                self._writing = asyncio.ensure_future(_done(wait))
+
+    @property
+    def _waiting(self) -> bool:
+        """Whether the client has not even taken the last one."""
+        return self._writing is not None and not self._writing.done()
+
+
+async def _done(wait: Awaitable[None]) -> None:
+    await wait
