@@ -1,26 +1,28 @@
-"""Runs: deltas that differ from the one before in nothing but a plain text.
+"""Runs: deltas that differ from the one before in nothing but their text.
 
 Nearly all events of a stream are such. What the changes made of the one before they would make of
-the next, with the other text; so it is known by its bytes, and nothing is parsed or printed anew.
-That is right only where no change looks into the text, or one that does has let it pass.
+the next, with the other text; so it is known by its bytes, and only its text is read. That is
+right only where no change looks into the text, or one that does has let it pass.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+from . import jsontext
 from .change import Event, GrowingText
 
-LONGEST = 4096
-"""The longest text of a delta that is taken for one of a run, in bytes."""
+LetsPass = Callable[[str], bool]
 
-_PLAIN = rb"[ !#-\[\]-~]"
-"""What stands in a JSON string as it is, in one byte."""
+_INSIDE = rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*'
+"""The inside of a JSON string, or what comes close enough to be looked at."""
 
-_PLAIN_TEXT = re.compile(_PLAIN + rb"+")
-_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_KEY = rb'("(?:completion|text)": ?")'
+_STRING = re.compile(_INSIDE)
+_TEXT = re.compile(rb'"(?:completion|text)": ?"(' + _INSIDE + rb')"')
 """Where a delta has its text: of a completion, of a Message."""
+
+_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 def end_of_event(chunk: bytes, start: int) -> int:
@@ -30,43 +32,86 @@ def end_of_event(chunk: bytes, start: int) -> int:
 
 
 class Run:
-    """What deltas like one become: ``text``, which they make grow, between the same bytes."""
+    """What deltas like one become: the text, which they make grow, between the same bytes.
 
-    __slots__ = ("_around", "_escaped", "_text", "match")
+    They are alike in what stands ``before`` and ``after`` their text on the wire. ``lets_pass`` is
+    asked of every text.
+    """
 
-    def __init__(self, like: re.Pattern[bytes], text: GrowingText, snapshot: Event) -> None:
-        self.match = like.match
-        """Finds a delta of the run at a position; the first group is its text."""
+    __slots__ = (
+        "_after",
+        "_before",
+        "_lets_pass",
+        "_made_after",
+        "_made_before",
+        "_start",
+        "_text",
+    )
+
+    def __init__(
+        self,
+        before: bytes,
+        after: bytes,
+        made: Event,
+        text: GrowingText,
+        lets_pass: LetsPass | None,
+    ) -> None:
+        self._before = before
+        self._start = len(before)
+        self._after = after
         self._text = text
-        self._escaped = text.escaped
-        self._around = snapshot.around()
+        self._made_before, self._made_after = made.around()
+        self._lets_pass = lets_pass
 
-    def grow(self, text: bytes) -> None:
-        """Take the text of one more delta."""
-        self._escaped += text
+    def take(self, chunk: bytes, at: int) -> int:
+        """Take a delta of the run that stands at a position; returns where it ends.
+
+        Where none stands, that is ``at`` itself.
+        """
+        if not chunk.startswith(self._before, at):
+            return at
+        inside = _STRING.match(chunk, at + self._start)
+        if inside is None or not chunk.startswith(self._after, inside.end()):
+            return at
+        return inside.end() + len(self._after) if self._grow(inside[0]) else at
 
     def snapshot(self) -> bytes:
-        """What the client gets for it; the text is copied once."""
-        before, after = self._around
-        return b"".join((before, self._escaped, after))
+        """What the client gets for the last one; the text is copied once."""
+        return b"".join((self._made_before, self._text.escaped, self._made_after))
+
+    def _grow(self, raw: bytes) -> bool:
+        if raw.isascii() and b"\\" not in raw:
+            if not raw or not (self._lets_pass is None or self._lets_pass(raw.decode("ascii"))):
+                return False
+            self._text.escaped += raw
+            return True
+        text = _read(raw)
+        if text is None or not (self._lets_pass is None or self._lets_pass(text)):
+            return False
+        self._text.append(text)
+        return True
 
 
-def begun(frame: bytes, made: Event) -> Run | None:
+def begun(frame: bytes, made: Event, lets_pass: LetsPass | None) -> Run | None:
     """The run that may begin with an event, which stood on the wire as ``frame``.
 
-    ``made`` is all that it became.
+    ``made`` is all that it became. ``lets_pass`` is asked of every text.
     """
     text = made.text
-    if (
-        text is None
-        or made.last
-        or len(text.last) > LONGEST
-        or not _PLAIN_TEXT.fullmatch(text.last)
-    ):
+    texts = [*_TEXT.finditer(frame)]
+    if text is None or made.last or len(texts) != 1:
         return None
-    stands = [*re.finditer(_KEY + re.escape(text.last) + rb'"', frame)]
-    if len(stands) != 1:
+    read = _read(texts[0][1])
+    if read is None or jsontext.dumps(read)[1:-1] != text.last:
         return None
-    before, after = frame[: stands[0].end(1)], frame[stands[0].end() - 1 :]
-    like = re.escape(before) + b"(%b{1,%d})" % (_PLAIN, LONGEST) + re.escape(after)
-    return Run(re.compile(like), text, made)
+    start, end = texts[0].span(1)
+    return Run(frame[:start], frame[end:], made, text, lets_pass)
+
+
+def _read(raw: bytes) -> str | None:
+    """The inside of a JSON string, None where it is none."""
+    try:
+        text = jsontext.loads(b'"%b"' % raw)
+    except jsontext.NotJSON:
+        return None
+    return text if isinstance(text, str) else None

@@ -151,10 +151,11 @@ class Translation:
         while at < len(chunk) and not self.ended:
             run = self._run
             if run is not None and self._decoder.between:
-                while (delta := run.match(chunk, at)) and self._passes(delta[1]):
-                    at = delta.end()
-                    run.grow(delta[1])
+                while (end := run.take(chunk, at)) > at:
+                    at = end
                     yield run.snapshot()
+                if at == len(chunk):
+                    return
             end = end_of_event(chunk, at)
             for event in self._events(chunk[at:end]):
                 yield event.encode()
@@ -181,10 +182,8 @@ class Translation:
             made = self._translated(Event(name, None, data))
             yield from made
             if alone and len(made) == 1:
-                self._run = begun(chunk, made[0])
-
-    def _passes(self, text: bytes) -> bool:
-        return self._bridge is None or self._bridge.lets_pass(text.decode("ascii"))
+                lets_pass = self._bridge.lets_pass if self._bridge else None
+                self._run = begun(chunk, made[0], lets_pass)
 
     def keepalive(self, now: datetime) -> bytes:
         """What the client's version sent into a silence; ``now`` is in UTC."""
