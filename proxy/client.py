@@ -19,11 +19,6 @@ from starlette.types import Receive, Scope, Send
 from .errors import ProxyError, RequestTooLarge
 from .fields import Fields, has_body, values
 
-SEND_SIZE = 64 << 10
-"""The most that is handed to the server at once, in bytes. Snapshots that arrived in one read of
-64 KiB can be 25 MB: joined into one send they would all be in memory, sent one by one they would
-cost a system call each."""
-
 CONNECTION = "anthropic-version-proxy"
 """The extension in the scope under which our server offers a Connection."""
 
@@ -128,12 +123,8 @@ class Client:
             return None
         return self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    def write_all(self, pieces: Iterator[bytes]) -> Awaitable[None] | None:
-        """Send pieces of the body, joined while that is cheap; returns as write does.
-
-        If making one fails, those before it are sent all the same.
-        """
-        blocks = _joined(pieces)
+    def write_all(self, blocks: Iterator[bytes]) -> Awaitable[None] | None:
+        """Send parts of the body, each made when the one before it is sent; returns as write."""
         for block in blocks:
             if (wait := self.write(block)) is not None:
                 return self._write_rest(wait, blocks)
@@ -164,25 +155,6 @@ class Client:
     async def refuse(self, error: ProxyError, fields: Fields) -> None:
         """Answer with an error."""
         await self.answer(error.status, [*fields, *error.headers], error.body())
-
-
-def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Pieces joined until they are SEND_SIZE; if one fails, what was made before it comes first."""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        for piece in pieces:
-            parts.append(piece)
-            size += len(piece)
-            if size >= SEND_SIZE:
-                yield b"".join(parts)
-                parts, size = [], 0
-    except Exception:
-        if parts:
-            yield b"".join(parts)
-        raise
-    if parts:
-        yield b"".join(parts)
 
 
 @lru_cache(maxsize=1)

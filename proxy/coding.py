@@ -21,15 +21,15 @@ _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """Codings that zlib reads, and how it is told of them."""
 
 
-def decoding(coding: bytes) -> Decode:
-    """What turns parts of a body of ``content-encoding: coding`` into plain ones.
+def decoding(coding: bytes) -> Decode | None:
+    """What turns parts of a body of ``content-encoding: coding`` into plain ones; None if they are.
 
     Raises UpstreamNonsense for a coding that was neither asked for nor is known, and so does the
     result for bytes that are not in it.
     """
     coding = coding.strip().lower()
     if coding in (b"", b"identity"):
-        return _plain
+        return None
     if coding not in _WINDOW:
         raise UpstreamNonsense(
             f"upstream sent content-encoding {coding[:40]!r} though asked not to"
@@ -46,7 +46,3 @@ def decoding(coding: bytes) -> Decode:
             raise UpstreamNonsense("upstream's answer is not in its content-encoding") from error
 
     return inflate
-
-
-def _plain(part: bytes) -> Iterator[bytes]:
-    yield part

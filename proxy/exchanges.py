@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from .errors import Busy, Draining
 from .interruption import Interruptible
@@ -16,20 +16,35 @@ class OpenExchanges:
         self._limit = limit
         self._open: set[Interruptible] = set()
 
-    @contextmanager
-    def one(self) -> Iterator[Interruptible]:
-        """One more exchange, which can be interrupted; raises Busy at the limit."""
-        if len(self._open) >= self._limit:
-            raise Busy("too many exchanges are under way, try again shortly")
-        work = Interruptible()
-        self._open.add(work)
-        try:
-            with work:
-                yield work
-        finally:
-            self._open.discard(work)
+    def one(self) -> Interruptible:
+        """One more exchange, for a ``with`` block that can be interrupted; raises Busy there."""
+        return _One(self._open, self._limit)
 
     def cut(self) -> None:
         """End those that are still open: each finishes as failed, in its client's dialect."""
         for work in tuple(self._open):
             work.interrupt(Draining())
+
+
+class _One(Interruptible):
+    __slots__ = ("_limit", "_open")
+
+    def __init__(self, others: set[Interruptible], limit: int) -> None:
+        super().__init__()
+        self._open = others
+        self._limit = limit
+
+    def __enter__(self) -> Self:
+        if len(self._open) >= self._limit:
+            raise Busy("too many exchanges are under way, try again shortly")
+        self._open.add(self)
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.discard(self)
+        super().__exit__(exc_type, exc, traceback)

@@ -11,7 +11,7 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 import httptools
 
@@ -91,7 +91,7 @@ class Answer:
         self._bodiless = bodiless
         self._connection = connection
         self._loop = connection.loop
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._has_head = False
         self._head_size = 0
         self._until_closed = False
@@ -170,15 +170,15 @@ class Answer:
         parts: list[bytes] = []
         size = 0
         while part := await self.read():
-            for piece in decode(part):
+            for piece in (part,) if decode is None else decode(part):
                 size += len(piece)
                 if size > limit:
                     raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
                 parts.append(piece)
         return b"".join(parts)
 
-    def decoding(self) -> Decode:
-        """What decodes the body, part by part; raises UpstreamNonsense."""
+    def decoding(self) -> Decode | None:
+        """What decodes the body, part by part, None if it is plain; raises UpstreamNonsense."""
         return decoding(b", ".join(values(self.fields, b"content-encoding")))
 
     async def drain(self) -> None:
@@ -200,6 +200,7 @@ class Answer:
             self._upload.cancel()
         reusable = self._complete and self._reusable and not uploading
         self._connection.end(self, reusable=reusable)
+        self._parser = None  # it holds us, and would wait for the garbage collector
 
     def send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
         """Send the body of the request as it comes, during which the answer may already begin.

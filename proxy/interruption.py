@@ -14,6 +14,8 @@ from typing import Self
 class Interruptible:
     """A ``with`` block that raises the cause with which it is interrupted."""
 
+    __slots__ = ("_cause", "_task")
+
     def __init__(self) -> None:
         self._task: asyncio.Task[object] | None = None
         self._cause: Exception | None = None

@@ -88,6 +88,8 @@ def nearest(speaks: Sequence[str], client: str, endpoint: str) -> str:
 
     Of several it is the one nearest in time to the ``client`` version, and rather a newer one.
     """
+    if len(speaks) == 1:
+        return speaks[0]
     known = dates()
 
     def cost(version: str) -> tuple[int, int, bool]:

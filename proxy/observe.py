@@ -6,6 +6,7 @@ A record never holds a prompt, an answer, a key or words of the upstream, so tha
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,36 +50,38 @@ class Record:
 
     def line(self) -> str:
         """The record as one line of text, ``name=value`` in a fixed order."""
-        values = {
-            "route": self.route,
-            "client": self.client_version,
-            "upstream": self.upstream_version,
-            "status": self.status,
-            "ended": self.ended,
-            "error": self.error,
-            "dropped": ",".join(self.dropped),
-            "bytes": self.bytes_sent,
-            "first_ms": "" if self.first_byte is None else _ms(self.first_byte - self.began),
-            "ms": _ms(time.monotonic() - self.began),
-            "request_id": self.request_id,
-        }
-        told = " ".join(f"{name}={_shown(value)}" for name, value in values.items() if value != "")
-        return f"{self.method} {_shown(self.path)} {told}"
+        told = [self.method, _shown(self.path), f"route={_shown(self.route)}"]
+        told.append(f"client={self.client_version} upstream={self.upstream_version}")
+        told.append(f"status={self.status} ended={_shown(self.ended)}")
+        if self.error:
+            told.append(f"error={_shown(self.error)}")
+        if self.dropped:
+            told.append(f"dropped={_shown(','.join(self.dropped))}")
+        told.append(f"bytes={self.bytes_sent}")
+        if self.first_byte is not None:
+            told.append(f"first_ms={_ms(self.first_byte - self.began)}")
+        told.append(f"ms={_ms(time.monotonic() - self.began)} request_id={_shown(self.request_id)}")
+        return " ".join(told)
 
 
 def write(record: Record) -> None:
     """Log a finished exchange: failures of ours and the upstream's as warnings."""
     failed = record.ended in ("upstream failed", "drained", "crashed", "client stalled")
-    log.log(logging.WARNING if failed else logging.INFO, "%s", record.line())
+    level = logging.WARNING if failed else logging.INFO
+    if log.isEnabledFor(level):
+        log.log(level, "%s", record.line())
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f}"
 
 
-def _shown(value: object) -> str:
+_WORD = re.compile(r"[!#-<>-~]+")
+
+
+def _shown(text: str) -> str:
     """A value on one line, quoted where it would not read as one word."""
-    text = str(value)[:LONGEST]
-    if text.isprintable() and not any(char in text for char in ' "='):
+    text = text[:LONGEST]
+    if _WORD.fullmatch(text):
         return text
     return '"' + text.encode("unicode_escape").decode().replace('"', r"\"") + '"'

@@ -224,9 +224,10 @@ class Exchange:
         decode = answer.decoding()
 
         def take(part: bytes) -> Awaitable[None] | None:
-            return self._write(
-                chain.from_iterable(map(translation.feed, decode(part))), translation
-            )
+            if decode is None:
+                return self._write(translation.feed(part), translation)
+            plain = map(translation.feed, decode(part))
+            return self._write(chain.from_iterable(plain), translation)
 
         def ping() -> bytes:
             return translation.keepalive(datetime.now(UTC))
@@ -239,18 +240,18 @@ class Exchange:
             await wait
         await self._client.end()
 
-    def _write(self, pieces: Iterator[bytes], translation: Translation) -> Awaitable[None] | None:
+    def _write(self, blocks: Iterator[bytes], translation: Translation) -> Awaitable[None] | None:
         if self._client.started:
-            return self._client.write_all(pieces)
-        return self._write_first(pieces, translation)
+            return self._client.write_all(blocks)
+        return self._write_first(blocks, translation)
 
-    async def _write_first(self, pieces: Iterator[bytes], translation: Translation) -> None:
+    async def _write_first(self, blocks: Iterator[bytes], translation: Translation) -> None:
         try:
-            first = next(pieces, None)
+            first = next(blocks, None)
         finally:  # what fails after the first event ends a stream, though it came with it
             if translation.started:
                 await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
-        if first is not None and (wait := self._client.write_all(chain((first,), pieces))):
+        if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
             await wait
 
     # Heads.

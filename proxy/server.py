@@ -14,9 +14,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing.context import SpawnProcess
 
 import uvicorn
@@ -199,11 +200,25 @@ def _log_to_stderr() -> None:
     level = os.environ.get("PROXY_LOG_LEVEL", "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise OSError(f"PROXY_LOG_LEVEL is {level!r}, which is no level such as INFO or WARNING")
-    logging.basicConfig(
-        level=level,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    # Our lines name neither threads nor processes, and asking for them at each is dear.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Format("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("uvicorn.error").addFilter(_told_by_record)
+
+
+class _Format(logging.Formatter):
+    """Lines with their time, whose seconds are written once for all that fall into one."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        assert datefmt is None  # noqa: S101
+        return f"{_second(int(record.created))},{int(record.msecs):03}"
+
+
+@lru_cache(maxsize=1)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
 
 
 def _told_by_record(record: logging.LogRecord) -> bool:

@@ -18,6 +18,10 @@ from .sse import Decoder, EventTooLarge
 from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 
+BLOCK = 64 << 10
+"""Up to what size events are joined, in bytes. Snapshots that arrived in one chunk of 64 KiB can be 25 MB:
+in one block they would all be in memory, each alone would cost a system call."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manner:
@@ -134,17 +138,33 @@ class Translation:
         return error
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The client's events for a chunk of the upstream's stream, encoded as they are taken.
+        """The client's events for a chunk of the upstream's stream, in blocks of whole events.
 
-        Raises UpstreamRefused if the stream begins with an error, and UpstreamNonsense where it
-        cannot be understood; either way finish() tells what the client is owed.
+        They are made as they are taken. Raises UpstreamRefused if the stream begins with an
+        error, and UpstreamNonsense where it cannot be understood, but not before what came before
+        was taken; either way finish() tells what the client is owed.
         """
+        block: list[bytes] = []
+        size = 0
+        failed: ProxyError | None = None
         try:
-            yield from self._newest(chunk) if self._manner.newest_only else self._every(chunk)
+            for event in self._newest(chunk) if self._manner.newest_only else self._every(chunk):
+                size += len(event)
+                if size > BLOCK and block:
+                    yield b"".join(block)
+                    block.clear()
+                    size = len(event)
+                block.append(event)
         except EventTooLarge as error:
-            raise UpstreamNonsense(f"upstream sent {error}") from error
-        except jsontext.NotJSON as error:
-            raise UpstreamNonsense("upstream sent an event that is not JSON") from error
+            failed = UpstreamNonsense(f"upstream sent {error}")
+        except jsontext.NotJSON:
+            failed = UpstreamNonsense("upstream sent an event that is not JSON")
+        except ProxyError as error:
+            failed = error
+        if block:
+            yield b"".join(block)
+        if failed is not None:
+            raise failed
 
     def _every(self, chunk: bytes) -> Iterator[bytes]:
         at = 0
@@ -203,7 +223,7 @@ class Translation:
         self.ended = True
         for event in events:
             self.failure = self.failure or event.failure
-            yield event.encode()
+        yield b"".join(event.encode() for event in events)
 
     def _step(self, direction: Direction) -> Step:
         if self._bridge is not None and isinstance(self._bridge, direction.kind):
