@@ -17,6 +17,9 @@ from .client import CONNECTION, ClientLeft, ClientStalled
 PATIENCE = 120.0
 """Seconds that a client may take nothing of what waits for it."""
 
+WORTH_A_COPY = 16 << 10
+"""Up to how many bytes copying a part costs less than handing the transport three."""
+
 
 class Protocol(HttpToolsProtocol):
     """One connection to a client; see client.Connection."""
@@ -39,7 +42,10 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if not cycle.chunked_encoding or cycle.disconnected or self.flow.write_paused:
             return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if len(data) < WORTH_A_COPY:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         return True
 
     def on_message_begin(self) -> None:

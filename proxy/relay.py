@@ -190,18 +190,7 @@ class Exchange:
     # Translated.
 
     async def _translate(self, match: Match, upstream: Upstream, translation: Translation) -> None:
-        sent = await self._client.body(self._config.limits.request_body)
-        if coding := values(self._client.fields, b"content-encoding"):
-            told = coding[0].decode("ascii", "replace")[:40]
-            raise InvalidRequest(f"content-encoding: {told}: a body to translate must come plain")
-        endpoint, body = translation.request(match.endpoint, sent)
-        self.record.dropped = tuple(translation.dropped)
-        fields = without(self._request_fields(), b"content-length")
-        if translation.answers:
-            fields = [*without(fields, b"accept-encoding"), (b"accept-encoding", b"identity")]
-        answer = self._answer = await upstream.call(
-            "POST", self._target(match.prefix + endpoint), fields, body
-        )
+        answer = self._answer = await self._ask(match, upstream, translation)
         if not translation.answers:
             await self._pass_back(answer)
             return
@@ -214,6 +203,19 @@ class Exchange:
             translated = translation.response(await answer.read_all(ANSWER_LIMIT))
             self._first_byte(200)
             await self._client.answer(200, self._remade_fields(), translated)
+
+    async def _ask(self, match: Match, upstream: Upstream, translation: Translation) -> Answer:
+        """Send the translated request; when this returns, nothing of it is in memory any more."""
+        sent = await self._client.body(self._config.limits.request_body)
+        if coding := values(self._client.fields, b"content-encoding"):
+            told = coding[0].decode("ascii", "replace")[:40]
+            raise InvalidRequest(f"content-encoding: {told}: a body to translate must come plain")
+        endpoint, body = translation.request(match.endpoint, sent)
+        self.record.dropped = tuple(translation.dropped)
+        fields = without(self._request_fields(), b"content-length")
+        if translation.answers:
+            fields = [*without(fields, b"accept-encoding"), (b"accept-encoding", b"identity")]
+        return await upstream.call("POST", self._target(match.prefix + endpoint), fields, body)
 
     async def _stream(self, answer: Answer, translation: Translation, *, keepalive: bool) -> None:
         """Send the client's events as the upstream's arrive.

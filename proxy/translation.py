@@ -19,8 +19,8 @@ from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 
 BLOCK = 64 << 10
-"""Up to what size events are joined, in bytes. Snapshots that arrived in one chunk of 64 KiB can be 25 MB:
-in one block they would all be in memory, each alone would cost a system call."""
+"""Up to what size events are joined, in bytes. Snapshots that arrived in one chunk of 64 KiB can
+be 25 MB: in one block they would all be in memory, each alone would cost a system call."""
 
 
 @dataclass(frozen=True, slots=True)
