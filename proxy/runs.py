@@ -8,7 +8,7 @@ right only where no change looks into the text, or one that does has let it pass
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from . import jsontext
 from .change import Event, GrowingText
@@ -63,17 +63,15 @@ class Run:
         self._made_before, self._made_after = made.around()
         self._lets_pass = lets_pass
 
-    def take(self, chunk: bytes, at: int) -> int:
-        """Take a delta of the run that stands at a position; returns where it ends.
-
-        Where none stands, that is ``at`` itself.
-        """
-        if not chunk.startswith(self._before, at):
-            return at
-        inside = _STRING.match(chunk, at + self._start)
-        if inside is None or not chunk.startswith(self._after, inside.end()):
-            return at
-        return inside.end() + len(self._after) if self._grow(inside[0]) else at
+    def deltas(self, chunk: bytes, at: int) -> Iterator[int]:
+        """Take the deltas of the run that stand one behind the other; yields where each ends."""
+        before, start, after, grow = self._before, self._start, self._after, self._grow
+        while chunk.startswith(before, at):
+            inside = _STRING.match(chunk, at + start)
+            if inside is None or not chunk.startswith(after, inside.end()) or not grow(inside[0]):
+                return
+            at = inside.end() + len(after)
+            yield at
 
     def snapshot(self) -> bytes:
         """What the client gets for the last one; the text is copied once."""
@@ -98,8 +96,10 @@ def begun(frame: bytes, made: Event, lets_pass: LetsPass | None) -> Run | None:
     ``made`` is all that it became. ``lets_pass`` is asked of every text.
     """
     text = made.text
+    if text is None or made.last:
+        return None
     texts = [*_TEXT.finditer(frame)]
-    if text is None or made.last or len(texts) != 1:
+    if len(texts) != 1:
         return None
     read = _read(texts[0][1])
     if read is None or jsontext.dumps(read)[1:-1] != text.last:

@@ -148,7 +148,7 @@ class Translation:
         size = 0
         failed: ProxyError | None = None
         try:
-            for event in self._newest(chunk) if self._manner.newest_only else self._every(chunk):
+            for event in self._encoded(chunk):
                 size += len(event)
                 if size > BLOCK and block:
                     yield b"".join(block)
@@ -166,44 +166,46 @@ class Translation:
         if failed is not None:
             raise failed
 
-    def _every(self, chunk: bytes) -> Iterator[bytes]:
+    def _encoded(self, chunk: bytes) -> Iterator[bytes]:
+        """Event by event; a run is taken as such, and what stands alone may begin one."""
+        newest_only = self._manner.newest_only
+        superseded: Callable[[], bytes] | None = None
         at = 0
         while at < len(chunk) and not self.ended:
-            run = self._run
-            if run is not None and self._decoder.between:
-                while (end := run.take(chunk, at)) > at:
-                    at = end
-                    yield run.snapshot()
-                if at == len(chunk):
-                    return
+            if self._run is not None and self._decoder.between:
+                snapshot = self._run.snapshot
+                for at in self._run.deltas(chunk, at):  # noqa: B007, B020  (where it goes on)
+                    if newest_only:
+                        superseded = snapshot
+                    else:
+                        yield snapshot()
             end = end_of_event(chunk, at)
             for event in self._events(chunk[at:end]):
+                if newest_only and event.snapshot:
+                    superseded = event.encode
+                    continue
+                if superseded is not None:
+                    yield superseded()
+                    superseded = None
                 yield event.encode()
             at = end
-
-    def _newest(self, chunk: bytes) -> Iterator[bytes]:
-        """As _every, but a snapshot is not sent where another in the chunk supersedes it."""
-        superseded: Event | None = None
-        for event in self._events(chunk):
-            if superseded is not None and not event.snapshot:
-                yield superseded.encode()
-            superseded = event if event.snapshot else None
-            if superseded is None:
-                yield event.encode()
         if superseded is not None:
-            yield superseded.encode()
+            yield superseded()
 
     def _events(self, chunk: bytes) -> Iterator[Event]:
         """What the events become that ``chunk`` completes; one that it is may begin a run."""
-        alone = self._runs and self._decoder.between
+        whole = self._runs and self._decoder.between
+        seen = 0
+        made: Sequence[Event] = ()
         for name, data in self._decoder.feed(chunk):
             if self.ended:
                 return
+            seen += 1
             made = self._translated(Event(name, None, data))
             yield from made
-            if alone and len(made) == 1:
-                lets_pass = self._bridge.lets_pass if self._bridge else None
-                self._run = begun(chunk, made[0], lets_pass)
+        if whole and seen == len(made) == 1:
+            lets_pass = self._bridge.lets_pass if self._bridge else None
+            self._run = begun(chunk, made[0], lets_pass)
 
     def keepalive(self, now: datetime) -> bytes:
         """What the client's version sent into a silence; ``now`` is in UTC."""
