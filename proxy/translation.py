@@ -179,6 +179,8 @@ class Translation:
                         superseded = snapshot
                     else:
                         yield snapshot()
+                if at == len(chunk):
+                    break
             end = end_of_event(chunk, at)
             for event in self._events(chunk[at:end]):
                 if newest_only and event.snapshot:
