@@ -200,7 +200,7 @@ def paced(bench: Bench) -> list[Row]:
 
 def setup(bench: Bench) -> list[Row]:
     """CPU that a stream takes before its first delta: the rest of a line through two lengths"""
-    short, long = 2, bench.some(200, 50)
+    short, long = 2, bench.some(201, 50)
 
     def cost(target: Target, deltas: int, streams: int) -> float:
         play = Play(deltas, delay=20)

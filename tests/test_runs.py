@@ -1,0 +1,127 @@
+"""Runs change nothing: what is known by its bytes becomes what it would have become anyway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.errors import ProxyError
+from proxy.translation import Manner, Translation
+from proxy.versions.complete_through_messages import CompleteThroughMessages
+
+PIECES = st.one_of(
+    st.sampled_from(
+        ["", " a", "text", "completion", '"', "\\", "\n", "\n\nHu", "man:", "\n\nHuman:", "END"]
+    ),
+    st.sampled_from(
+        ["é", "\u2028", "\x7f", "🙂", "\ud83d", "\ude42", "\r\n\r\n", "data: ", '"text":"a"']
+    ),
+    st.text(max_size=6),
+)
+OTHERS = st.sampled_from(
+    ["event: ping\ndata: {}", ": a comment", "event: unheard_of\ndata: {}", "id: 1", "data: {"]
+)
+ASKED = {
+    "model": "claude-2.1",
+    "prompt": "\n\nHuman: Hi\n\nAssistant:",
+    "max_tokens_to_sample": 9,
+    "stop_sequences": ["END"],
+    "stream": True,
+}
+
+Events = list[tuple[str, str]]
+
+
+def printed(body: dict[str, Any], *, ascii_only: bool) -> str:
+    """JSON as some upstream prints it; what UTF-8 cannot say is escaped in any case."""
+    text = json.dumps(body, ensure_ascii=ascii_only, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@st.composite
+def streams(draw: st.DrawFn, road: str) -> Events:
+    """The events of an answer, as name and data, with others strewn in."""
+    ascii_only = draw(st.booleans())
+    events: Events = []
+    if road == "bridge":
+        message = {"id": "m", "type": "message", "model": "n", "content": []}
+        events.append(("message_start", printed({"message": message}, ascii_only=ascii_only)))
+    for piece in draw(st.lists(PIECES, max_size=12)):
+        body: dict[str, Any]
+        if road == "bridge":
+            body = {"index": 0, "delta": {"type": "text_delta", "text": piece}}
+            events.append(("content_block_delta", printed(body, ascii_only=ascii_only)))
+        else:
+            body = {"completion": piece, "stop_reason": None, "model": "text", "log_id": "l"}
+            events.append(("completion", printed(body, ascii_only=ascii_only)))
+    return events
+
+
+def wire(events: Events, others: list[str], end: str, *, numbered: bool) -> bytes:
+    """The events on the wire; ``numbered`` each has an id of its own, so that no two are alike."""
+    blocks = []
+    for number, (name, data) in enumerate(events):
+        number_line = f"id: {number}{end}" if numbered else ""
+        blocks.append(f"{number_line}event: {name}{end}data: {data}{end}{end}")
+        if number < len(others):
+            blocks.append(others[number].replace("\n", end) + end + end)
+    return "".join(blocks).encode()
+
+
+def cut(stream: bytes, size: int) -> Iterator[bytes]:
+    """The stream in chunks of a size."""
+    return (stream[at : at + size] for at in range(0, len(stream), size))
+
+
+def translated(road: str, stream: bytes, size: int, *, newest_only: bool = False) -> bytes:
+    """What a client of 2023-01-01 gets, the end that a cut stream is given included."""
+    bridge = CompleteThroughMessages() if road == "bridge" else None
+    manner = Manner(newest_only=newest_only)
+    translation = Translation("2023-01-01", "2023-06-01", bridge, manner)
+    translation.request("/v1/complete", json.dumps(ASKED).encode())
+    got: list[bytes] = []
+    error: ProxyError | None = None
+    try:
+        for chunk in cut(stream, size):
+            got.extend(translation.feed(chunk))
+    except ProxyError as raised:
+        error = raised
+    got.extend(translation.finish(error))
+    return b"".join(got)
+
+
+@pytest.mark.parametrize("road", ["native", "bridge"])
+@given(data=st.data())
+def test_events_that_are_alike_become_what_others_become(road: str, data: st.DataObject) -> None:
+    events = data.draw(streams(road))
+    others = data.draw(st.lists(OTHERS, max_size=4))
+    end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
+    alike, unlike = (wire(events, others, end, numbered=numbered) for numbered in (False, True))
+    step_by_step = translated(road, unlike, len(unlike) or 1)
+    assert translated(road, alike, len(alike) or 1) == step_by_step
+    assert translated(road, alike, data.draw(st.integers(1, 200))) == step_by_step
+
+
+@pytest.mark.parametrize("road", ["native", "bridge"])
+@given(pieces=st.lists(PIECES, min_size=1), size=st.integers(1, 2000))
+@example(pieces=[" a"] * 50, size=1 << 16)
+def test_the_newest_snapshot_alone_says_all(road: str, pieces: list[str], size: int) -> None:
+    events = [
+        ("completion", printed({"completion": piece, "log_id": "l"}, ascii_only=True))
+        if road == "native"
+        else (
+            "content_block_delta",
+            printed({"delta": {"type": "text_delta", "text": piece}}, ascii_only=True),
+        )
+        for piece in pieces
+    ]
+    stream = wire(events, [], "\r\n", numbered=False)
+    every = translated(road, stream, size).split(b"\r\n\r\n")
+    newest = translated(road, stream, size, newest_only=True).split(b"\r\n\r\n")
+    assert newest[-3:] == every[-3:]  # the end, [DONE], and nothing behind it
+    assert [event for event in every if event in newest] == newest
