@@ -1,8 +1,13 @@
-"""Puts the rooms together: a configuration in, an ASGI application out."""
+"""Puts the rooms together: a configuration in, an ASGI application out.
+
+A configuration never changes. Another one is put in its place, with a relay and upstreams of its
+own: what is under way ends on what it began with.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
@@ -10,51 +15,108 @@ from starlette.types import Receive, Scope, Send
 from . import admin
 from .config import Config
 from .config import Upstream as UpstreamSettings
+from .exchanges import OpenExchanges
 from .learning import learned
 from .relay import Relay
 from .upstream import Upstream
+
+log = logging.getLogger("proxy")
+
+Connect = Callable[[UpstreamSettings], Upstream]
 
 
 class App:
     """The proxy as an ASGI application. It works between lifespan's start-up and shut-down."""
 
-    def __init__(
-        self, config: Config, connect: Callable[[UpstreamSettings], Upstream] = Upstream
-    ) -> None:
-        self.config = config
+    def __init__(self, config: Config, connect: Connect = Upstream) -> None:
         self.ready = False
+        self.exchanges = OpenExchanges(config.limits.concurrent_exchanges)
+        """Those under way, whichever configuration they began with."""
         self._connect = connect
-        self._upstreams: dict[str, Upstream] = {}
-        self._relay = Relay(config, self._upstreams)
-        self._admin = admin.build(self, enabled=config.admin.enabled)
+        self._rooms = _Rooms(config, self)
+        self._retired: set[_Rooms] = set()
+
+    @property
+    def config(self) -> Config:
+        """The configuration that new requests are served by."""
+        return self._rooms.config
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif scope["raw_path"].startswith(admin.PREFIX):
-            await self._admin(scope, receive, send)
-        else:
-            await self._relay(scope, receive, send)
+            return
+        rooms = self._rooms
+        if scope["raw_path"].startswith(admin.PREFIX):
+            await rooms.admin(scope, receive, send)
+            return
+        rooms.under_way += 1
+        try:
+            await rooms.relay(scope, receive, send)
+        finally:
+            rooms.under_way -= 1
+            if rooms in self._retired:
+                await self._close_if_left(rooms)
+
+    async def reload(self, config: Config) -> None:
+        """Serve new requests by ``config``; those under way end on what they began with."""
+        rooms = _Rooms(config, self)
+        await rooms.open(self._connect)
+        old, self._rooms = self._rooms, rooms
+        self.exchanges.limit = config.limits.concurrent_exchanges
+        self._retired.add(old)
+        log.info("reloaded: %d exchanges end on the configuration before", old.under_way)
+        await self._close_if_left(old)
 
     def drain(self) -> None:
         """Take no more work; exchanges that are still open after ``server.drain`` are cut."""
         self.ready = False
-        loop = asyncio.get_running_loop()
-        loop.call_later(self.config.server.drain, self._relay.exchanges.cut)
+        patience = self.config.server.drain
+        log.info("draining: %d exchanges have %g seconds", len(self.exchanges), patience)
+        asyncio.get_running_loop().call_later(patience, self.exchanges.cut)
+
+    async def _close_if_left(self, rooms: _Rooms) -> None:
+        if not rooms.under_way:
+            self._retired.discard(rooms)
+            await rooms.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        for settings in self.config.upstreams.values():
-            self._upstreams[settings.name] = self._connect(settings)
-        if self.config.models_from_upstream:
-            self._relay.learned |= await learned(self.config, self._upstreams)
+        await self._rooms.open(self._connect)
         self.ready = True
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.ready = False
+        for rooms in (self._rooms, *self._retired):
+            await rooms.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Rooms:
+    """What one configuration comes to: its relay, its upstreams and its admin endpoints."""
+
+    def __init__(self, config: Config, app: App) -> None:
+        self.config = config
+        self.under_way = 0
+        """The requests that entered here and have not left, to the last of their clearing up."""
+        self._upstreams: dict[str, Upstream] = {}
+        self.relay = Relay(config, self._upstreams, app.exchanges)
+        self.admin = admin.build(app, enabled=config.admin.enabled)
+
+    async def open(self, connect: Connect) -> None:
+        """Make the upstreams ready; without that no request may enter."""
+        try:
+            for settings in self.config.upstreams.values():
+                self._upstreams[settings.name] = connect(settings)
+            if self.config.models_from_upstream:
+                self.relay.learned |= await learned(self.config, self._upstreams)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the connections to all upstreams."""
         for upstream in self._upstreams.values():
             await upstream.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
 
 def build(config: Config) -> App:

@@ -15,7 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from . import config, demo, sandbox, server, versions
+from . import config, demo, sandbox, server, versions, workers
 from .errors import ConfigError, ProxyError
 from .explain import explain
 from .summary import summary
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    server.serve(partial(_load, _config_file(options), options.host, options.port), options.workers)
+    load = partial(_load, _config_file(options), options.host, options.port)
+    workers.serve(load, options.workers)
     return 0
 
 

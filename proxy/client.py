@@ -8,15 +8,15 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
-from typing import Protocol
+from typing import Any, Protocol
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from .errors import ProxyError, RequestTooLarge
+from .errors import ProxyError, RequestError, RequestTooLarge
 from .fields import Fields, has_body, values
 
 CONNECTION = "anthropic-version-proxy"
@@ -31,11 +31,19 @@ class ClientStalled(ClientLeft):
     """The client took nothing for too long, and was left."""
 
 
+Gone = ClientLeft | RequestError
+"""Why there is nobody to answer any more."""
+
+
 class Connection(Protocol):
     """What our server knows of a client, and the standard has no word for."""
 
-    def when_left(self, tell: Callable[[ClientLeft], None]) -> None:
-        """Call ``tell`` when the client is gone, at once if it is already."""
+    def when_left(self, tell: Callable[[Gone], None]) -> None:
+        """Call ``tell`` when the client is gone, at once if it is already.
+
+        A RequestError says that it still is there, and that its request will never be whole; it
+        has its answer to that, unless the response has begun.
+        """
 
     def write(self, data: bytes) -> bool:
         """Write a part of the body, if that can be done at once; says whether it was."""
@@ -58,6 +66,9 @@ class Client:
         self.last_write = 0.0
         """When something was last sent, by the event loop's clock."""
         self._loop = asyncio.get_running_loop()
+        self._gone: Gone | None = None
+        self._asked = False
+        """Whether the body was asked for, and so whether a client that waits was told to go on."""
         self._receive = receive
         self._send = send
 
@@ -67,7 +78,7 @@ class Client:
         return has_body(self.fields)
 
     async def body(self, limit: int) -> bytes:
-        """The whole request body; raises RequestTooLarge and ClientLeft."""
+        """The whole request body; raises RequestTooLarge, and what upload raises."""
         if not self.has_body:
             return b""
         announced = values(self.fields, b"content-length")
@@ -83,14 +94,18 @@ class Client:
         return b"".join(parts)
 
     async def upload(self) -> AsyncIterator[bytes]:
-        """The request body as it arrives; raises ClientLeft, also for a body that is cut."""
+        """The request body as it arrives.
+
+        Raises ClientLeft, also for a body that is cut, or the RequestError for which it was.
+        """
+        self._asked = True
         announced = values(self.fields, b"content-length")
         missing = int(announced[0]) if announced else 0
         more = True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientLeft
+                raise self._gone or ClientLeft()
             if part := message.get("body", b""):
                 missing -= len(part)
                 yield part
@@ -98,10 +113,11 @@ class Client:
         if missing > 0:  # or what follows would be taken for the rest of it upstream
             raise ClientLeft
 
-    def when_left(self, tell: Callable[[ClientLeft], None]) -> None:
-        """Have it told if the client leaves before the response is complete."""
+    def when_left(self, tell: Callable[[Gone], None]) -> None:
+        """Have it told if the client leaves before the response is complete; see Connection."""
 
-        def left(how: ClientLeft) -> None:
+        def left(how: Gone) -> None:
+            self._gone = how
             if not self.complete:
                 tell(how)
 
@@ -111,30 +127,31 @@ class Client:
     async def start(self, status: int, fields: Fields) -> None:
         """Send the head of the response."""
         if not values(fields, b"date"):  # RFC 9110 §6.6.1
-            fields = [*fields, (b"date", _date(int(time())))]
+            fields = [*fields, date()]
         await self._send({"type": "http.response.start", "status": status, "headers": fields})
         self.started = True
 
-    def write(self, data: bytes) -> Awaitable[None] | None:
+    def write(self, data: bytes) -> Coroutine[Any, Any, None] | None:
         """Send a part of the body; returns what to wait for before the next, None for nothing."""
-        self.bytes_sent += len(data)
-        self.last_write = self._loop.time()
-        if self._connection is not None and self._connection.write(data):
-            return None
-        return self._send({"type": "http.response.body", "body": data, "more_body": True})
+        return None if self._write_at_once(data) else self._write_rest(data, iter(()))
 
-    def write_all(self, blocks: Iterator[bytes]) -> Awaitable[None] | None:
+    def write_all(self, blocks: Iterator[bytes]) -> Coroutine[Any, Any, None] | None:
         """Send parts of the body, each made when the one before it is sent; returns as write."""
         for block in blocks:
-            if (wait := self.write(block)) is not None:
-                return self._write_rest(wait, blocks)
+            if not self._write_at_once(block):
+                return self._write_rest(block, blocks)
         return None
 
-    async def _write_rest(self, wait: Awaitable[None], blocks: Iterator[bytes]) -> None:
-        await wait
-        for block in blocks:
-            if (more := self.write(block)) is not None:
-                await more
+    def _write_at_once(self, data: bytes) -> bool:
+        self.bytes_sent += len(data)
+        self.last_write = self._loop.time()
+        return self._connection is not None and self._connection.write(data)
+
+    async def _write_rest(self, block: bytes, blocks: Iterator[bytes]) -> None:
+        await self._send(_part(block))
+        for further in blocks:
+            if not self._write_at_once(further):
+                await self._send(_part(further))
 
     async def end(self) -> None:
         """Say that the body is complete. Without this it is cut, and the client can tell."""
@@ -154,7 +171,20 @@ class Client:
 
     async def refuse(self, error: ProxyError, fields: Fields) -> None:
         """Answer with an error."""
-        await self.answer(error.status, [*fields, *error.headers], error.body())
+        fields = [*fields, *error.headers]
+        if not self._asked and values(self.fields, b"expect"):
+            # Its body may come or not (RFC 9110 §10.1.1): what follows cannot be told apart.
+            fields.append((b"connection", b"close"))
+        await self.answer(error.status, fields, error.body())
+
+
+def _part(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+def date() -> tuple[bytes, bytes]:
+    """The field that says when an answer of ours was made."""
+    return b"date", _date(int(time()))
 
 
 @lru_cache(maxsize=1)

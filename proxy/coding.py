@@ -34,14 +34,18 @@ def decoding(coding: bytes) -> Decode | None:
         raise UpstreamNonsense(
             f"upstream sent content-encoding {coding[:40]!r} though asked not to"
         )
-    inflater = zlib.decompressobj(_WINDOW[coding])
+    window = _WINDOW[coding]
+    inflater = zlib.decompressobj(window)
 
     def inflate(part: bytes) -> Iterator[bytes]:
+        nonlocal inflater
         try:
             while part:
+                if inflater.eof:  # another member, or nonsense (RFC 1952 §2.2)
+                    inflater = zlib.decompressobj(window)
                 if piece := inflater.decompress(part, PIECE):
                     yield piece
-                part = inflater.unconsumed_tail
+                part = inflater.unused_data or inflater.unconsumed_tail
         except zlib.error as error:
             raise UpstreamNonsense("upstream's answer is not in its content-encoding") from error
 

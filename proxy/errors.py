@@ -6,12 +6,14 @@ nobody who raises one thinks about HTTP, and nobody who answers one thinks about
     ProxyError
       · RequestError            the client's fault
           VersionRequired, InvalidVersion, UnsupportedVersion,
-          InvalidRequest, NoRoute, MethodNotAllowed, RequestTooLarge, HeaderTooLarge
+          InvalidRequest, NoRoute, MethodNotAllowed, RequestTooLarge, HeaderTooLarge,
+          RequestTimeout, NotSupported
       · UpstreamError           the upstream's fault
           UpstreamRefused       it answered with an error of its own
           UpstreamUnreachable, UpstreamNonsense, UpstreamBrokeOff, UpstreamTimeout
       · Busy                    ours: too many exchanges
           Draining              or about to stop
+      · LoopDetected            the operator's: an upstream leads back to us
     ConfigError                 the operator's; carries every problem of a file at once
 
 The envelope is the API's: https://docs.anthropic.com/en/api/errors
@@ -106,6 +108,19 @@ class HeaderTooLarge(RequestError):
     status = 431
 
 
+class RequestTimeout(RequestError):
+    """The request did not arrive in time (RFC 9110 §15.5.9)."""
+
+    status = 408
+    type = "timeout_error"
+
+
+class NotSupported(RequestError):
+    """What HTTP has, and nothing behind this proxy wants (RFC 9110 §15.6.2)."""
+
+    status = 501
+
+
 class UpstreamError(ProxyError):
     status = 502
     type = "api_error"
@@ -148,6 +163,13 @@ class Busy(ProxyError):
 class Draining(Busy):
     def __init__(self) -> None:
         super().__init__("the proxy is shutting down")
+
+
+class LoopDetected(ProxyError):
+    """The request has come through here before, again and again (RFC 5842 §7.2)."""
+
+    status = 508
+    type = "api_error"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -10,34 +10,57 @@ from .interruption import Interruptible
 
 
 class OpenExchanges:
-    """At most ``limit`` exchanges at a time."""
+    """At most ``limit`` exchanges at a time.
+
+    The limit may change while some are open: where it falls, none is ended for it.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._open: set[Interruptible] = set()
+        self._over = False
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def one(self) -> Interruptible:
-        """One more exchange, for a ``with`` block that can be interrupted; raises Busy there."""
-        return _One(self._open, self._limit)
+        """One more exchange, for a ``with`` block that can be interrupted.
+
+        Entering it raises Busy at the limit, and Draining once all were cut.
+        """
+        return _One(self)
 
     def cut(self) -> None:
-        """End those that are still open: each finishes as failed, in its client's dialect."""
+        """End those that are still open, and let none begin any more.
+
+        Each finishes as failed, in its client's dialect.
+        """
+        self._over = True
         for work in tuple(self._open):
             work.interrupt(Draining())
 
+    def begin(self, work: Interruptible) -> None:
+        """Count ``work`` in; raises Busy and Draining."""
+        if self._over:
+            raise Draining
+        if len(self._open) >= self.limit:
+            raise Busy("too many exchanges are under way, try again shortly")
+        self._open.add(work)
+
+    def end(self, work: Interruptible) -> None:
+        """Count ``work`` out."""
+        self._open.discard(work)
+
 
 class _One(Interruptible):
-    __slots__ = ("_limit", "_open")
+    __slots__ = ("_all",)
 
-    def __init__(self, others: set[Interruptible], limit: int) -> None:
+    def __init__(self, exchanges: OpenExchanges) -> None:
         super().__init__()
-        self._open = others
-        self._limit = limit
+        self._all = exchanges
 
     def __enter__(self) -> Self:
-        if len(self._open) >= self._limit:
-            raise Busy("too many exchanges are under way, try again shortly")
-        self._open.add(self)
+        self._all.begin(self)
         return super().__enter__()
 
     def __exit__(
@@ -46,5 +69,5 @@ class _One(Interruptible):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._open.discard(self)
+        self._all.end(self)
         super().__exit__(exc_type, exc, traceback)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 Fields = list[tuple[bytes, bytes]]
 
-VIA = (b"via", b"1.1 anthropic-version-proxy")
+PSEUDONYM = b"anthropic-version-proxy"
+VIA = (b"via", b"1.1 " + PSEUDONYM)
 VERSION = b"anthropic-version"
 
 HOP_BY_HOP = frozenset(
@@ -47,6 +48,18 @@ def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
 def has_body(fields: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a request with these fields announces a body (RFC 9112 §6)."""
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in fields)
+
+
+def times_forwarded(fields: Iterable[tuple[bytes, bytes]]) -> int:
+    """How often proxies of our name have forwarded a message with these fields (RFC 9110 §7.6.3).
+
+    An entry of ``Via`` is a protocol, who received, and perhaps a comment.
+    """
+    passed = values(fields, b"via")
+    if not passed:
+        return 0
+    entries = b",".join(passed).lower().split(b",")
+    return sum(entry.split()[1:2] == [PSEUDONYM] for entry in entries)
 
 
 def end_to_end(fields: Sequence[tuple[bytes, bytes]]) -> Fields:

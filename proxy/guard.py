@@ -8,25 +8,78 @@ from __future__ import annotations
 
 import re
 
-from .errors import HeaderTooLarge, InvalidRequest
-from .fields import Fields, has_body, values
+from .errors import HeaderTooLarge, InvalidRequest, LoopDetected, NotSupported
+from .fields import Fields, has_body, times_forwarded, values
+
+ROUNDS = 5
+"""How often proxies of our name may have forwarded a request before it is taken for a loop. One in
+the pod, one of the team and one at the edge are no loop; five times round one costs little."""
 
 _ORIGIN_FORM = re.compile(rb"/[\x21-\x22\x24-\x7e]*")
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w.~!$&'()*+,;=:-]+\])(?::\d*)?[ \t]*")
+
+_ENCODED_CONTROL = re.compile(rb"%(?:[01][0-9a-f]|7f)", re.IGNORECASE)
+
+
+def size(target: bytes, fields: Fields) -> int:
+    """How much a head takes, in bytes: its target, and all names and values."""
+    return len(target) + sum(len(name) + len(value) + 4 for name, value in fields)
+
+
+def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> None:
+    """Let a head in as it stood on the wire, or raise InvalidRequest or NotSupported.
+
+    After what is refused here, nobody can say where the next request begins.
+    """
+    if version not in ("1.1", "1.0"):
+        raise InvalidRequest("HTTP/1.1 is spoken here")
+    if method in (b"CONNECT", b"TRACE"):  # a tunnel, and an echo of what we add: our key
+        raise NotSupported("CONNECT and TRACE are not served here")
+    if not _ORIGIN_FORM.fullmatch(target):
+        # RFC 9112 §3.2.2 would have the absolute form taken, too. Whoever sends it takes us for a
+        # proxy to the host that it names, and its key would go to another.
+        raise InvalidRequest("the request target must be a path of visible ASCII characters")
+    names = [name for name, _ in fields]
+    if version == "1.1" and b"host" not in names:
+        raise InvalidRequest("the request has no Host")
+    if b"transfer-encoding" in names:
+        _check_codings(version, fields)
+    if b"upgrade" in names and has_body(fields):
+        # The parser leaves HTTP at such a head, and the body would be lost (RFC 9110 §7.8).
+        raise InvalidRequest("a request with a body cannot ask for an upgrade")
+
+
+def _check_codings(version: str, fields: Fields) -> None:
+    """Let a body in that is framed in a way all agree on (RFC 9112 §6.1)."""
+    if version == "1.0":
+        raise InvalidRequest("HTTP/1.0 has no Transfer-Encoding")
+    if [value.strip().lower() for value in values(fields, b"transfer-encoding")] != [b"chunked"]:
+        raise NotSupported("the only Transfer-Encoding that is understood is chunked")
 
 
 def check(fields: Fields, target: bytes, header_bytes: int) -> None:
-    """Let a request in, or raise HeaderTooLarge or InvalidRequest.
+    """Let a request in, or raise HeaderTooLarge, InvalidRequest or LoopDetected.
 
-    ``target`` is the raw path; ``header_bytes`` bounds all names and values together.
+    ``target`` is the raw path; ``header_bytes`` bounds it and all names and values together.
     """
-    if sum(len(name) + len(value) + 4 for name, value in fields) > header_bytes:
+    if size(target, fields) > header_bytes:
         raise HeaderTooLarge(f"the header is larger than {header_bytes} bytes")
-    if not _ORIGIN_FORM.fullmatch(target):
-        raise InvalidRequest("the request target must be a path of visible ASCII characters")
-    if values(fields, b"upgrade") and has_body(fields):
-        # The parser leaves HTTP at such a head, and the body would be lost (RFC 9110 §7.8).
-        raise InvalidRequest(
-            "a request with a body cannot ask for an upgrade", ((b"connection", b"close"),)
-        )
-    if len(values(fields, b"host")) > 1:
+    _check_path(target)
+    hosts = values(fields, b"host")
+    if len(hosts) > 1:
         raise InvalidRequest("the request has more than one Host")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise InvalidRequest("the request has a Host that is none")
+    if times_forwarded(fields) >= ROUNDS:
+        raise LoopDetected("the request goes round in a loop: an upstream leads back to this proxy")
+
+
+def _check_path(path: bytes) -> None:
+    """Let a path in that can be handed on as it stands, and decoded without breaking a line.
+
+    What it means is not for the door: ``..`` and ``%2F`` pass, for routes to judge.
+    """
+    if not _ORIGIN_FORM.fullmatch(path):
+        raise InvalidRequest("the request target must be a path of visible ASCII characters")
+    if b"%" in path and _ENCODED_CONTROL.search(path):
+        raise InvalidRequest("the request target must not have control characters")

@@ -2,14 +2,20 @@
 
 What is sent stands on the wire as it was given, and what arrives is handed on as it came. An
 answer is whole only when its framing says so; whatever came before a failure is read before the
-failure is told. https://www.rfc-editor.org/rfc/rfc9112
+failure is told. A connection is used on only while both ends must agree on what was said: nothing
+more than the answer was heard, nothing of the request is still to be sent.
+https://www.rfc-editor.org/rfc/rfc9112
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
+import select
 import socket
+import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
@@ -26,7 +32,8 @@ from .errors import (
 from .fields import Fields, values
 
 HEAD_SIZE = 64 << 10
-"""The most that a head may take, with the interim ones before it, in bytes."""
+"""The most that may arrive without a part of a body, in bytes: a head with the interim ones before
+it, a trailer, what stands beside the size of a chunk. None of it is handed on before it is over."""
 
 UNREAD_SIZE = 64 << 10
 """How much of an answer may wait to be read before its upstream is made to wait, in bytes."""
@@ -54,13 +61,13 @@ class Answer:
     """
 
     __slots__ = (
+        "_beside",
         "_bodiless",
         "_complete",
         "_connection",
         "_enough",
         "_error",
         "_has_head",
-        "_head_size",
         "_idle",
         "_loop",
         "_name",
@@ -68,6 +75,7 @@ class Answer:
         "_parts",
         "_paused",
         "_reusable",
+        "_sending",
         "_silent_at",
         "_take",
         "_timer",
@@ -93,7 +101,8 @@ class Answer:
         self._loop = connection.loop
         self._parser: Any = httptools.HttpResponseParser(self)
         self._has_head = False
-        self._head_size = 0
+        self._beside = 0
+        """How much has arrived since the last part of the body."""
         self._until_closed = False
         self._reusable = True
         self._complete = False
@@ -105,6 +114,8 @@ class Answer:
         self._silent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._upload: asyncio.Task[None] | None = None
+        self._sending = False
+        """Whether any of the request's body is missing upstream."""
         self._take: Take | None = None
         self._wait: Awaitable[None] | None = None
         self._enough: Callable[[], bool] = never
@@ -141,10 +152,12 @@ class Answer:
         the upstream waits, too. Raises as read does, and what ``take`` raises.
         """
         self._enough = enough
-        while not enough():
-            if self._wait is not None:
+        while True:
+            if self._wait is not None:  # the last part is waited for, too
                 wait, self._wait = self._wait, None
                 await wait
+            elif enough():
+                return
             elif self._parts:
                 self._wait = take(self._taken())
             elif self._complete:
@@ -158,6 +171,7 @@ class Answer:
 
     def _taken(self) -> bytes:
         self._silent_at = self._loop.time() + self._idle
+        self._beside = 0
         parts, self._parts, self._unread = self._parts, [], 0
         if self._paused:
             self._paused = False
@@ -183,7 +197,7 @@ class Answer:
 
     async def drain(self) -> None:
         """Read out what little follows a complete answer, so that its connection can be used on."""
-        if self._complete:
+        if self._complete or self._error is not None:
             return
         try:
             async with asyncio.timeout(_DRAIN):
@@ -193,14 +207,17 @@ class Answer:
             return
 
     def close(self) -> None:
-        """End the call; a connection whose answer has not arrived to its end is closed."""
+        """End the call; the connection is kept if question and answer are both over."""
         self._stop_timer()
-        uploading = self._upload is not None and not self._upload.done()
         if self._upload is not None:
             self._upload.cancel()
-        reusable = self._complete and self._reusable and not uploading
+        if self._paused:  # with parts that nobody wanted; the next call will want its own
+            self._connection.resume_reading()
+        if inspect.iscoroutine(self._wait):
+            self._wait.close()  # or it would complain that nobody waited for it
+        reusable = self._complete and self._reusable and not self._sending
         self._connection.end(self, reusable=reusable)
-        self._parser = None  # it holds us, and would wait for the garbage collector
+        self._parser = self._error = None  # they hold us, and would wait for the garbage collector
 
     def send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
         """Send the body of the request as it comes, during which the answer may already begin.
@@ -208,6 +225,7 @@ class Answer:
         Each part gives the upstream ``patience`` seconds again. What ``body`` raises, the reader
         of the answer gets to see.
         """
+        self._sending = True
         self._upload = self._loop.create_task(self._send(body, patience, chunked=chunked))
 
     async def _send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
@@ -215,10 +233,11 @@ class Answer:
         try:
             async for part in body:
                 await connection.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
-                if not self._has_head:
-                    self._silent_at = self._loop.time() + patience
+                wait = self._idle if self._has_head else patience
+                self._silent_at = self._loop.time() + wait
             if chunked:
                 await connection.write(b"0\r\n\r\n")
+            self._sending = False
         except Exception as error:  # noqa: BLE001  (whatever it is, the reader gets to see it)
             self._fail(error)
 
@@ -260,35 +279,47 @@ class Answer:
 
     # For the connection.
 
+    def greeted(self, data: bytes) -> None:
+        """Take what came from the wire before anything was asked: the answer is yet to come."""
+        self._reusable = False
+        self.arrived(data)
+
     def arrived(self, data: bytes) -> None:
         """Take what came from the wire."""
         self.untouched = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._reusable = False
             self._fail(UpstreamNonsense(f"upstream {self._name} did not answer in HTTP"))
-        if not self._has_head:
-            self._head_size += len(data)
-            if self._head_size > HEAD_SIZE:
-                self._fail(UpstreamNonsense(f"upstream {self._name} sent too large a head"))
-        if self._take is not None and self._parts:
-            self._hand_over(self._take)
+        if self._parts:
+            if self._take is not None:
+                self._hand_over(self._take)
+                return
         else:
-            self._tell()
+            self._beside += len(data)
+            if self._beside > HEAD_SIZE:
+                self._fail(UpstreamNonsense(f"upstream {self._name} sent {self._excess}"))
+        self._tell()
+
+    @property
+    def _excess(self) -> str:
+        return "too much beside its answer" if self._has_head else "too large a head"
 
     def _hand_over(self, take: Take) -> None:
         try:
             self._wait = take(self._taken())
         except Exception as error:  # noqa: BLE001  (forward raises it)
+            self._complete = False  # though it has arrived, it was not taken
             self._fail(error)
         if self._wait or self._complete or self._error or self._enough():
             self._take = None  # until forward has seen to it
             self._tell()
 
-    def lost(self, error: Exception | None) -> None:
-        """The connection is gone: by ``error``, or because the upstream closed it."""
+    def lost(self, *, said_all: bool) -> None:
+        """The connection is gone; ``said_all`` tells that the upstream had finished."""
         self._reusable = False
-        if self._until_closed and error is None:
+        if self._until_closed and said_all:
             self._complete = self._error is None
             self._tell()
         elif self._has_head:
@@ -320,7 +351,8 @@ class Answer:
             self._begin(status)
 
     def on_body(self, part: bytes) -> None:
-        if self._complete or not self._has_head:
+        if self._complete or not self._has_head:  # nobody asked for this
+            self._reusable = False
             return
         self._parts.append(part)
         self._unread += len(part)
@@ -357,6 +389,9 @@ class Connection(asyncio.Protocol):
         self._free = free
         self._gone = gone
         self._transport: asyncio.Transport
+        self._socket: socket.socket
+        self._said_all = False
+        """Whether the upstream has said that it will say no more."""
         self._answer: Answer | None = None
         self._greeting: bytes | None = b""
         """What the upstream said before it was asked anything; None once it was."""
@@ -367,9 +402,9 @@ class Connection(asyncio.Protocol):
         self._answer = answer = Answer(self, name, idle, bodiless=bodiless)
         greeting, self._greeting = self._greeting, None
         if greeting:  # another protocol's, or the refusal of a server that is full
-            answer.arrived(greeting)
+            answer.greeted(greeting)
         if self.closed:
-            answer.lost(None)
+            answer.lost(said_all=False)
         else:
             self._transport.write(request)
         return answer
@@ -387,10 +422,18 @@ class Connection(asyncio.Protocol):
         if self._answer is not answer:
             return
         self._answer = None
-        if reusable and not self.closed:
+        sent = not self._transport.get_write_buffer_size()  # an answer may come before that
+        if reusable and sent and not self.closed:
             self._free(self)
         else:
             self.close()
+
+    def quiet(self) -> bool:
+        """Whether it stands, and nothing has come since the last answer that nobody has read yet.
+
+        That would be the upstream's farewell, or what the next call would take for its answer.
+        """
+        return not self.closed and not _readable(self._socket)
 
     def close(self) -> None:
         """Close the connection without another word."""
@@ -411,8 +454,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        opened: socket.socket = transport.get_extra_info("socket")
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._socket = transport.get_extra_info("socket")
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is not None:
@@ -422,11 +465,16 @@ class Connection(asyncio.Protocol):
         else:
             self._greeting += data
 
+    def eof_received(self) -> None:
+        """One that says no more will not answer, so that the rest of the request is not for it."""
+        self._said_all = _said_goodbye(self._transport.get_extra_info("ssl_object"))
+        self.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.resume_writing()
         if self._answer is not None:
-            self._answer.lost(exc)
+            self._answer.lost(said_all=self._said_all and exc is None)
         self._gone(self)
 
     def pause_writing(self) -> None:
@@ -436,3 +484,23 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
+
+
+def _readable(opened: socket.socket) -> bool:
+    """Whether something has arrived, be it the end."""
+    if sys.platform == "win32":
+        return bool(select.select([opened], [], [], 0)[0])
+    poll = select.poll()  # select itself knows only the first thousand files
+    poll.register(opened, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _said_goodbye(tls: ssl.SSLObject | None) -> bool:
+    """Whether an end is the upstream's own: TLS has a word for it, anyone can close a connection.
+
+    asyncio does not tell the two apart. https://www.rfc-editor.org/rfc/rfc9112#section-9.8
+    """
+    try:
+        return tls is None or not tls.read(1)
+    except ssl.SSLError:
+        return False

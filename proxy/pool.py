@@ -40,31 +40,53 @@ class Pool:
         self._patience = patience
         self._addresses: Sequence[AddrInfoType] = ()
         self._stale_at = 0.0
+        self._asking: asyncio.Task[Sequence[AddrInfoType]] | None = None
+        self._closed = False
         self._free: dict[Connection, float] = {}
         """The free ones, and when they became so."""
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
     def free(self) -> Connection | None:
-        """A connection that was used before, the one used last."""
-        if not self._free:
-            return None
-        connection, _ = self._free.popitem()
-        return connection
+        """A connection that was used before, the one used last, None if none is as it was left."""
+        while self._free:
+            connection, _ = self._free.popitem()
+            if connection.quiet():
+                return connection
+            connection.close()
+        return None
 
     async def new(self) -> Connection:
         """Another connection; raises OSError, also as TimeoutError, and UnicodeError."""
-        async with asyncio.timeout(self._patience):
-            connection = await self._opened(await self._resolved())
-        self._all.add(connection)
+        try:
+            async with asyncio.timeout(self._patience):
+                connection = await self._opened(await self._resolved())
+        except OSError:
+            self._stale_at = 0.0  # the host may have moved
+            raise
+        if self._closed:
+            connection.close()
+        if not connection.closed:
+            self._all.add(connection)
         return connection
 
     async def _resolved(self) -> Sequence[AddrInfoType]:
+        """The addresses of the host, asked for once however many want to know; raises as new."""
         loop = asyncio.get_running_loop()
-        if loop.time() >= self._stale_at:
+        if loop.time() < self._stale_at:
+            return self._addresses
+        if self._asking is None:
+            self._asking = loop.create_task(self._asked())
+        return await asyncio.shield(self._asking)
+
+    async def _asked(self) -> Sequence[AddrInfoType]:
+        loop = asyncio.get_running_loop()
+        try:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._addresses = cast(Sequence[AddrInfoType], found)
-            self._stale_at = loop.time() + RESOLVED
+        finally:
+            self._asking = None
+        self._addresses = cast(Sequence[AddrInfoType], found)
+        self._stale_at = loop.time() + RESOLVED
         return self._addresses
 
     async def _opened(self, addresses: Sequence[AddrInfoType]) -> Connection:
@@ -85,7 +107,10 @@ class Pool:
             raise
 
     def close(self) -> None:
-        """Close all connections, free or not."""
+        """Close all connections, free or not, and those that are still being opened."""
+        self._closed = True
+        if self._asking is not None:
+            self._asking.cancel()
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in tuple(self._all):

@@ -1,34 +1,93 @@
 """The server's side of one client connection: uvicorn's, and what it has no word for.
 
 That the client left is told at once, and one that takes nothing is left after a while: it may
-hold an exchange, and with it a call of the upstream, for only so long.
+hold an exchange, and with it a call of the upstream, for only so long. What is no request, is too
+large or does not arrive in time is answered here, in the API's words, and then the client is left:
+the application hears of no head that is not whole. https://www.rfc-editor.org/rfc/rfc9112
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+import math
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
-from .client import CONNECTION, ClientLeft, ClientStalled
+from . import guard, observe
+from .client import CONNECTION, ClientLeft, ClientStalled, Gone, date
+from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
+from .fields import VIA
 
 PATIENCE = 120.0
 """Seconds that a client may take nothing of what waits for it."""
 
+HEAD_WITHIN = 20.0
+"""Seconds that a head may take to arrive, from its first byte on."""
+
+BODY_SILENCE = 30.0
+"""Seconds that a client may send nothing of a body that is waited for."""
+
+LINGER = 2.0
+"""Seconds that a client which was refused may take to read why; a connection that is closed upon
+bytes on their way is reset, and the answer lost (RFC 9112 §9.6)."""
+
+FIELDS = 200
+"""How many fields a head may have."""
+
+HEAD_SIZE = 64 << 10
+"""The most that a head may take before applications that set no limit, in bytes."""
+
+PIPELINED = 8
+"""How many requests may wait behind the one that is answered before the client is made to wait.
+While it waits nobody hears that it left, until something is written to it."""
+
 WORTH_A_COPY = 16 << 10
 """Up to how many bytes copying a part costs less than handing the transport three."""
+
+_NEVER = math.inf
+
+_LINGER_OFF, _RESET_AT_CLOSE = struct.pack("ii", 0, 0), struct.pack("ii", 1, 0)
+"""Values of SO_LINGER."""
 
 
 class Protocol(HttpToolsProtocol):
     """One connection to a client; see client.Connection."""
 
-    _tell: Callable[[ClientLeft], None] | None = None
-    _stalled: asyncio.TimerHandle | None = None
-    _gone: ClientLeft | None = None
+    head_size = HEAD_SIZE
+    """The most that a head may take, in bytes."""
 
-    def when_left(self, tell: Callable[[ClientLeft], None]) -> None:
+    _tell: Callable[[Gone], None] | None = None
+    _stalled: asyncio.TimerHandle | None = None
+    _gone: Gone | None = None
+
+    _part: Literal["head", "body"] | None = None
+    """What is being read: nothing is, before a request and after it."""
+    _segment = 0
+    """The length of what has just arrived."""
+    _mixed = False
+    """Whether something else stood in it before or beside the head that is being read."""
+    _framing = 0
+    """How much has arrived of the head, or since the last part of the body, in bytes."""
+    _refusal: RequestError | None = None
+    """Why nothing more is read."""
+
+    _due = _NEVER
+    """When what is waited for must have come, by the event loop's clock."""
+    _wakes = _NEVER
+    _timer: asyncio.TimerHandle | None = None
+
+    # For the application.
+
+    def when_left(self, tell: Callable[[Gone], None]) -> None:
         if self._gone is not None:
             tell(self._gone)
         else:
@@ -40,7 +99,9 @@ class Protocol(HttpToolsProtocol):
         While another request waits in the pipeline, ``cycle`` is that one's, and has not begun.
         """
         cycle = self.cycle
-        if not cycle.chunked_encoding or cycle.disconnected or self.flow.write_paused:
+        if cycle.disconnected:
+            return True  # there is nobody to wait for
+        if not cycle.chunked_encoding or self.flow.write_paused:
             return False
         if len(data) < WORTH_A_COPY:
             self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -48,9 +109,29 @@ class Protocol(HttpToolsProtocol):
             self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         return True
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
+    # For the transport.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._due = self.loop.time() + self.timeout_keep_alive
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has arrived, and refuse what can be told to be wrong."""
+        if self._refusal is not None:
+            return
+        self._segment = len(data)
+        self._mixed = False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            self._refuse(_refusal(error))
+            return
+        if self._part is not None and not self._mixed:
+            self._framing += len(data)
+            if self._framing > self.head_size:
+                self._refuse(self._too_large())
+        self._watch()
 
     def pause_writing(self) -> None:
         """The client does not keep up: it gets its time, and whoever writes to it waits."""
@@ -64,10 +145,196 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._due = _NEVER
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
-        self._gone = self._gone or ClientLeft()
+        self._leave(self._gone or ClientLeft())
+        if self.scope is not None:  # a circle, which would wait for the garbage collector
+            cast(dict[str, Any], self.scope).pop("extensions", None)
+
+    # For the parser.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
+        self._part = "head"
+        self._framing = 0
+        self._due = self.loop.time() + HEAD_WITHIN
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field, in lower case; trailer fields are let go (RFC 9110 §6.5.1).
+
+        They would join those of the head, which the application has already judged.
+        """
+        if self._part != "head":
+            return
+        if len(self.headers) == FIELDS:
+            raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
+        name = name.lower()
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application, or raise the RequestError to refuse it with."""
+        if (
+            self._framing + self._segment > self.head_size
+            and guard.size(self.url, self.headers) > self.head_size
+        ):
+            raise self._too_large()
+        version = self.parser.get_http_version()
+        guard.check_head(self.parser.get_method(), self.url, version, self.headers)
+        old = version == "1.0"
+        self.expect_100_continue &= not old  # RFC 9110 §10.1.1
+        super().on_headers_complete()
+        if old:
+            _end_by_closing(self.cycle)
+        if 0 < len(self.pipeline) <= PIPELINED:
+            self.flow.resume_reading()
+        self._part = "body"
+        self._framing = 0
+        self._due = self.loop.time() + BODY_SILENCE
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._framing = 0
+        self._mixed = True
+        self._due = self.loop.time() + BODY_SILENCE
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._part = None
+        self._mixed = True
+        idle = self.cycle.response_complete
+        self._due = self.loop.time() + self.timeout_keep_alive if idle else _NEVER
+
+    # For the cycle.
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it: as uvicorn does, with our own timer."""
+        self.server_state.total_requests += 1
+        self._tell = None
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
+            self._say(self._refusal)
+        elif self._part is None:
+            self._due = self.loop.time() + self.timeout_keep_alive
+            self._watch()
+
+    # Reading.
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser; it leaves HTTP where a client offers to, and we do not (§7.8)."""
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:
+                rest = memoryview(rest)[offer.args[0] :]
+            else:
+                return
+
+    def _too_large(self) -> HeaderTooLarge:
+        return HeaderTooLarge(f"the header is larger than {self.head_size} bytes")
+
+    # Deadlines: one timer, which is set again only when it has gone off or must go off sooner.
+
+    def _watch(self) -> None:
+        if self._due < self._wakes:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._wakes = self._due
+            self._timer = self.loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._wakes = _NEVER
+        if self._due <= self.loop.time():
+            self._expire()
+        self._watch()
+
+    def _expire(self) -> None:
+        """What was waited for has not come."""
+        self._due = _NEVER
+        if self._refusal is not None:
+            self.transport.abort()
+        elif self._part == "head":
+            self._refuse(RequestTimeout("the head of the request did not arrive in time"))
+        elif self._part is None:
+            self.transport.close()
+        elif self.flow.read_paused or self.cycle.body or self.cycle.waiting_for_100_continue:
+            self._due = self.loop.time() + BODY_SILENCE  # it is for us to go on
+        else:
+            self._refuse(RequestTimeout("the body of the request did not arrive in time"))
+
+    # Refusals.
+
+    def _refuse(self, error: RequestError) -> None:
+        """Read no more. ``error`` is told when its turn comes: answers keep the order of requests.
+
+        The request that it concerns may be with the application, wait for its turn, or not have
+        got so far.
+        """
+        self._refusal = error
+        self._due = _NEVER
+        cycle = self.cycle
+        waits = bool(self.pipeline) and self.pipeline[0][0] is cycle
+        if self._part == "body" and not waits:
+            self._withdraw(cycle, error)
+            return
+        _log(error)
+        if self._part == "body":
+            self.pipeline.popleft()
+        elif cycle is None or cycle.response_complete:
+            self._say(error)
+
+    def _withdraw(self, cycle: RequestResponseCycle, error: RequestError) -> None:
+        """Take back a request from the application, which was given the head alone."""
+        unanswered = not cycle.response_started
+        if not cycle.response_complete:
+            self._leave(error)
+            cycle.disconnected = True
+            cycle.waiting_for_100_continue = False
+            cycle.message_event.set()
+        if unanswered:
+            self._say(error)
+        else:
+            self._hang_up()
+
+    def _say(self, error: RequestError) -> None:
+        """Answer with an error, and leave the client."""
+        body = error.body()
+        fields = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            date(),
+            VIA,
+            (b"connection", b"close"),
+        ]
+        lines = [b"%b: %b\r\n" % field for field in fields]
+        told = b"" if self.parser.get_method() == b"HEAD" else body
+        self.transport.write(b"".join((STATUS_LINE[error.status], *lines, b"\r\n", told)))
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Write no more, and read for a while what is no longer read by anyone."""
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._due = self.loop.time() + LINGER
+        self._watch()
+
+    # Leaving.
+
+    def _leave(self, how: Gone) -> None:
+        """Tell the exchange that nobody waits for its answer."""
+        self._gone = how
         if self._tell is not None:
-            self._tell(self._gone)
+            self._tell(how)
             self._tell = None
 
     def _stop_waiting(self) -> None:
@@ -78,3 +345,63 @@ class Protocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._gone = ClientStalled()
         self.transport.abort()
+
+
+def bounded(limit: Callable[[], int]) -> type[Protocol]:
+    """The protocol for an application that sets a ``limit`` to heads, in bytes.
+
+    It is asked for each connection anew, for it may change.
+    """
+
+    class Bounded(Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            self.head_size = limit()
+            super().connection_made(transport)
+
+    return Bounded
+
+
+def _refusal(error: httptools.HttpParserError) -> RequestError:
+    """What a client is told of what the parser refused; raises what is a fault of ours.
+
+    The parser's own words are not for clients, nor are the bytes that it choked on.
+    """
+    cause = error.__context__
+    if isinstance(cause, RequestError):
+        return cause
+    if cause is not None and not isinstance(cause, httptools.HttpParserError):
+        raise cause
+    return InvalidRequest("what was sent is not a request of HTTP/1.1")
+
+
+def _log(error: RequestError) -> None:
+    """Leave a line of a request that no exchange will tell of, without a byte of it."""
+    record = observe.Record("-", "-", status=error.status, ended="refused")
+    record.error = f"{error.type}: {error.message}"
+    observe.write(record)
+
+
+def _end_by_closing(cycle: RequestResponseCycle) -> None:
+    """Let the body of an answer end with its connection, unless its length is told.
+
+    Clients of HTTP/1.0 cannot read chunks, which uvicorn would send (RFC 9112 §6.1, §6.3). They
+    could not tell a cut body from a whole one, but for a reset.
+    """
+    send: Callable[[Any], Awaitable[None]] = cycle.send
+    opened: socket.socket = cycle.transport.get_extra_info("socket")
+    unframed = False
+
+    async def send_unframed(message: Any) -> None:
+        nonlocal unframed
+        if message["type"] == "http.response.start":
+            unframed = all(name != b"content-length" for name, _ in message["headers"])
+            if unframed:
+                cycle.chunked_encoding = False
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        elif unframed:
+            cycle.expected_content_length = len(message.get("body", b""))
+            if not message.get("more_body", False):
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+        await send(message)
+
+    cast(Any, cycle).send = send_unframed

@@ -6,6 +6,7 @@ cut, and one record says which.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from . import guard, jsontext, observe
 from .client import Client, ClientLeft, ClientStalled
 from .config import Config
 from .errors import (
+    STATUS_OF_TYPE,
     Draining,
     InvalidRequest,
     ProxyError,
@@ -53,7 +55,8 @@ ANSWER_LIMIT = 64 << 20
 ERROR_LIMIT = 1 << 20
 """The largest error body that is read for its message, in bytes."""
 
-NOT_MODIFIED = 304
+BODILESS = (204, 304)
+"""Statuses of answers without a body (RFC 9112 §6.3)."""
 
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold events back
@@ -65,11 +68,13 @@ _REMADE = (b"content-type", b"content-length", b"content-encoding", b"etag")
 class Relay:
     """The ASGI application for everything that goes to an upstream."""
 
-    def __init__(self, config: Config, upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(
+        self, config: Config, upstreams: Mapping[str, Upstream], exchanges: OpenExchanges
+    ) -> None:
         self._config = config
         self._routes = Routes(config.routes)
         self._upstreams = upstreams
-        self.exchanges = OpenExchanges(config.limits.concurrent_exchanges)
+        self._exchanges = exchanges
         self.learned: dict[str, Profile] = {}
         """What upstreams said of their models."""
 
@@ -80,7 +85,7 @@ class Relay:
         try:
             guard.check(client.fields, client.path, self._config.limits.header_bytes)
             match = self._routes.find(client.method, path)
-            with self.exchanges.one() as work:
+            with self._exchanges.one() as work:
                 await exchange.run(match, self._upstreams[match.route.upstream], work)
         except ClientStalled:
             exchange.record.ended = "client stalled"
@@ -88,6 +93,9 @@ class Relay:
             exchange.client_left()
         except ProxyError as error:
             await exchange.failed(error)
+        except asyncio.CancelledError:  # the server's patience is over, too
+            exchange.record.ended = "drained"
+            raise
         except Exception:
             exchange.record.ended = "crashed"
             raise
@@ -163,8 +171,10 @@ class Exchange:
     def _failed(self, error: ProxyError) -> None:
         """Record a failure: in our words, never the upstream's, which may repeat what it got."""
         self.record.ended = _ended_by(error)
-        told = isinstance(error, UpstreamRefused)
-        self.record.error = error.type if told else f"{error.type}: {error.message}"
+        if isinstance(error, UpstreamRefused):
+            self.record.error = error.type if error.type in STATUS_OF_TYPE else "unknown type"
+        else:
+            self.record.error = f"{error.type}: {error.message}"
 
     # Nothing taken, nothing touched.
 
@@ -179,7 +189,7 @@ class Exchange:
 
     async def _pass_back(self, answer: Answer) -> None:
         fields = self._answer_fields(answer.fields)
-        if answer.status == NOT_MODIFIED:  # the server takes the length for a promise
+        if answer.status in BODILESS:  # the server takes the length for a promise
             fields = without(fields, b"content-length")
         await self._start(answer.status, fields)
         await answer.forward(self._client.write)
@@ -207,9 +217,8 @@ class Exchange:
     async def _ask(self, match: Match, upstream: Upstream, translation: Translation) -> Answer:
         """Send the translated request; when this returns, nothing of it is in memory any more."""
         sent = await self._client.body(self._config.limits.request_body)
-        if coding := values(self._client.fields, b"content-encoding"):
-            told = coding[0].decode("ascii", "replace")[:40]
-            raise InvalidRequest(f"content-encoding: {told}: a body to translate must come plain")
+        if values(self._client.fields, b"content-encoding"):
+            raise InvalidRequest("a body to translate must come plain, without content-encoding")
         endpoint, body = translation.request(match.endpoint, sent)
         self.record.dropped = tuple(translation.dropped)
         fields = without(self._request_fields(), b"content-length")

@@ -1,4 +1,4 @@
-"""The process around the application: sockets, signals, workers, drain.
+"""One process around the application: its socket, its signals, drain, reload.
 
 uvicorn is pinned to one parser and one loop, so that what the tests hold is what runs.
 """
@@ -9,17 +9,19 @@ import asyncio
 import gc
 import logging
 import math
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
-from multiprocessing.context import SpawnProcess
+from types import TracebackType
+from typing import Self
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -27,7 +29,10 @@ from uvicorn.protocols.http import httptools_impl
 
 from .app import App
 from .config import Config
-from .protocol import Protocol
+from .errors import ConfigError
+from .protocol import Protocol, bounded
+
+log = logging.getLogger("proxy")
 
 GARBAGE = (20_000, 50, 1_000)
 """How much may be made before the garbage collector looks at the youngest, and how many such
@@ -36,16 +41,23 @@ looks come before one at the older and at all; see gc.set_threshold."""
 AFTER_DRAIN = 5
 """Seconds that exchanges have to say goodbye after they were cut."""
 
+GOODBYE = 1
+"""Seconds that they have where the process was told twice to stop."""
+
 KEEP_ALIVE = 75
 """Seconds that an idle client connection is kept; above what load balancers reuse."""
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
-WATCH = 0.5
-"""Seconds between two looks at the workers."""
-
 _PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
+
+
+Load = Callable[[], Config]
+"""Reads the configuration, anew each time; raises ConfigError."""
+
+Renew = Callable[[Config], Config | None]
+"""Makes the next configuration of the one in force, or None to leave it there."""
 
 
 class Server(uvicorn.Server):
@@ -54,67 +66,160 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
         super().__init__(config)
         self._say_started = started
+        self._renew: Renew | None = None
+        self._renewal = asyncio.Event()
+        self._renewing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, app: ASGIApp, started: Callable[[], object]) -> Self:
+        """A server of ``app``, with the settings that all of ours have."""
+        return cls(_settings(app), started)
+
+    @property
+    def app(self) -> App | None:
+        """The application, if it is the proxy."""
+        app = self.config.loaded_app
+        return app if isinstance(app, App) else None
+
+    def stop(self) -> None:
+        """Let open exchanges finish, then stop; asked once more, do not wait for them."""
+        if self.should_exit:
+            self.end()
+        self.should_exit = True
+
+    def end(self) -> None:
+        """Stop at once: exchanges are told to finish, and cut where they do not."""
+        self.should_exit = True
+        if self.app is not None:
+            log.warning("stopping at once: %d exchanges are cut", len(self.app.exchanges))
+            self.app.exchanges.cut()
+        asyncio.get_running_loop().call_later(GOODBYE, self._hang_up)
+
+    def renew(self, renew: Renew) -> None:
+        """Serve new requests by what ``renew`` says; one that was asked before may be left out."""
+        self._renew = renew
+        self._renewal.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start up, then say so."""
         await super().startup(sockets)
+        if self.app is not None:
+            self._renewing = asyncio.create_task(self._renew_when_asked(self.app))
         self._say_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let open exchanges finish; see App.drain."""
-        app = self.config.loaded_app
-        if isinstance(app, App):
-            app.drain()
+        if self._renewing is not None:
+            self._renewing.cancel()
+        if self.app is not None:
+            self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
+            self.app.drain()
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop on signals without raising them again afterwards, as uvicorn would: exit is 0."""
+        with self._heeding({signal.SIGINT: self.stop, signal.SIGTERM: self.stop}):
+            yield
+
+    @contextmanager
+    def _heeding(self, signals: dict[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+        """Act on signals while the block runs, and on none of them afterwards.
+
+        What comes after it comes to a process that is about to exit, and must not change how.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+        for number, act in signals.items():
+            loop.add_signal_handler(number, act)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in signals:
                 loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
+
+    async def _renew_when_asked(self, app: App) -> None:
+        while True:
+            await self._renewal.wait()
+            self._renewal.clear()
+            assert self._renew is not None  # noqa: S101  (set before the event)
+            try:
+                # A large file takes its time to be read, which no stream shall wait for.
+                config = await asyncio.to_thread(self._renew, app.config)
+                if config is not None:
+                    await app.reload(config)
+            except Exception:
+                log.exception("a fault of ours: the configuration stays as it was")
+
+    def _hang_up(self) -> None:
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
 
 
-def serve(load: Callable[[], Config], workers: int = 1) -> None:
-    """Serve what ``load`` configures until a signal says stop; raises OSError.
+class _Reloading(Server):
+    """The proxy in a process of its own, which reads its configuration anew at SIGHUP."""
 
-    Workers are processes that share one listening socket; one that dies is replaced.
+    load: Load
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As any server, and reload."""
+        again = partial(self.renew, partial(read_again, self.load))
+        stop = self.stop
+        with self._heeding({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: again}):
+            yield
+
+
+def serve(load: Load, config: Config, listener: socket.socket) -> None:
+    """Serve ``config`` until a signal says stop, and what ``load`` reads then from each SIGHUP."""
+    server = _Reloading.of(App(config), partial(_ready, address(listener)))
+    server.load = load
+    server.run([listener])
+
+
+def read_again(load: Load, before: Config) -> Config | None:
+    """The configuration as it is now, or None if that is broken, which is told in the log.
+
+    Where to listen stays as it was ``before``: others hold the address, and clients know it.
     """
-    _log_to_stderr()
-    config = load()
-    with _listen(config.server.host, config.server.port) as listener:
-        if workers == 1:
-            Server(_settings(App(config)), partial(_ready, _address(listener))).run([listener])
-            return
-        _print_ready(_address(listener))  # connections wait from here on, so it is true
-        _supervise(partial(_work, load, listener), workers, config.server.drain + AFTER_DRAIN)
+    try:
+        now = load()
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            log.error("%s", line)  # noqa: TRY400  (a problem of the file, not of ours)
+        log.error("not reloaded: the configuration stays as it was")  # noqa: TRY400
+        return None
+    host, port = before.server.host, before.server.port
+    if (now.server.host, now.server.port) != (host, port):
+        log.warning("server.host and server.port stay %s and %d until a restart", host, port)
+    return replace(now, server=replace(now.server, host=host, port=port))
+
+
+def longest_stop(config: Config) -> int:
+    """The seconds within which a process that was told to stop has stopped."""
+    return math.ceil(config.server.drain) + AFTER_DRAIN
 
 
 def serve_app(app: ASGIApp, host: str, port: int) -> None:
     """Serve any application until a signal says stop; raises OSError."""
-    _log_to_stderr()
-    with _listen(host, port) as listener:
-        Server(_settings(app), partial(_ready, _address(listener))).run([listener])
+    log_to_stderr()
+    with listen(host, port) as listener:
+        Server.of(app, partial(_ready, address(listener))).run([listener])
 
 
 @asynccontextmanager
 async def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Serve an application within this event loop; yields its base URL."""
     started = asyncio.Event()
-    with _listen(host, port) as listener:
-        server = _Embedded(_settings(app), started.set)
+    with listen(host, port) as listener:
+        server = _Embedded.of(app, started.set)
         serving = asyncio.create_task(server.serve([listener]))
         try:
             await started.wait()
-            yield _address(listener)
+            yield address(listener)
         finally:
             server.should_exit = True
             await serving
@@ -128,7 +233,7 @@ class _Embedded(Server):
         yield
 
 
-def _collect_seldom() -> None:
+def collect_seldom() -> None:
     """Look for garbage seldom, and never at what the start has made.
 
     Exchanges leave no cycles behind, so that reference counts free them. A look at everything
@@ -139,35 +244,7 @@ def _collect_seldom() -> None:
     gc.set_threshold(*GARBAGE)
 
 
-def _work(load: Callable[[], Config], listener: socket.socket) -> None:
-    """Be one worker process."""
-    _log_to_stderr()
-    Server(_settings(App(load())), _collect_seldom).run([listener])
-
-
-def _supervise(work: Callable[[], None], count: int, stop_within: float) -> None:
-    """Keep ``count`` worker processes until a signal says stop, then let them drain."""
-    context = multiprocessing.get_context("spawn")
-
-    def started() -> SpawnProcess:
-        worker = context.Process(target=work)
-        worker.start()
-        return worker
-
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    workers = [started() for _ in range(count)]
-    while not stopping.wait(WATCH):
-        workers = [worker if worker.is_alive() else started() for worker in workers]
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join(stop_within)
-        worker.kill()
-
-
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises OSError, which says where."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -181,9 +258,10 @@ def _listen(host: str, port: int) -> socket.socket:
 def _settings(app: ASGIApp) -> uvicorn.Config:
     drain = app.config.server.drain if isinstance(app, App) else 0
     _name_statuses()
+    http = bounded(lambda: app.config.limits.header_bytes) if isinstance(app, App) else Protocol
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=http,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on" if isinstance(app, App) else "auto",
@@ -211,20 +289,34 @@ def _name_statuses() -> None:
             table[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """Log as the environment says; raises OSError, which says what is wrong there."""
     level = os.environ.get("PROXY_LOG_LEVEL", "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise OSError(f"PROXY_LOG_LEVEL is {level!r}, which is no level such as INFO or WARNING")
     # Our lines name neither threads nor processes, and asking for them at each is dear.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
-    handler.setFormatter(_Format("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(Format("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("uvicorn.error").addFilter(_told_by_record)
 
 
-class _Format(logging.Formatter):
+class Format(logging.Formatter):
     """Lines with their time, whose seconds are written once for all that fall into one."""
+
+    def formatException(  # noqa: N802
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None]
+        | tuple[None, None, None],
+    ) -> str:
+        """Where a fault arose and of what kind it is: its words may quote a request or a key."""
+        error = ei[1]
+        told: list[str] = []
+        while error is not None:
+            told[:0] = [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}\n"]
+            error = error.__cause__ or error.__context__
+        return "".join(told).rstrip()
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         assert datefmt is None  # noqa: S101
@@ -245,15 +337,17 @@ def _told_by_record(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING and not cut
 
 
-def _ready(address: str) -> None:
-    _collect_seldom()
-    _print_ready(address)
+def _ready(where: str) -> None:
+    collect_seldom()
+    print_ready(where)
 
 
-def _print_ready(address: str) -> None:
-    print(f"anthropic-version-proxy listens on {address}", flush=True)  # noqa: T201
+def print_ready(where: str) -> None:
+    """Say on standard output that the proxy answers, and where."""
+    print(f"anthropic-version-proxy listens on {where}", flush=True)  # noqa: T201
 
 
-def _address(listener: socket.socket) -> str:
+def address(listener: socket.socket) -> str:
+    """The base URL under which ``listener`` is reached."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

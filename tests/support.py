@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
@@ -63,7 +64,7 @@ class Side:
 
 
 @asynccontextmanager
-async def raw_upstream(play: Play) -> AsyncIterator[str]:
+async def raw_upstream(play: Play, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A server that plays each connection by ``play``; yields its base URL."""
     failures: list[BaseException] = []
 
@@ -77,9 +78,10 @@ async def raw_upstream(play: Play) -> AsyncIterator[str]:
                 failures.append(error)
                 raise
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        scheme = "https" if tls else "http"
+        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
     assert not failures

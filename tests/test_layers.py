@@ -44,6 +44,7 @@ ORDER = [
     "sandbox",
     "protocol",
     "server",
+    "workers",
     "demo",
     "cli",
     "__main__",
@@ -54,7 +55,7 @@ PURE = ORDER[: ORDER.index("yamltext")]
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
 ROOMS_OF = {
     "aiohappyeyeballs": {"pool"},
-    "httptools": {"http1"},
+    "httptools": {"http1", "protocol"},
     "uvicorn": {"protocol", "server"},
     "yaml": {"yamltext"},
 }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from stage import until
 from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, raw_upstream, settings
 
 from proxy import errors
@@ -20,9 +23,9 @@ from proxy.upstream import Upstream
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
 
 
 def said(data: bytes) -> Play:
@@ -156,3 +159,230 @@ async def test_fields_and_target_go_out_as_they_are() -> None:
         b"content-length",
         b"user-agent",
     }
+
+
+async def test_an_answer_that_nobody_read_does_not_stop_the_next() -> None:
+    """It had made its upstream wait, which nobody would have ended."""
+    size = 200 << 10
+    arrived = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()  # noqa: SLF001
+        answer = connection.call(b"", "api", 9, bodiless=False)
+        connection.data_received(arrived)
+        assert not connection._transport.is_reading()  # noqa: SLF001
+        answer.close()
+        assert upstream._pool.free() is connection  # noqa: SLF001
+        assert connection._transport.is_reading()  # noqa: SLF001
+
+
+async def test_an_upload_that_fails_after_its_answer_ends_the_connection() -> None:
+    """Else the next request would be taken for the rest of it."""
+    gone = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"some"
+        await gone.wait()
+        raise errors.InvalidRequest("the client has left")
+
+    ended = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.head()
+        assert await side.reader.readexactly(4) == b"some"
+        await side.say(b"HTTP/1.1 413 Large\r\ncontent-length: 0\r\n\r\n")
+        assert await side.rest() == b""
+        ended.set()
+
+    async with raw_upstream(play) as url, connected(url) as upstream:
+        answer = await upstream.call("POST", "/", [(b"content-length", b"9")], body())
+        assert await answer.read() == b""
+        gone.set()
+        await until(lambda: answer._upload is not None and answer._upload.done())  # noqa: SLF001
+        answer.close()
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
+
+
+async def test_a_request_that_is_not_all_sent_ends_its_connection() -> None:
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.say(b"HTTP/1.1 413 Large\r\ncontent-length: 0\r\n\r\n")
+        await ended.wait()
+
+    ended = asyncio.Event()
+    async with raw_upstream(play) as url, connected(url) as upstream:
+        answer = await upstream.call("POST", "/", [], b"x" * (64 << 20))
+        assert answer.status == 413
+        answer.close()
+        assert upstream._pool.free() is None  # noqa: SLF001
+        ended.set()
+
+
+async def test_an_answer_to_nothing_is_not_the_last_on_its_connection() -> None:
+    """The one to the request is still to come, and must not be the next request's."""
+    greeting = b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n"
+
+    async with raw_upstream(said(b"")) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()  # noqa: SLF001
+        connection.data_received(greeting)
+        answer = connection.call(b"GET / HTTP/1.1\r\n\r\n", "api", 9, bodiless=False)
+        await answer.head(9)
+        assert answer.status == 503
+        answer.close()
+        assert connection.closed
+
+
+def standing() -> tuple[int, int]:
+    """Tasks and files that are open."""
+    return len(asyncio.all_tasks()), sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_call_that_is_cancelled_while_it_connects_leaves_nothing(scheme: str) -> None:
+    """Over TLS, it is cancelled in the handshake."""
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def play(side: Side) -> None:
+        asked.set()
+        await side.rest()
+        gone.set()
+
+    async with raw_upstream(play) as url, connected(url.replace("http", scheme)) as upstream:
+        before = standing()
+        call = asyncio.create_task(ask(upstream))
+        await asked.wait()
+        call.cancel()
+        with suppress(asyncio.CancelledError):
+            await call
+        async with asyncio.timeout(PATIENCE):
+            await gone.wait()
+        await until(lambda: standing() == before)
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_call_can_be_cancelled_at_every_step(steps: int) -> None:
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        before = standing()
+        call = asyncio.create_task(ask(upstream))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        with suppress(asyncio.CancelledError):
+            (await call).close()
+        await until(lambda: standing() == before)
+        assert not upstream._pool._all  # noqa: SLF001
+
+
+def lookups(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Have a name resolve to these addresses, one list after the other; tells what was asked."""
+    asked: list[str] = []
+    left = list(answers)
+
+    def known(host: str) -> list[str]:
+        if host in (DEAD, ALIVE):  # as loops ask, too
+            return [host]
+        asked.append(host)
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+        addresses = known(host)
+        await asyncio.sleep(0)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    return asked
+
+
+ANSWER = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+DEAD, ALIVE = "127.0.0.2", "127.0.0.1"
+
+
+async def test_the_next_address_serves_where_the_first_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lookups(monkeypatch, [DEAD, ALIVE])
+    async with raw_upstream(said(ANSWER)) as url, connected(named(url)) as upstream:
+        answer = await ask(upstream)
+        assert answer.status == 204
+        answer.close()
+
+
+async def test_an_address_that_failed_is_not_believed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = lookups(monkeypatch, [DEAD], [ALIVE])
+    async with raw_upstream(said(ANSWER)) as url, connected(named(url)) as upstream:
+        with pytest.raises(errors.UpstreamUnreachable):
+            await ask(upstream)
+        for _ in range(3):
+            (await ask(upstream)).close()
+    assert len(asked) == 2
+
+
+async def test_a_burst_asks_for_a_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = lookups(monkeypatch, [ALIVE])
+    async with raw_upstream(said(ANSWER)) as url, connected(named(url)) as upstream:
+        for answer in await asyncio.gather(*(ask(upstream) for _ in range(20))):
+            answer.close()
+    assert len(asked) == 1
+
+
+async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -> None:
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        before = standing()
+        call = asyncio.create_task(ask(upstream))
+        await upstream.close()
+        with pytest.raises(errors.UpstreamUnreachable):
+            await call
+        await until(lambda: standing() == before)
+
+
+def named(url: str) -> str:
+    """The same place, by a name."""
+    return url.replace("127.0.0.1", "api.example")
+
+
+async def test_a_connection_with_something_unread_is_not_used_again() -> None:
+    async def play(side: Side) -> None:
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await side.rest()
+
+    async with raw_upstream(play) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()  # noqa: SLF001
+        connection.pause_reading()
+        upstream._pool._keep(connection)  # noqa: SLF001
+        await until(lambda: not connection.quiet())
+        assert upstream._pool.free() is None  # noqa: SLF001
+        assert connection.closed
+
+
+async def test_what_stands_beside_the_parts_of_a_body_is_counted_from_each() -> None:
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()  # noqa: SLF001
+        answer = connection.call(b"", "api", 9, bodiless=False)
+        connection.data_received(STREAM_HEAD)
+        for _ in range(30_000):  # of which each is cut behind its size
+            connection.data_received(b"1\r\n")
+            connection.data_received(b"x\r\n")
+            assert await answer.read() == b"x"
+        connection.data_received(chunk(b""))
+        assert await answer.read() == b""
+        answer.close()
+
+
+async def test_the_last_part_is_waited_for_like_any_other() -> None:
+    sent: list[bytes] = []
+    taken: list[bytes] = []
+
+    async def send(part: bytes) -> None:
+        sent.append(part)
+
+    def take(part: bytes) -> Awaitable[None]:
+        taken.append(part)
+        return send(part)
+
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        answer = await ask(upstream)
+        await answer.forward(take, enough=lambda: bool(taken))
+        answer.close()
+    assert sent == taken == [b"so far"]

@@ -1,0 +1,107 @@
+"""Commands as processes of their own, whose logs tests wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from support import PATIENCE
+
+ROOT = Path(__file__).parent.parent
+
+
+class Served:
+    """A command that serves: its address, its process, and all that it has said so far."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self.url = ""
+        self.said: list[str] = []
+        """What it wrote to standard error, as far as it was waited for."""
+        self.printed = ""
+        self.process = process
+        self._stdout = process.stdout
+        self._stderr = process.stderr
+
+    async def begun(self) -> None:
+        """Wait for the line that tells the address."""
+        async with asyncio.timeout(PATIENCE):
+            self.printed = (await self._stdout.readline()).decode()
+        address = re.search(r"http://\S+", self.printed)
+        assert address, self.printed + (await self._stderr.read()).decode()
+        self.url = address[0]
+
+    async def logged(self, *texts: str) -> str:
+        """The next line of the log that holds all of these."""
+        async with asyncio.timeout(PATIENCE):
+            while line := (await self._stderr.readline()).decode():
+                self.said.append(line)
+                if all(text in line for text in texts):
+                    return line
+        raise AssertionError(f"{texts} was never logged: {''.join(self.said)}")
+
+    def signal(self, number: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal, to the whole group of processes as terminals do."""
+        if group:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    async def silent(self) -> None:
+        """Wait until it, and every process that it started, has closed standard error."""
+        async with asyncio.timeout(PATIENCE):
+            self.said.append((await self._stderr.read()).decode())
+
+    async def ended(self) -> int:
+        """Wait for its end; returns the exit code."""
+        await self.silent()
+        async with asyncio.timeout(PATIENCE):
+            self.printed += (await self._stdout.read()).decode()
+            return await self.process.wait()
+
+    async def stopped(self) -> int:
+        """Ask it to stop, and wait for its end; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.ended()
+
+
+@asynccontextmanager
+async def served(*arguments: str, **environ: str) -> AsyncIterator[Served]:
+    """Run a command that serves."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", *arguments),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,
+    )
+    command = Served(process)
+    try:
+        await command.begun()
+        yield command
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
+
+
+def write_config(file: Path, upstream: str, **more: dict[str, Any]) -> None:
+    """A configuration that sends everything to ``upstream``; JSON is YAML."""
+    config = {
+        "server": {"port": 0},
+        "upstreams": {"api": {"base_url": upstream, "speaks": ["2023-06-01"]}},
+        "routes": [{"path": "/{rest:path}", "upstream": "api"}],
+        **more,
+    }
+    file.write_text(json.dumps(config, indent=1))

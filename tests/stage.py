@@ -1,0 +1,312 @@
+"""The proxy between two ends that misbehave on cue: roads, an upstream by script, what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from support import LAST, PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream
+
+from proxy import config
+from proxy.app import App
+from proxy.server import running
+from proxy.upstream import Upstream
+
+EVENT_LIMIT = 4096
+
+
+class Moment(IntEnum):
+    """How far an upstream has come with a good answer when something happens."""
+
+    ACCEPTED = 0
+    ASKED_IN_PART = 1
+    ASKED = 2
+    HEAD = 3
+    BEGUN = 4
+    ALL_BUT_THE_END = 5
+
+
+@dataclass(frozen=True)
+class Road:
+    """One way through the proxy, with a good answer in its parts.
+
+    ``begun`` and ``last`` are what a client has seen after these parts, None for nothing.
+    """
+
+    name: str
+    request: bytes
+    parts: tuple[bytes, bytes, bytes, bytes]
+    begun: bytes | None
+    last: bytes | None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client gets snapshots, whose stream can be finished."""
+        return self.name in ("native", "bridged")
+
+    @property
+    def good(self) -> bytes:
+        """The whole answer."""
+        return b"".join(self.parts)
+
+    def seen(self, moment: Moment) -> bytes | None:
+        """What the client is known to have once the upstream has come to ``moment``."""
+        return {Moment.BEGUN: self.begun, Moment.ALL_BUT_THE_END: self.last}.get(moment)
+
+
+def post(path: str, body: bytes, *fields: bytes) -> bytes:
+    """A request after whose answer the client's connection is closed."""
+    lines = [
+        b"POST %b HTTP/1.1" % path.encode(),
+        b"host: proxy",
+        b"connection: close",
+        b"content-length: %d" % len(body),
+        *fields,
+    ]
+    return b"\r\n".join((*lines, b"", body))
+
+
+def events(*bodies: dict[str, Any]) -> bytes:
+    """Events of /v1/messages, as one chunk."""
+    return chunk(
+        b"".join(f"event: {body['type']}\ndata: {json.dumps(body)}\n\n".encode() for body in bodies)
+    )
+
+
+def _asking(*, stream: bool) -> bytes:
+    body = {
+        "model": "claude-v1",
+        "prompt": "\n\nHuman: Hi\n\nAssistant:",
+        "max_tokens_to_sample": 9,
+        "stream": stream,
+    }
+    return json.dumps(body).encode()
+
+
+MESSAGE: dict[str, Any] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-haiku-4-5",
+    "content": [],
+    "stop_reason": None,
+    "stop_sequence": None,
+    "usage": {"input_tokens": 1, "output_tokens": 1},
+}
+END = chunk(b"")
+JSON_HEAD = STREAM_HEAD.replace(b"text/event-stream; charset=utf-8", b"application/json")
+COMPLETION = json.dumps(
+    {"completion": " Hi", "stop_reason": "stop_sequence", "stop": "\n\nHuman:", "model": "claude-2"}
+).encode()
+
+NATIVE = Road(
+    "native",
+    post("/v1/complete", _asking(stream=True)),
+    (STREAM_HEAD, completion(" Hi"), LAST, END),
+    b'"completion":" Hi"',
+    b'"stop_reason":"stop_sequence"',
+)
+BRIDGED = Road(
+    "bridged",
+    post("/bridged/v1/complete", _asking(stream=True)),
+    (
+        STREAM_HEAD,
+        events(
+            {"type": "message_start", "message": MESSAGE},
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "text", "text": ""},
+            },
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "text_delta", "text": "Hi"},
+            },
+        ),
+        events(
+            {"type": "content_block_stop", "index": 0},
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+                "usage": {"output_tokens": 2},
+            },
+            {"type": "message_stop"},
+        ),
+        END,
+    ),
+    b'"completion":" Hi"',
+    b'"stop_reason":"stop_sequence"',
+)
+WHOLE = Road(
+    "whole",
+    post("/v1/complete", _asking(stream=False)),
+    (JSON_HEAD, chunk(COMPLETION[:20]), chunk(COMPLETION[20:]), END),
+    None,
+    None,
+)
+BYTES = Road(
+    "bytes",
+    post("/v1/files", b"some bytes", b"anthropic-version: 2023-06-01"),
+    (STREAM_HEAD, chunk(b"first part"), chunk(b"last part"), END),
+    b"first part",
+    b"last part",
+)
+ROADS = (NATIVE, BRIDGED, WHOLE, BYTES)
+TRANSLATED = (NATIVE, BRIDGED, WHOLE)
+STREAMS = (NATIVE, BRIDGED)
+
+
+def configuration(upstream: str, timeouts: dict[str, float], drain: float = 0) -> config.Config:
+    """A proxy that has all four roads to one upstream."""
+    complete = {"methods": ["POST"], "upstream": "api"}
+    bridged = {"upstream_path": "/v1/complete", "bridge": "messages"}
+    raw: dict[str, Any] = {
+        "server": {"port": 0, "drain": drain},
+        "upstreams": {"api": {"base_url": upstream, "speaks": ["2023-06-01"]}},
+        "models": {"claude-*": "claude-haiku-4-5"},
+        "limits": {"event": EVENT_LIMIT},
+        "routes": [
+            {"path": "/v1/complete", **complete},
+            {"name": "bridged", "path": "/bridged/v1/complete", **complete, **bridged},
+            {"path": "/{rest:path}", "upstream": "api"},
+        ],
+    }
+    if timeouts:
+        raw["upstreams"]["api"]["timeouts"] = timeouts
+    return config.parse(json.dumps(raw), "test", {})
+
+
+class Stage:
+    """An upstream that plays a script on each new connection, and behaves once it has none left."""
+
+    def __init__(self) -> None:
+        self.scripts: deque[Play] = deque()
+        self.good = b""
+        """How it answers when it behaves."""
+        self.connections = 0
+        self.requests = 0
+        self.open = 0
+
+    async def play(self, side: Side) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            script = self.scripts.popleft() if self.scripts else self.behave
+            await script(side)
+        finally:
+            await side.__aexit__()  # so that it counts as open for as long as it is
+            self.open -= 1
+
+    async def behave(self, side: Side) -> None:
+        """Answer every request as one should."""
+        while True:
+            await self.answer(side)
+
+    async def answer(self, side: Side, answer: bytes = b"") -> None:
+        """Answer one request, well if nothing else is said."""
+        await side.request()
+        self.requests += 1
+        await side.say(answer or self.good)
+
+
+def reset(side: Side) -> None:
+    """Close as if the machine had forgotten the connection."""
+    opened: socket.socket = side.writer.get_extra_info("socket")
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    side.writer.transport.abort()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for what nothing tells of."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+class Proxy:
+    """A proxy that runs in front of a stage."""
+
+    def __init__(self, stage: Stage, settings: config.Config) -> None:
+        self.app = App(settings, self._connect)
+        self.url = ""
+        self.stage = stage
+        self.before: dict[str, int] = {}
+        """What was open before anything happened."""
+
+    def _connect(self, settings: config.Upstream) -> Upstream:
+        self.upstream = Upstream(settings)
+        return self.upstream
+
+    async def ask(self, request: bytes) -> bytes:
+        """All that a client gets who asks this and closes last."""
+        async with await self.client(request) as client:
+            return await client.rest()
+
+    async def client(self, request: bytes) -> Side:
+        """A client that has asked this."""
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        client = Side(*await asyncio.open_connection(host, int(port)))
+        await client.say(request)
+        return client
+
+    @property
+    def pool(self) -> Any:
+        """The connections to the upstream."""
+        return self.upstream._pool  # noqa: SLF001
+
+    def standing(self) -> dict[str, int]:
+        """How much is open."""
+        return {
+            "exchanges": len(self.app.exchanges),
+            "connections": len(self.pool._all),  # noqa: SLF001
+            "their other ends": self.stage.open,
+            "tasks": len(asyncio.all_tasks()),
+            "files": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        }
+
+    @asynccontextmanager
+    async def nothing_left(self) -> AsyncIterator[None]:
+        """Hold that a block leaves nothing behind but free connections, awaiting the last of it."""
+        yield
+        await until(lambda: len(self.pool._free) == len(self.pool._all))  # noqa: SLF001
+        self.forget_free()
+        with suppress(TimeoutError):
+            await until(lambda: self.standing() == self.before)
+        assert self.standing() == self.before
+
+    def forget_free(self) -> None:
+        """Have the next call open a connection."""
+        for connection in tuple(self.pool._free):  # noqa: SLF001
+            connection.close()
+
+
+@asynccontextmanager
+async def proxied(
+    stage: Stage, upstream: str, timeouts: dict[str, float], drain: float = 0
+) -> AsyncIterator[Proxy]:
+    """The proxy in front of an upstream."""
+    proxy = Proxy(stage, configuration(upstream, timeouts, drain))
+    async with running(proxy.app) as proxy.url:
+        proxy.before = proxy.standing()
+        yield proxy
+
+
+@asynccontextmanager
+async def staged(drain: float = 0, **timeouts: float) -> AsyncIterator[Proxy]:
+    """The proxy in front of a stage."""
+    stage = Stage()
+    async with (
+        raw_upstream(stage.play) as upstream,
+        proxied(stage, upstream, timeouts, drain) as proxy,
+    ):
+        yield proxy

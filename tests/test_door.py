@@ -1,0 +1,958 @@
+"""The door: what a client may do to the server, over raw sockets and through the shipped parser.
+
+Each shape that the parser would take, or would refuse in its own words, is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+from support import PATIENCE, Play, Side, chunk, connect, raw_upstream, settings
+
+from proxy import guard, protocol, server
+from proxy.app import App
+from proxy.client import CONNECTION
+from proxy.fields import times_forwarded
+from proxy.server import running
+
+pytestmark = pytest.mark.anyio
+
+CANARY = b"sk-ant-canary"
+"""Stands in what is refused, and must never stand in the log."""
+
+GET = b"GET /v1/models HTTP/1.1\r\nhost: proxy\r\nanthropic-version: 2023-06-01\r\n"
+POST = b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nanthropic-version: 2023-06-01\r\n"
+COMPLETE = b"POST /v1/complete HTTP/1.1\r\nhost: proxy\r\nx-api-key: k\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+More = dict[str, dict[str, object]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Upstream:
+    """An upstream that answers each request once it may, and remembers what it was asked."""
+
+    def __init__(self, answer: bytes = OK, *, open: bool = True) -> None:  # noqa: A002
+        self.asked: list[bytes] = []
+        self.bodies: list[bytes] = []
+        self.reached = asyncio.Event()
+        self.left = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self._answer = answer
+        if open:
+            self.may_answer.set()
+
+    async def play(self, side: Side) -> None:
+        try:
+            while True:
+                head, body = await side.request()
+                self.asked.append(head)
+                self.bodies.append(body)
+                self.reached.set()
+                rest = asyncio.create_task(side.reader.read(1))
+                answer = asyncio.create_task(self.may_answer.wait())
+                await asyncio.wait({rest, answer}, return_when=asyncio.FIRST_COMPLETED)
+                for task in (rest, answer):
+                    task.cancel()
+                if rest.done() and not rest.cancelled():
+                    return
+                await asyncio.wait({rest, answer})
+                await side.say(self._answer)
+        finally:
+            self.left.set()
+
+
+@asynccontextmanager
+async def at_the_door(play: Play, more: More | None = None) -> AsyncIterator[Side]:
+    """A client at the proxy's door, with an upstream behind it that is played by ``play``."""
+    async with (
+        raw_upstream(play) as base,
+        running(App(settings(base, more=more))) as url,
+        await connect(url) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def door(upstream: Upstream, more: More | None = None) -> AsyncIterator[Side]:
+    """A client at the proxy's door, with ``upstream`` behind it."""
+    async with at_the_door(upstream.play, more) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving(application: ASGIApp) -> AsyncIterator[Side]:
+    """A client of an application that is not the proxy."""
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await application(scope, receive, send)
+
+    async with running(answers) as url, await connect(url) as client:
+        yield client
+
+
+async def happened(event: asyncio.Event) -> None:
+    async with asyncio.timeout(PATIENCE):
+        await event.wait()
+
+
+def message(answer: bytes, status: int, type_: str = "invalid_request_error") -> str:
+    """The message of a refusal, which must be whole, in the API's envelope, and the last word."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
+    assert "content-type: application/json" in lines
+    assert f"content-length: {len(body)}" in lines
+    assert "connection: close" in lines
+    assert "via: 1.1 anthropic-version-proxy" in lines
+    return envelope(body, type_)
+
+
+def envelope(body: bytes, type_: str) -> str:
+    """The message of an error in exactly the API's keys."""
+    error = json.loads(body)
+    told = error["error"]["message"]
+    assert error == {"type": "error", "error": {"type": type_, "message": told}}
+    assert isinstance(told, str)
+    return told
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What an operator reads in the log, but for how the server starts and stops."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "proxy.exchanges" or record.levelno >= logging.WARNING
+    ]
+
+
+async def answer(client: Side) -> tuple[bytes, bytes]:
+    """The head and body of one answer on a connection that stays."""
+    return await client.request()
+
+
+# No requests: refused by the parser or right behind it.
+
+
+def with_field(field: bytes) -> bytes:
+    """A request in which only ``field`` is wrong."""
+    return GET + b"x-api-key: %b\r\n%b\r\n\r\n" % (CANARY, field)
+
+
+def with_target(target: bytes, method: bytes = b"GET") -> bytes:
+    """A request in which only ``target`` is wrong."""
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (method, target, CANARY)
+
+
+def with_line(line: bytes) -> bytes:
+    """A request in which only its first line is wrong."""
+    return line + b"\r\nhost: %b\r\n\r\n" % CANARY
+
+
+def with_framing(field: bytes, body: bytes = b"3\r\nabc\r\n0\r\n\r\n") -> bytes:
+    """A request that is framed by ``field``."""
+    return POST + b"x-api-key: %b\r\n%b\r\n\r\n" % (CANARY, field) + body
+
+
+NO_REQUESTS = {
+    "another protocol": b"\x16\x03\x01\x02\x00\x01" + CANARY,
+    "NUL": b"\x00",
+    "words": b"EHLO " + CANARY + b"\r\n",
+    "unknown method": with_line(b"BREW / HTTP/1.1"),
+    "method in lower case": with_line(b"get / HTTP/1.1"),
+    "blank before the method": with_line(b" GET / HTTP/1.1"),
+    "no version": with_line(b"GET /"),
+    "HTTP/0.9": with_line(b"GET / HTTP/0.9"),
+    "HTTP/1.2": with_line(b"GET / HTTP/1.2"),
+    "HTTP/2.0": with_line(b"GET / HTTP/2.0"),
+    "preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "blank behind the version": with_line(b"GET / HTTP/1.1 "),
+    "LF behind the version": b"GET / HTTP/1.1\nhost: proxy\r\n\r\n",
+    "absolute form": with_target(b"http://evil.test/v1/models"),
+    "absolute form, secure": with_target(b"https://evil.test/"),
+    "authority form": with_target(b"evil.test:443"),
+    "asterisk form": with_target(b"*", b"OPTIONS"),
+    "no slash": with_target(b"v1/models"),
+    "fragment": with_target(b"/v1/models#x"),
+    "fragment of a query": with_target(b"/v1/models?a#x"),
+    "NUL in the target": with_target(b"/\x00"),
+    "tab in the target": with_target(b"/a\tb"),
+    "control character in the target": with_target(b"/\x01"),
+    "non-ASCII path": with_target(b"/\xc3\xa9"),
+    "non-ASCII query": with_target(b"/?\xff"),
+    "no host": b"GET / HTTP/1.1\r\nx-api-key: %b\r\n\r\n" % CANARY,
+    "blank before the colon": with_field(b"x-a : b"),
+    "blank in a name": with_field(b"x a: b"),
+    "blank before the first name": b"GET / HTTP/1.1\r\n host: proxy\r\n\r\n",
+    "no name": with_field(b": b"),
+    "no colon": with_field(b"x-a"),
+    "separator in a name": with_field(b"x(a: b"),
+    "non-ASCII name": with_field(b"x\xc3\xa9: b"),
+    "obs-fold": with_field(b"x-a: b\r\n c"),
+    "bare LF behind a field": with_field(b"x-a: b\nx-c: d"),
+    "bare CR in a value": with_field(b"x-a: b\rc"),
+    "NUL in a value": with_field(b"x-a: b\x00c"),
+    "control character in a value": with_field(b"x-a: b\x01c"),
+    "DEL in a value": with_field(b"x-a: b\x7fc"),
+    "lengths that differ": with_framing(b"content-length: 3\r\ncontent-length: 4"),
+    "lengths that agree": with_framing(b"content-length: 3\r\ncontent-length: 3"),
+    "a list of lengths": with_framing(b"content-length: 3, 3"),
+    "signed length": with_framing(b"content-length: +3"),
+    "negative length": with_framing(b"content-length: -3"),
+    "hexadecimal length": with_framing(b"content-length: 0x3"),
+    "endless length": with_framing(b"content-length: 99999999999999999999"),
+    "empty length": with_framing(b"content-length: "),
+    "length and coding": with_framing(b"content-length: 3\r\ntransfer-encoding: chunked"),
+    "coding and length": with_framing(b"transfer-encoding: chunked\r\ncontent-length: 3"),
+    "chunked, and then more": with_framing(b"transfer-encoding: chunked, gzip"),
+    "chunked twice": with_framing(b"transfer-encoding: chunked, chunked"),
+    "chunked in two fields": with_framing(
+        b"transfer-encoding: chunked\r\ntransfer-encoding: chunked"
+    ),
+    "control character before chunked": with_framing(b"transfer-encoding: \x0bchunked"),
+    "empty coding": with_framing(b"transfer-encoding: "),
+    "chunked in HTTP/1.0": with_line(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked"),
+}
+
+
+@pytest.mark.parametrize("sent", NO_REQUESTS.values(), ids=NO_REQUESTS.keys())
+async def test_what_is_no_request_reaches_nobody(
+    caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    caplog.set_level(logging.INFO)
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(sent)
+        told = message(await client.rest(), 400)
+    assert not upstream.asked
+    (line,) = lines(caplog)
+    assert line.startswith("- - route=- client=- upstream=- status=400 ended=refused error=")
+    assert CANARY.decode() not in line + told
+
+
+NOT_SUPPORTED = {
+    "tunnel": with_target(b"evil.test:443", b"CONNECT"),
+    "echo": with_target(b"/v1/models", b"TRACE"),
+    "gzip, chunked": with_framing(b"transfer-encoding: gzip, chunked"),
+    "gzip before chunked": with_framing(b"transfer-encoding: gzip\r\ntransfer-encoding: chunked"),
+    "identity": with_framing(b"transfer-encoding: identity"),
+    "nearly chunked": with_framing(b"transfer-encoding: xchunked"),
+    "chunked with a parameter": with_framing(b"transfer-encoding: chunked;a=b"),
+}
+
+
+@pytest.mark.parametrize("sent", NOT_SUPPORTED.values(), ids=NOT_SUPPORTED.keys())
+async def test_what_http_has_and_nobody_serves_is_said_so(sent: bytes) -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(sent)
+        message(await client.rest(), 501)
+        assert not upstream.asked
+
+
+async def test_the_refusal_of_a_head_request_has_no_body() -> None:
+    async with door(Upstream()) as client:
+        await client.say(with_target(b"http://evil.test/", b"HEAD"))
+        refused = await client.rest()
+        assert refused.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert refused.endswith(b"\r\n\r\n")
+
+
+BROKEN_BODIES = {
+    "LF behind a size": b"3\nabc\r\n0\r\n\r\n",
+    "LF behind a chunk": b"3\r\nabc\n0\r\n\r\n",
+    "chunk longer than its size": b"3\r\nabcd\r\n0\r\n\r\n",
+    "prefixed size": b"0x3\r\nabc\r\n0\r\n\r\n",
+    "negative size": b"-3\r\nabc\r\n",
+    "blank behind a size": b"3 \r\nabc\r\n0\r\n\r\n",
+    "endless size": b"fffffffffffffffff\r\nabc",
+    "LF in an extension": b"3;a\nabc\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BROKEN_BODIES.values(), ids=BROKEN_BODIES.keys())
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "later"])
+async def test_a_body_that_breaks_its_framing_is_refused(
+    caplog: pytest.LogCaptureFixture, body: bytes, *, apart: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    upstream = Upstream()
+    async with door(upstream) as client:
+        head = COMPLETE + b"expect: 100-continue\r\n" + CHUNKED
+        if apart:
+            await client.say(head)
+            await client.until(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await client.say(body)
+        else:
+            await client.say(head + body)
+        message(await client.rest(), 400)
+        assert not upstream.asked
+    (line,) = lines(caplog)
+    assert " ended=refused error=" in line
+
+
+async def test_a_body_that_breaks_after_the_answer_has_begun_cuts_it() -> None:
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.until(b"abc\r\n")
+        await side.say(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"soon"))
+        await side.rest()
+
+    async with at_the_door(play) as client:
+        await client.say(POST + CHUNKED + chunk(b"abc"))
+        await client.until(b"soon\r\n")
+        await client.say(b"no chunk")
+        assert await client.rest() == b""
+
+
+# Requests, though of odd shapes.
+
+
+ODD_REQUESTS = {
+    "blank lines before": (b"\r\n\r\n" + GET + b"\r\n", b"GET /v1/models "),
+    "HTTP/1.0": (b"GET /v1/models HTTP/1.0\r\n\r\n", b"GET /v1/models "),
+    "empty path of an authority": (
+        b"GET //evil.test/x HTTP/1.1\r\nhost: proxy\r\n\r\n",
+        b"GET //evil.test/x ",
+    ),
+    "encoded slash": (
+        b"GET /v1/models/a%2Fb%5cc%252e HTTP/1.1\r\nhost: proxy\r\n\r\n",
+        b"GET /v1/models/a%2Fb%5cc%252e ",
+    ),
+    "segments of dots": (
+        b"GET /v1/./a/../%2e%2E/..%2fb HTTP/1.1\r\nhost: proxy\r\n\r\n",
+        b"GET /v1/./a/../%2e%2E/..%2fb ",
+    ),
+    "dots and breaks in a query": (
+        b"GET /v1/models?a=/../%0a%00 HTTP/1.1\r\nhost: proxy\r\n\r\n",
+        b"GET /v1/models?a=/../%0a%00 ",
+    ),
+    "host of IPv6": (b"GET / HTTP/1.1\r\nhost: [::1]:8080\r\n\r\n", b"GET / "),
+    "empty host": (b"GET / HTTP/1.1\r\nhost:\r\n\r\n", b"GET / "),
+    "one version twice": (GET + b"Anthropic-Version: 2023-06-01\r\n\r\n", b"GET /v1/models "),
+    "a method of others": (
+        b"PROPFIND /v1/models HTTP/1.1\r\nhost: proxy\r\n\r\n",
+        b"PROPFIND /v1/models ",
+    ),
+    "an upgrade": (GET + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n", b"GET /v1/models "),
+}
+
+
+@pytest.mark.parametrize(("sent", "line"), ODD_REQUESTS.values(), ids=ODD_REQUESTS.keys())
+async def test_an_odd_request_is_asked_of_the_upstream_as_it_stands(
+    sent: bytes, line: bytes
+) -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(sent)
+        assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+        (asked,) = upstream.asked
+    assert asked.startswith(line + b"HTTP/1.1\r\n")
+    assert asked.lower().count(b"\r\nanthropic-version: ") == 1
+
+
+async def test_bytes_beyond_ascii_in_a_value_arrive_as_they_are() -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(GET + b"x-a: b\xff\xc3\xa9\r\n\r\n")
+        await client.head()
+    assert b"\r\nx-a: b\xff\xc3\xa9\r\n" in upstream.asked[0]
+
+
+@pytest.mark.parametrize("path", [b"/v1%00/models", b"/v1/models%0d%0Ax:y", b"/v1/models%7F"])
+async def test_a_path_that_breaks_when_it_is_decoded_is_refused(path: bytes) -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(b"GET %b HTTP/1.1\r\nhost: proxy\r\n\r\n" % path)
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert "target" in envelope(body, "invalid_request_error")
+        await client.say(GET + b"\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert len(upstream.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [b"host: proxy\r\nhost: proxy", b"host: a/health?x=", b"host: a b", b"host: u@h", b"host: a:b"],
+)
+async def test_a_host_that_is_none_or_two_is_refused(hosts: bytes) -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(b"GET /v1/models HTTP/1.1\r\n%b\r\n\r\n" % hosts)
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert "Host" in envelope(body, "invalid_request_error")
+    assert not upstream.asked
+
+
+async def test_two_versions_are_none() -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(GET + b"anthropic-version: 2023-01-01\r\n\r\n")
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert "repeated" in envelope(body, "invalid_version")
+    assert not upstream.asked
+
+
+async def test_trailer_fields_do_not_join_those_of_the_head() -> None:
+    upstream = Upstream(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n")
+    body = json.dumps({"model": "m", "prompt": "\n\nHuman: Hi\n\nAssistant:"}).encode()
+    async with door(upstream) as client:
+        trailer = b"0\r\nx-api-key: %b\r\nx-last: 1\r\n\r\n" % CANARY
+        await client.say(COMPLETE + CHUNKED + chunk(body) + trailer)
+        await client.head()
+    assert b"\r\nx-api-key: k\r\n" in upstream.asked[0]
+    assert CANARY not in upstream.asked[0]
+    assert b"x-last" not in upstream.asked[0]
+
+
+async def test_a_client_of_http_1_0_gets_a_body_that_ends_with_its_connection() -> None:
+    stream = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with door(Upstream(stream + chunk(b"to the ") + chunk(b"end") + chunk(b""))) as client:
+        await client.say(GET.replace(b"1.1", b"1.0") + b"connection: keep-alive\r\n\r\n")
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"\r\nconnection: close" in head
+    assert body == b"to the end"
+
+
+async def test_an_answer_to_http_1_0_that_breaks_off_does_not_look_whole() -> None:
+    stream = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(stream + chunk(b"to the "))
+
+    async with at_the_door(play) as client:
+        await client.say(GET.replace(b"1.1", b"1.0") + b"\r\n")
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+
+
+async def test_a_client_of_http_1_0_is_told_a_length_that_is_known() -> None:
+    async with door(Upstream()) as client:
+        await client.say(GET.replace(b"1.1", b"1.0") + b"\r\n")
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+    assert b"\r\ncontent-length: 2\r\n" in head
+    assert body == b"ok"
+
+
+async def test_a_client_of_http_1_0_is_told_nothing_before_its_answer() -> None:
+    async with door(Upstream()) as client:
+        head = POST.replace(b"1.1", b"1.0") + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+        await client.say(head + b"hi")
+        assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+# One request behind the other.
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(b"".join(GET + b"x-a: %d\r\n\r\n" % number for number in range(20)))
+        for _ in range(20):
+            assert (await answer(client))[1] == b"ok"
+    asked = [int(head.partition(b"x-a: ")[2].split()[0]) for head in upstream.asked]
+    assert asked == list(range(20))
+
+
+REFUSED_BEHIND = {
+    "no request": b"what?\r\n\r\n",
+    "broken body": COMPLETE + CHUNKED + b"no chunk",
+    "refused head": with_target(b"http://evil.test/"),
+}
+
+
+@pytest.mark.parametrize("behind", REFUSED_BEHIND.values(), ids=REFUSED_BEHIND.keys())
+async def test_a_refusal_waits_for_the_answers_before_it(behind: bytes) -> None:
+    upstream = Upstream(open=False)
+    async with door(upstream) as client:
+        await client.say(GET + b"\r\n" + behind)
+        await happened(upstream.reached)
+        upstream.may_answer.set()
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert body == b"ok"
+        message(await client.rest(), 400)
+    assert len(upstream.asked) == 1
+
+
+async def test_nothing_is_served_behind_a_request_that_was_to_be_the_last() -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(GET + b"connection: close\r\n\r\n" + GET + b"\r\n")
+        assert (await client.rest()).count(b"HTTP/1.1 ") == 1
+    assert len(upstream.asked) == 1
+
+
+async def test_what_follows_an_upgrade_that_is_not_taken_is_the_next_request() -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        upgrade = b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"
+        await client.say((GET + upgrade) * 3 + GET + b"\r\n")
+        for _ in range(4):
+            assert (await answer(client))[1] == b"ok"
+    assert len(upstream.asked) == 4
+
+
+async def test_a_client_that_leaves_is_noticed_though_requests_wait_behind() -> None:
+    upstream = Upstream(open=False)
+    async with door(upstream) as client:
+        await client.say((GET + b"\r\n") * protocol.PIPELINED)
+        await happened(upstream.reached)
+        client.writer.close()
+        await happened(upstream.left)
+
+
+# Deadlines.
+
+
+def soon(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Make a deadline of the protocol short."""
+    monkeypatch.setattr(protocol, name, 0.05)
+
+
+async def trickle(client: Side, part: bytes) -> bytes:
+    """Send ``part`` again and again until the server has had enough; returns its last words."""
+    last_words = asyncio.create_task(client.rest())
+    while not last_words.done():
+        client.writer.write(part)
+        await asyncio.wait({last_words}, timeout=0.01)
+    return last_words.result()
+
+
+@pytest.mark.parametrize("part", [b"", b"x"], ids=["silent", "trickled"])
+@pytest.mark.parametrize("begun", [b"G", GET, GET + b"x-a: "], ids=["line", "fields", "value"])
+async def test_a_head_has_its_time_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, begun: bytes, part: bytes
+) -> None:
+    soon(monkeypatch, "HEAD_WITHIN")
+    upstream = Upstream()
+    if begun == b"G" and part:
+        begun = b"GET /"
+    async with door(upstream) as client:
+        await client.say(begun)
+        assert "head" in message(await trickle(client, part), 408, "timeout_error")
+    assert not upstream.asked
+
+
+async def test_the_head_of_a_later_request_has_its_time_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    soon(monkeypatch, "HEAD_WITHIN")
+    async with door(Upstream()) as client:
+        await client.say(GET + b"\r\n")
+        await answer(client)
+        await client.say(GET)
+        message(await client.rest(), 408, "timeout_error")
+
+
+@pytest.mark.parametrize("part", [b"", b"\r\n"], ids=["silent", "blank lines"])
+@pytest.mark.parametrize("asked", [False, True], ids=["fresh", "used"])
+async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, part: bytes, *, asked: bool
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
+    async with door(Upstream()) as client:
+        if asked:
+            await client.say(GET + b"\r\n")
+            await answer(client)
+        assert await trickle(client, part) == b""
+
+
+async def test_an_exchange_has_no_deadline_of_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
+    for name in ("HEAD_WITHIN", "BODY_SILENCE"):
+        soon(monkeypatch, name)
+    slept = asyncio.Event()
+    upstream = Upstream(open=False)
+    async with door(upstream) as client:
+        await client.say(GET + b"\r\n")
+        await happened(upstream.reached)
+        # A connection that is made now is closed when the time of the first has long been over.
+        host, port = client.writer.get_extra_info("peername")[:2]
+        async with await connect(f"http://{host}:{port}") as other:
+            assert await other.rest() == b""
+            slept.set()
+        upstream.may_answer.set()
+        assert (await answer(client))[1] == b"ok"
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 9\r\n\r\n{", CHUNKED, CHUNKED + b"3\r\n{"])
+async def test_a_body_that_stalls_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, framing: bytes
+) -> None:
+    caplog.set_level(logging.INFO)
+    soon(monkeypatch, "BODY_SILENCE")
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(COMPLETE + framing)
+        assert "body" in message(await client.rest(), 408, "timeout_error")
+    assert not upstream.asked
+    (line,) = lines(caplog)
+    assert "status=408 ended=refused" in line
+
+
+async def test_a_body_that_stalls_ends_the_upstreams_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon(monkeypatch, "BODY_SILENCE")
+    cut = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.until(b"abc")
+        await side.rest()
+        cut.set()
+
+    async with at_the_door(play) as client:
+        await client.say(POST + b"content-length: 9\r\n\r\nabc")
+        message(await client.rest(), 408, "timeout_error")
+        await happened(cut)
+
+
+async def test_a_body_that_stalls_after_the_answer_has_begun_cuts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    soon(monkeypatch, "BODY_SILENCE")
+
+    async def play(side: Side) -> None:
+        await side.until(b"abc")
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nsoon")
+        await side.rest()
+
+    async with at_the_door(play) as client:
+        await client.say(POST + b"content-length: 9\r\n\r\nabc")
+        assert (await client.rest()).endswith(b"\r\n\r\nsoon")
+
+
+@pytest.fixture
+def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+    """Waits until the time that a body has is over, and over again."""
+    soon(monkeypatch, "BODY_SILENCE")
+    expired = asyncio.Semaphore(0)
+    expire: Callable[[Any], None] = protocol.Protocol._expire  # noqa: SLF001
+
+    def counted(connection: protocol.Protocol) -> None:
+        expired.release()
+        expire(connection)
+
+    monkeypatch.setattr(protocol.Protocol, "_expire", counted)
+
+    async def wait() -> None:
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(3):
+                await expired.acquire()
+
+    return wait
+
+
+async def test_a_body_that_the_upstream_does_not_take_does_not_stall(
+    times_over: Callable[[], Awaitable[None]],
+) -> None:
+    size = 32 << 20
+
+    async def play(side: Side) -> None:
+        await side.head()
+        await times_over()
+        await side.reader.readexactly(size)
+        await side.say(OK)
+
+    async with at_the_door(play) as client:
+        await client.say(POST + b"content-length: %d\r\n\r\n" % size)
+        sending = asyncio.create_task(client.say(b"x" * size))
+        assert (await answer(client))[1] == b"ok"
+        await sending
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"content-length: 4\r\n\r\nab", b"expect: 100-continue\r\ncontent-length: 4\r\n\r\n"],
+    ids=["begun", "asks first"],
+)
+async def test_a_body_that_nobody_reads_does_not_stall(
+    times_over: Callable[[], Awaitable[None]], begun: bytes
+) -> None:
+    reads = asyncio.Event()
+
+    async def application(_: Scope, receive: Receive, send: Send) -> None:
+        await times_over()
+        reads.set()
+        body, more = b"", True
+        while more:
+            part = await receive()
+            body += part["body"]
+            more = part["more_body"]
+        assert body == b"abcd"
+        fields = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with serving(application) as client:
+        await client.say(POST + begun)
+        await happened(reads)
+        await client.say(b"cd" if begun.endswith(b"ab") else b"abcd")
+        assert b"HTTP/1.1 200 OK\r\n" in await client.until(b"ok")
+
+
+async def test_each_part_of_a_body_is_given_its_time_and_does_not_count_for_framing() -> None:
+    size = 40 << 10
+    dues: list[float] = []
+    taken = asyncio.Semaphore(0)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"][CONNECTION]
+        for _ in range(4):
+            left = size
+            while left:
+                left -= len((await receive())["body"])
+            dues.append(connection._due)  # noqa: SLF001
+            taken.release()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as client:
+        await client.say(POST + b"content-length: %d\r\n\r\n" % (size * 4))
+        for _ in range(4):
+            await client.say(b"x" * size)
+            async with asyncio.timeout(PATIENCE):
+                await taken.acquire()
+        assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+    assert dues[:3] == sorted(set(dues[:3]))
+
+
+async def test_a_refused_client_that_stays_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon(monkeypatch, "LINGER")
+
+    async def stay(client: Side) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                await client.say(b"x")
+                await asyncio.sleep(0)
+
+    async with door(Upstream()) as client:
+        await client.say(b"what?\r\n\r\n")
+        message(await client.rest(), 400)
+        with pytest.raises(ConnectionError):
+            await stay(client)
+
+
+# Sizes.
+
+
+async def test_a_head_that_never_ends_is_refused_before_it_fills_the_memory() -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(GET + b"x-a: ")
+        refused = await trickle(client, b"x" * (16 << 10))
+        assert str(64 << 10) in message(refused, 431)
+    assert not upstream.asked
+
+
+@pytest.mark.parametrize("behind", [b"\r\n\r\n", b""], ids=["whole", "unfinished"])
+async def test_a_head_that_is_too_large_at_once_is_refused(behind: bytes) -> None:
+    async with door(Upstream()) as client:
+        await client.say(GET + b"x-a: " + b"x" * (200 << 10) + behind)
+        message(await client.rest(), 431)
+
+
+async def test_the_target_is_part_of_the_head() -> None:
+    limits: More = {"limits": {"header_bytes": 300}}
+    async with door(Upstream(), limits) as client:
+        await client.say(b"GET /?%b HTTP/1.1\r\nhost: proxy\r\n\r\n" % (b"x" * 300))
+        assert "300" in message(await client.rest(), 431)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [POST + b"content-length: 900\r\n\r\n" + b"x" * 900, GET + b"x-a: " + b"x" * 180 + b"\r\n\r\n"],
+    ids=["body", "head"],
+)
+async def test_what_came_before_a_head_does_not_count_for_it(before: bytes) -> None:
+    upstream = Upstream()
+    async with door(upstream, {"limits": {"header_bytes": 300}}) as client:
+        await client.say(before + GET)
+        assert (await answer(client))[1] == b"ok"
+        await client.say(b"\r\n")
+        assert (await answer(client))[1] == b"ok"
+
+
+@pytest.mark.parametrize(("count", "status"), [(200, b"200"), (201, b"431")])
+async def test_fields_are_counted(count: int, status: bytes) -> None:
+    async with door(Upstream()) as client:
+        await client.say(GET + b"a:\r\n" * (count - 2) + b"\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 %b " % status)
+
+
+@pytest.mark.parametrize("endless", [b"3;", b"0\r\nx-a: "], ids=["extension", "trailer"])
+async def test_framing_without_a_body_is_bounded(endless: bytes) -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(COMPLETE + CHUNKED + endless)
+        message(await trickle(client, b"x" * (16 << 10)), 431)
+    assert not upstream.asked
+
+
+async def test_applications_without_a_limit_of_their_own_have_one() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+    async with serving(application) as client:
+        await client.say(GET + b"x-a: " + b"x" * (200 << 10))
+        assert str(protocol.HEAD_SIZE) in message(await client.rest(), 431)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"content-length: 51\r\n\r\n", CHUNKED + chunk(b"x" * 51), CHUNKED + chunk(b"x" * 26) * 2],
+    ids=["announced", "chunk", "chunks"],
+)
+async def test_a_body_is_counted_while_it_arrives(sent: bytes) -> None:
+    upstream = Upstream()
+    async with door(upstream, {"limits": {"request_body": 50}}) as client:
+        await client.say(COMPLETE + sent)
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 413 ")
+        assert "50" in envelope(body, "request_too_large")
+    assert not upstream.asked
+
+
+async def test_a_body_that_comes_after_its_refusal_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
+    upstream = Upstream()
+    async with door(upstream, {"limits": {"request_body": 50}}) as client:
+        await client.say(COMPLETE + b"content-length: 51\r\n\r\n")
+        assert (await answer(client))[0].startswith(b"HTTP/1.1 413 ")
+        await client.say(b"x" * 51 + GET + b"\r\n")
+        assert (await answer(client))[1] == b"ok"
+        await client.say(COMPLETE + b"content-length: 51\r\n\r\n")
+        await answer(client)
+        await client.say(b"x" * 51)
+        assert await client.rest() == b""
+    assert len(upstream.asked) == 1
+
+
+async def test_a_body_that_nobody_asked_for_does_not_become_the_next_request() -> None:
+    async with door(Upstream(), {"limits": {"request_body": 50}}) as client:
+        await client.say(COMPLETE + b"expect: 100-continue\r\ncontent-length: 51\r\n\r\n")
+        refused = await client.rest()
+        assert refused.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\nconnection: close\r\n" in refused
+
+
+# Loops.
+
+
+async def test_a_proxy_that_is_its_own_upstream_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    app = App(settings(f"http://127.0.0.1:{port}"))
+    async with running(app, port=port) as url, await connect(url) as client:
+        await client.say(GET + b"\r\n")
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 508 Loop Detected\r\n")
+        assert "loop" in envelope(body, "api_error")
+
+
+@pytest.mark.parametrize(("rounds", "status"), [(guard.ROUNDS - 1, b"200"), (guard.ROUNDS, b"508")])
+async def test_a_few_proxies_in_a_row_are_no_loop(rounds: int, status: bytes) -> None:
+    async with door(Upstream()) as client:
+        others = b"via: 1.0 fred, 1.1 anthropic-version-proxy.test\r\n"
+        await client.say(GET + others + b"via: 1.1 anthropic-version-proxy\r\n" * rounds + b"\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 %b " % status)
+
+
+def test_entries_of_via_are_counted_however_they_are_written() -> None:
+    ours = b"1.1 anthropic-version-proxy"
+    written = [
+        (b"via", b"%b, HTTP/1.1 Anthropic-Version-Proxy (a comment)" % ours),
+        (b"x-via", ours),
+        (b"via", b"1.1 other (anthropic-version-proxy),, %b" % ours),
+    ]
+    assert times_forwarded(written) == 3
+
+
+# Bodies that are translated.
+
+
+def deep(depth: int) -> bytes:
+    """An object with lists within lists."""
+    return b'{"prompt":' + b"[" * depth + b"]" * depth + b"}"
+
+
+def prompt(value: bytes, more: bytes = b"") -> bytes:
+    """A body in which ``value`` stands for the prompt."""
+    return b'{"model":"m","prompt":%b%b}' % (value, more)
+
+
+NOT_JSON = {
+    "nothing": b"",
+    "cut": b'{"prompt":',
+    "deep": deep(100_000),
+    "deep, and no end": b"[" * (1 << 20),
+    "NaN": prompt(b"NaN"),
+    "infinity": prompt(b"-Infinity"),
+    "number of 5,000 digits": prompt(b"1" * 5000),
+    "BOM": b"\xef\xbb\xbf{}",
+    "UTF-16": '{"prompt":1}'.encode("utf-16"),
+    "control character": b'{"prompt":"\x00"}',
+    "no object": b"[]",
+    "two": b"{}{}",
+}
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
+async def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(COMPLETE + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        head, told = await answer(client)
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert "JSON" in envelope(told, "invalid_request_error")
+    assert not upstream.asked
+
+
+ODD_JSON = {
+    "deep": (deep(600), deep(600)),
+    "lone surrogate": (prompt(b'"\\ud800"'), b'"\\ud800"'),
+    "a key twice": (prompt(b'"first"', b',"prompt":"last"'), b'"first","prompt":"last"'),
+    "many digits": (prompt(b"1" * 4000), b"1" * 4000),
+    "more than a float": (prompt(b"1e999"), b"1e999"),
+    "an empty key": (prompt(b'[{"":null}]'), b'[{"":null}]'),
+}
+
+
+@pytest.mark.parametrize(("body", "kept"), ODD_JSON.values(), ids=ODD_JSON.keys())
+async def test_odd_json_is_for_the_upstream_to_judge(body: bytes, kept: bytes) -> None:
+    upstream = Upstream(b"HTTP/1.1 400 No\r\ncontent-length: 0\r\n\r\n")
+    async with door(upstream) as client:
+        await client.say(COMPLETE + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        assert (await client.head()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert kept in upstream.bodies[0]
+
+
+async def test_a_compressed_body_cannot_be_translated() -> None:
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(COMPLETE + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b")
+        head, told = await answer(client)
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert "content-encoding" in envelope(told, "invalid_request_error")
+    assert not upstream.asked

@@ -1,0 +1,325 @@
+"""What signals do to a running process: a configuration is exchanged, and nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Served, served, write_config
+from support import (
+    LAST,
+    PATIENCE,
+    STREAM_HEAD,
+    Side,
+    chunk,
+    completion,
+    connect,
+    old_request,
+    raw_upstream,
+    settings,
+)
+
+from proxy.app import App
+from proxy.config import Upstream as Settings
+from proxy.server import running
+from proxy.upstream import Upstream
+
+pytestmark = pytest.mark.anyio
+
+DONE = b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n"
+BOTH = pytest.mark.parametrize("workers", [1, 2])
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Service:
+    """An upstream that says its name, and ends its answers when it is let on."""
+
+    def __init__(self, name: str) -> None:
+        self.go_on = asyncio.Event()
+        self.closed = asyncio.Semaphore(0)
+        self._text = completion(f" {name}")
+
+    async def play(self, side: Side) -> None:
+        try:
+            while True:
+                await side.request()
+                await side.say(STREAM_HEAD + self._text)
+                await self.go_on.wait()
+                await side.say(LAST + chunk(b""))
+        finally:
+            self.closed.release()
+
+    async def one_closed(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self.closed.acquire()
+
+
+class Scene:
+    """A process in front of one service, whose file can be rewritten for another."""
+
+    def __init__(self, proxy: Served, file: Path, urls: dict[str, str], workers: int) -> None:
+        self.proxy = proxy
+        self.file = file
+        self.workers = workers
+        self._urls = urls
+        self._clients = AsyncExitStack()
+
+    async def reload(self, name: str, **more: dict[str, Any]) -> None:
+        """Have it serve by another configuration, and wait until all of it does."""
+        write_config(self.file, self._urls[name], **more)
+        self.proxy.signal(signal.SIGHUP)
+        await self.reloaded()
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text)
+
+    async def reloaded(self) -> None:
+        for _ in range(self.workers):
+            await self.proxy.logged("reloaded")
+
+    async def client(self) -> Side:
+        return await self._clients.enter_async_context(await connect(self.proxy.url))
+
+    async def stream(self, name: str) -> Side:
+        """A client whose stream has begun, at the service of that name."""
+        client = await self.client()
+        await self.begin(client, name)
+        return client
+
+    async def begin(self, client: Side, name: str) -> None:
+        await client.say(old_request())
+        assert b'"completion":" %b"' % name.encode() in await client.until(b"}\r\n\r\n")
+
+    async def close(self) -> None:
+        await self._clients.aclose()
+
+
+@asynccontextmanager
+async def scene(
+    file: Path, *services: Service, workers: int = 1, **more: dict[str, Any]
+) -> AsyncIterator[Scene]:
+    """A process that serves the first of ``services``; they are called A, B, ..."""
+    async with AsyncExitStack() as stack:
+        urls = {
+            name: await stack.enter_async_context(raw_upstream(service.play))
+            for name, service in zip("AB", services, strict=False)
+        }
+        write_config(file, urls["A"], **more)
+        arguments = ("serve", "--config", str(file), "--workers", str(workers))
+        proxy = await stack.enter_async_context(served(*arguments))
+        here = Scene(proxy, file, urls, workers)
+        stack.push_async_callback(here.close)
+        yield here
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "proxy.yaml"
+
+
+def workers_of(process: int) -> list[int]:
+    """The processes that a supervisor has started to serve."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@BOTH
+async def test_new_requests_go_by_the_new_file_and_open_streams_end_on_the_old(
+    file: Path, workers: int
+) -> None:
+    old, new = Service("A"), Service("B")
+    async with scene(file, old, new, workers=workers) as here:
+        streaming = await here.stream("A")
+        await here.reload("B")
+        new.go_on.set()
+        later = await here.stream("B")
+        await later.until(DONE)
+        assert old.closed.locked()  # nothing of the old is closed while it streams
+        old.go_on.set()
+        assert b'"completion":" A"' in await streaming.until(DONE)
+        await old.one_closed()
+        await here.begin(streaming, "B")  # the client's connection outlives the configuration
+        await streaming.until(DONE)
+        assert await here.proxy.stopped() == 0
+    log = "".join(here.proxy.said)
+    assert log.count("ended=complete") == 3
+    assert "Traceback" not in log
+
+
+@BOTH
+async def test_a_broken_file_changes_nothing_and_is_told_whole_and_once(
+    file: Path, workers: int
+) -> None:
+    service = Service("A")
+    service.go_on.set()
+    async with scene(file, service, workers=workers) as here:
+        here.write("server: {prot: 1}\nroutes: []\nupstreams: {}\n")
+        here.proxy.signal(signal.SIGHUP)
+        await here.proxy.logged("not reloaded")
+        told = "".join(here.proxy.said)
+        assert f"{file}:1:10: server.prot: is not known: did you mean port?" in told
+        assert f"{file}:2:9: routes: is an empty list: must be a list of routes" in told
+        assert f"{file}:3:12: upstreams: is empty: name at least one upstream" in told
+        await (await here.stream("A")).until(DONE)
+        await here.reload("A")
+        assert await here.proxy.stopped() == 0
+    assert "".join(here.proxy.said).count("not reloaded") == 1
+
+
+async def test_where_it_listens_stays_and_that_is_said(file: Path) -> None:
+    service = Service("A")
+    service.go_on.set()
+    async with scene(file, service) as here:
+        write_config(file, "http://127.0.0.1:9", server={"port": 1, "host": "127.0.0.2"})
+        here.proxy.signal(signal.SIGHUP)
+        await here.proxy.logged("WARNING", "server.host", "127.0.0.1", "until a restart")
+        await here.reloaded()
+        await here.reload("A")
+        await (await here.stream("A")).until(DONE)
+
+
+async def test_the_limit_counts_the_exchanges_of_all_configurations(file: Path) -> None:
+    one, two = ({"concurrent_exchanges": count} for count in (1, 2))
+    async with scene(file, Service("A"), Service("B"), limits=one) as here:
+        await here.stream("A")
+        await here.reload("B", limits=one)
+        refused = await here.client()
+        await refused.say(old_request())
+        assert (await refused.head()).startswith(b"HTTP/1.1 503 ")
+        await here.reload("B", limits=two)
+        await here.stream("B")
+
+
+async def test_a_drain_waits_for_the_exchanges_of_all_configurations(file: Path) -> None:
+    old, new = Service("A"), Service("B")
+    async with scene(file, old, new) as here:
+        streams = [await here.stream("A")]
+        await here.reload("B")
+        streams.append(await here.stream("B"))
+        here.proxy.signal(signal.SIGTERM)
+        await here.proxy.logged("draining: 2 exchanges")
+        old.go_on.set()
+        new.go_on.set()
+        for stream in streams:
+            assert b'"stop_reason":"stop_sequence"' in await stream.until(DONE)
+        assert await here.proxy.ended() == 0
+    assert "".join(here.proxy.said).count("ended=complete") == 2
+
+
+async def test_a_drain_lasts_as_long_as_the_file_says_now(file: Path) -> None:
+    async with scene(file, Service("A"), workers=2, server={"port": 0, "drain": 300}) as here:
+        stream = await here.stream("A")
+        await here.reload("A", server={"port": 0, "drain": 0})
+        here.proxy.signal(signal.SIGTERM)
+        assert b"the proxy is shutting down" in await stream.until(DONE)
+        assert await here.proxy.ended() == 0
+
+
+@BOTH
+async def test_told_twice_to_stop_it_finishes_its_streams_as_failed_and_ends(
+    file: Path, workers: int
+) -> None:
+    async with scene(file, Service("A"), workers=workers, server={"port": 0, "drain": 300}) as here:
+        stream = await here.stream("A")
+        here.proxy.signal(signal.SIGTERM)
+        for _ in range(workers):
+            await here.proxy.logged("draining")
+        here.proxy.signal(signal.SIGTERM)
+        assert b'"exception":"overloaded_error: ' in await stream.until(DONE)
+        assert await here.proxy.ended() == 0
+    assert "ended=drained" in "".join(here.proxy.said)
+
+
+async def test_told_twice_to_stop_it_waits_for_no_client_that_takes_nothing(file: Path) -> None:
+    service = Service("A")
+
+    async def endless(side: Side) -> None:
+        await side.head()
+        await side.say(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (64 << 20))
+
+    service.play = endless  # type: ignore[method-assign]
+    async with scene(file, service, server={"port": 0, "drain": 300}) as here:
+        client = await here.client()
+        await client.say(b"GET /v1/files HTTP/1.1\r\nhost: proxy\r\n\r\n")
+        await client.head()
+        here.proxy.signal(signal.SIGTERM)
+        await here.proxy.logged("draining: 1 exchanges")
+        here.proxy.signal(signal.SIGTERM)
+        assert await here.proxy.ended() == 0
+
+
+@BOTH
+async def test_a_signal_to_the_whole_group_is_one_signal(file: Path, workers: int) -> None:
+    """A terminal and a service manager tell the workers, too."""
+    service = Service("A")
+    async with scene(file, service, workers=workers, server={"port": 0, "drain": 300}) as here:
+        stream = await here.stream("A")
+        here.proxy.signal(signal.SIGHUP, group=True)
+        await here.reloaded()
+        here.proxy.signal(signal.SIGTERM, group=True)
+        for _ in range(workers):
+            await here.proxy.logged("draining")
+        service.go_on.set()
+        assert b'"stop_reason":"stop_sequence"' in await stream.until(DONE)
+        assert await here.proxy.ended() == 0
+
+
+async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(file: Path) -> None:
+    new = Service("B")
+    new.go_on.set()
+    async with scene(file, Service("A"), new, workers=2) as here:
+        await here.reload("B")
+        here.write("broken")
+        for worker in workers_of(here.proxy.process.pid):
+            os.kill(worker, signal.SIGKILL)
+            await here.proxy.logged("a worker has ended with code -9")
+        await (await here.stream("B")).until(DONE)
+        assert await here.proxy.stopped() == 0
+
+
+async def test_workers_whose_supervisor_died_finish_their_streams_and_end(file: Path) -> None:
+    service = Service("A")
+    async with scene(file, service, workers=2) as here:
+        stream = await here.stream("A")
+        here.proxy.signal(signal.SIGKILL)
+        for _ in range(2):
+            await here.proxy.logged("draining")
+        service.go_on.set()
+        assert b'"stop_reason":"stop_sequence"' in await stream.until(DONE)
+        await here.proxy.silent()
+
+
+async def test_a_fault_in_a_reload_leaves_the_old_configuration_in_force() -> None:
+    service = Service("A")
+    service.go_on.set()
+    made: list[Upstream] = []
+
+    def connected(upstream: Settings) -> Upstream:
+        if made:
+            raise ZeroDivisionError
+        made.append(Upstream(upstream))
+        return made[0]
+
+    async with raw_upstream(service.play) as upstream:
+        config = settings(upstream)
+        app = App(config, connect=connected)
+        async with running(app) as url, await connect(url) as client:
+            with pytest.raises(ZeroDivisionError):
+                await app.reload(settings("http://127.0.0.1:9"))
+            assert app.config is config
+            await client.say(old_request())
+            await client.until(DONE)
