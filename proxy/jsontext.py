@@ -9,6 +9,7 @@ for the end of a line.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -37,6 +38,20 @@ def dumps(value: Any) -> bytes:
     except TypeError:  # a lone surrogate, an integer of more than 64 bits, or deep nesting
         text = _printed_leniently(value)
     return one_line(text)
+
+
+def finite(value: Any) -> bool:
+    """Whether all numbers in ``value`` can be printed: one like 1e999 is read as infinite."""
+    rest = [value]
+    while rest:
+        match rest.pop():
+            case float() as number if not math.isfinite(number):
+                return False
+            case dict() as members:
+                rest += members.values()
+            case list() as items:
+                rest += items
+    return True
 
 
 def one_line(text: bytes) -> bytes:

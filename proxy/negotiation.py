@@ -19,6 +19,8 @@ from .versions.complete_through_messages import CompleteThroughMessages
 from .versions.models import Profile
 
 _DATE = re.compile(rb"\d{4}-\d\d-\d\d")
+_NEARLY_A_DATE = re.compile(rb"[\d./-]{1,20}")
+"""What may be repeated to show what is wrong with it; anything else may be a key gone astray."""
 
 
 def negotiate(
@@ -105,11 +107,12 @@ def _one_date(values: Sequence[bytes]) -> str:
     if len(distinct) > 1:
         raise InvalidVersion("anthropic-version: header is repeated with different values")
     value = distinct.pop()
-    shown = value[:40].decode("ascii", "replace")
     if not _DATE.fullmatch(value):
-        raise InvalidVersion(f'anthropic-version: "{shown}" is not a date (YYYY-MM-DD)')
+        shown = f'"{value.decode()}"' if _NEARLY_A_DATE.fullmatch(value) else "header"
+        raise InvalidVersion(f"anthropic-version: {shown} is not a date (YYYY-MM-DD)")
+    version = value.decode("ascii")
     try:
-        date.fromisoformat(shown)
+        date.fromisoformat(version)
     except ValueError:
-        raise InvalidVersion(f'anthropic-version: "{shown}" is not a day of any year') from None
-    return shown
+        raise InvalidVersion(f'anthropic-version: "{version}" is not a day of any year') from None
+    return version

@@ -16,6 +16,8 @@ from .errors import MethodNotAllowed, NoRoute
 
 _JOINED_AS_IN_2023 = re.compile(r"/+(?:v1/+)*v1/complete")
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+_SLASH = re.compile(r"[/\\]|%2f|%5c", re.IGNORECASE)
+_DOTS = re.compile(rf"(?:{_SLASH.pattern})(?:\.|%2e){{1,2}}(?:{_SLASH.pattern}|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,17 @@ class Routes:
         self._routes = [(route, re.compile(_pattern(route.path))) for route in routes]
 
     def find(self, method: str, path: str) -> Match:
-        """The first route for the request; raises NoRoute or MethodNotAllowed."""
+        """The first route for the request; raises NoRoute or MethodNotAllowed.
+
+        An upstream may resolve segments of dots, and be asked for what the path means then. So
+        that must have the same route.
+        """
+        match = self._find(method, path)
+        if _DOTS.search(path) and self._find(method, _resolved(path)).route is not match.route:
+            raise NoRoute(f"no route for {path}")
+        return match
+
+    def _find(self, method: str, path: str) -> Match:
         allowed: list[str] = []
         joined = "/v1/complete" if _JOINED_AS_IN_2023.fullmatch(path) else path
         for route, pattern in self._routes:
@@ -70,6 +82,18 @@ def _pattern(path: str) -> str:
         pattern += f"(?P<{parameter[1]}>{'.*' if parameter[2] else '[^/]+'})"
         end = parameter.end()
     return pattern + re.escape(path[end:])
+
+
+def _resolved(path: str) -> str:
+    """``path`` decoded as far as it matters, without segments of dots (RFC 3986 §5.2.4)."""
+    kept: list[str] = []
+    segments = re.sub("%2e", ".", _SLASH.sub("/", path), flags=re.IGNORECASE).split("/")
+    for segment in segments[1:]:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    return "/" + "/".join(kept)
 
 
 def _upstream_path(route: Route, asked: str, found: re.Match[str]) -> str:

@@ -113,9 +113,12 @@ class Translation:
         if call.endpoint == endpoint and call.body == original:
             return endpoint, body
         try:
-            return call.endpoint, jsontext.dumps(call.body)
+            made = jsontext.dumps(call.body)
         except jsontext.NotJSON as error:
             raise InvalidRequest(f"The request body is {error}") from error
+        if b"null" in made and not jsontext.finite(call.body):
+            raise InvalidRequest("The request body holds a number that is too large")
+        return call.endpoint, made
 
     def response(self, body: bytes) -> bytes:
         """The body of a successful response that is not a stream; raises UpstreamNonsense."""
