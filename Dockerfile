@@ -1,8 +1,14 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
+# Nothing is installed that is not in these files: every version, by the hashes of its files.
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv /opt/proxy \
+    && /opt/proxy/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
+    && pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy proxy
-RUN python -m venv /opt/proxy && /opt/proxy/bin/pip install --no-cache-dir .
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && /opt/proxy/bin/pip install --no-index --no-deps dist/*.whl
 
 FROM python:3.12-slim
 COPY --from=build /opt/proxy /opt/proxy
