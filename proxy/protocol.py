@@ -36,6 +36,13 @@ HEAD_WITHIN = 20.0
 BODY_SILENCE = 30.0
 """Seconds that a client may send nothing of a body that is waited for."""
 
+BODY_WITHIN = 60.0
+"""Seconds that a body may take however small it is."""
+
+SLOWEST_BODY = 1 << 10
+"""What buys a body another second, in bytes: without that, one byte now and then would hold an
+exchange for ever."""
+
 LINGER = 2.0
 """Seconds that a client which was refused may take to read why; a connection that is closed upon
 bytes on their way is reset, and the answer lost (RFC 9112 §9.6)."""
@@ -82,6 +89,8 @@ class Protocol(HttpToolsProtocol):
 
     _due = _NEVER
     """When what is waited for must have come, by the event loop's clock."""
+    _body_due = _NEVER
+    """When the whole body must have come, unless more of it comes before."""
     _wakes = _NEVER
     _timer: asyncio.TimerHandle | None = None
 
@@ -194,13 +203,17 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
         self._part = "body"
         self._framing = 0
-        self._due = self.loop.time() + BODY_SILENCE
+        self._body_due = self.loop.time() + BODY_WITHIN
+        self._expect_body()
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._framing = 0
         self._mixed = True
-        self._due = self.loop.time() + BODY_SILENCE
+        self._body_due += len(body) / SLOWEST_BODY
+        if self.flow.read_paused:  # from here on the time is ours
+            self._body_due = self.loop.time() + BODY_WITHIN
+        self._expect_body()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -251,6 +264,9 @@ class Protocol(HttpToolsProtocol):
             self._wakes = self._due
             self._timer = self.loop.call_at(self._due, self._look)
 
+    def _expect_body(self) -> None:
+        self._due = min(self.loop.time() + BODY_SILENCE, self._body_due)
+
     def _look(self) -> None:
         self._timer = None
         self._wakes = _NEVER
@@ -268,7 +284,8 @@ class Protocol(HttpToolsProtocol):
         elif self._part is None:
             self.transport.close()
         elif self.flow.read_paused or self.cycle.body or self.cycle.waiting_for_100_continue:
-            self._due = self.loop.time() + BODY_SILENCE  # it is for us to go on
+            self._body_due = self.loop.time() + BODY_WITHIN  # it is for us to go on
+            self._expect_body()
         else:
             self._refuse(RequestTimeout("the body of the request did not arrive in time"))
 

@@ -611,6 +611,15 @@ async def test_a_body_that_stalls_is_told_so(
     assert "status=408 ended=refused" in line
 
 
+async def test_a_body_that_trickles_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon(monkeypatch, "BODY_WITHIN")
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(COMPLETE + b"content-length: 900\r\n\r\n")
+        assert "body" in message(await trickle(client, b"{"), 408, "timeout_error")
+    assert not upstream.asked
+
+
 async def test_a_body_that_stalls_ends_the_upstreams_call(monkeypatch: pytest.MonkeyPatch) -> None:
     soon(monkeypatch, "BODY_SILENCE")
     cut = asyncio.Event()
