@@ -221,12 +221,23 @@ async def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Async
             await started.wait()
             yield address(listener)
         finally:
-            server.should_exit = True
+            server.over.set()
             await serving
 
 
 class _Embedded(Server):
-    """A server whose process has other things to do: signals are not its own."""
+    """A server whose process has other things to do: signals are not its own.
+
+    It stops when it is told to, where uvicorn looks for that ten times a second.
+    """
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
+        super().__init__(config, started)
+        self.over = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for the end."""
+        await self.over.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -38,7 +38,7 @@ def serving(**switches: Any) -> Iterator[httpx.Client]:
     """A client of a sandbox on a port of its own."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        sandbox.build(**{"delay": 0.0} | switches), ws="none", lifespan="off", log_level="critical"
+        sandbox.build(**{"delay": 0.0} | switches), ws="none", lifespan="off", log_config=None
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],))
