@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from . import admin
+from . import admin, observe
 from .config import Config
 from .config import Upstream as UpstreamSettings
 from .exchanges import OpenExchanges
 from .learning import learned
+from .observe import Observer, Record
 from .relay import Relay
 from .upstream import Upstream
 
@@ -32,6 +33,8 @@ class App:
         self.ready = False
         self.exchanges = OpenExchanges(config.limits.concurrent_exchanges)
         """Those under way, whichever configuration they began with."""
+        self.observers: list[Observer] = [observe.write]
+        """Those who are told of each exchange that is over."""
         self._connect = connect
         self._rooms = _Rooms(config, self)
         self._retired: set[_Rooms] = set()
@@ -67,6 +70,11 @@ class App:
         log.info("reloaded: %d exchanges end on the configuration before", old.under_way)
         await self._close_if_left(old)
 
+    def tell(self, record: Record) -> None:
+        """Let the observers know of an exchange that is over."""
+        for observer in self.observers:
+            observer(record)
+
     def drain(self) -> None:
         """Take no more work; exchanges that are still open after ``server.drain`` are cut."""
         self.ready = False
@@ -99,7 +107,7 @@ class _Rooms:
         self.under_way = 0
         """The requests that entered here and have not left, to the last of their clearing up."""
         self._upstreams: dict[str, Upstream] = {}
-        self.relay = Relay(config, self._upstreams, app.exchanges)
+        self.relay = Relay(config, self._upstreams, app.exchanges, app.tell)
         self.admin = admin.build(app, enabled=config.admin.enabled)
 
     async def open(self, connect: Connect) -> None:

@@ -62,6 +62,8 @@ class Client:
         """Whether the head of the response is out, so that the status can no longer change."""
         self.complete = False
         """Whether the whole response is out."""
+        self.bytes_received = 0
+        """How much of the request's body has arrived."""
         self.bytes_sent = 0
         self.last_write = 0.0
         """When something was last sent, by the event loop's clock."""
@@ -108,6 +110,7 @@ class Client:
                 raise self._gone or ClientLeft()
             if part := message.get("body", b""):
                 missing -= len(part)
+                self.bytes_received += len(part)
                 yield part
             more = message.get("more_body", False)
         if missing > 0:  # or what follows would be taken for the rest of it upstream

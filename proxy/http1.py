@@ -85,6 +85,7 @@ class Answer:
         "_wait",
         "_waiter",
         "fields",
+        "received",
         "status",
         "untouched",
     )
@@ -92,6 +93,8 @@ class Answer:
     def __init__(self, connection: Connection, name: str, idle: float, *, bodiless: bool) -> None:
         self.status = 0
         self.fields: Fields = []
+        self.received = 0
+        """How much of the body has arrived, as it stands on the wire, in bytes."""
         self.untouched = True
         """Whether nothing at all has arrived yet."""
         self._name = name
@@ -355,6 +358,7 @@ class Answer:
             self._reusable = False
             return
         self._parts.append(part)
+        self.received += len(part)
         self._unread += len(part)
         if self._unread > UNREAD_SIZE and not self._paused:
             self._paused = True

@@ -1,6 +1,7 @@
 """One record per exchange, and the line of the log that it becomes.
 
 A record never holds a prompt, an answer, a key or words of the upstream, so that none can leak.
+Whoever wants to know of exchanges is told of the record when the exchange is over.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,21 +34,52 @@ Ended = Literal[
 
 @dataclass(slots=True)
 class Record:
-    """What is known of one exchange when it is over. Times are in seconds, sizes in bytes."""
+    """What is known of one exchange when it is over. Times are in seconds, sizes in bytes.
+
+    ``-`` stands for what is not known. Of a request that passes through neither model nor events
+    are: nothing of it is read.
+    """
 
     method: str
     path: str
     began: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    """From the whole head of the request to the end of the exchange."""
+    client: str = "-"
+    """The program that called, as it names itself; see identity."""
+    key: str = "-"
+    """The fingerprint of its key."""
     route: str = "-"
+    upstream: str = "-"
     client_version: str = "-"
     upstream_version: str = "-"
+    changes: Sequence[str] = ()
+    """The names of the version changes that the request took."""
+    model: str = "-"
+    """The model that was asked for."""
+    answered_by: str = "-"
+    """The model that was asked in its place."""
+    streams: bool = False
+    """Whether a translated stream was asked for."""
     status: int = 0
     first_byte: float | None = None
+    bytes_received: int = 0
+    """Of the request's body."""
+    upstream_bytes: int = 0
+    """Of the body of the upstream's answer, as it stood on the wire."""
     bytes_sent: int = 0
+    """Of the body of the client's response."""
+    events_received: int = 0
+    events_sent: int = 0
     ended: Ended = "complete"
     error: str = ""
     dropped: tuple[str, ...] = ()
     request_id: str = "-"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the proxy or the upstream owed the client more than it got."""
+        return self.ended in ("upstream failed", "drained", "crashed", "client stalled")
 
     def line(self) -> str:
         """The record as one line of text, ``name=value`` in a fixed order."""
@@ -60,14 +93,17 @@ class Record:
         told.append(f"bytes={self.bytes_sent}")
         if self.first_byte is not None:
             told.append(f"first_ms={_ms(self.first_byte - self.began)}")
-        told.append(f"ms={_ms(time.monotonic() - self.began)} request_id={_shown(self.request_id)}")
+        told.append(f"ms={_ms(self.seconds)} request_id={_shown(self.request_id)}")
         return " ".join(told)
+
+
+Observer = Callable[[Record], None]
+"""Is told of each exchange that is over."""
 
 
 def write(record: Record) -> None:
     """Log a finished exchange: failures of ours and the upstream's as warnings."""
-    failed = record.ended in ("upstream failed", "drained", "crashed", "client stalled")
-    level = logging.WARNING if failed else logging.INFO
+    level = logging.WARNING if record.failed else logging.INFO
     if log.isEnabledFor(level):
         log.log(level, "%s", record.line())
 

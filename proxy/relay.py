@@ -15,7 +15,7 @@ from itertools import chain
 
 from starlette.types import Receive, Scope, Send
 
-from . import guard, jsontext, observe
+from . import guard, identity, jsontext
 from .client import Client, ClientLeft, ClientStalled
 from .config import Config
 from .errors import (
@@ -43,7 +43,7 @@ from .http1 import Answer
 from .interruption import Interruptible
 from .keepalive import Keepalive
 from .negotiation import negotiate, translates
-from .observe import Ended, Record
+from .observe import Ended, Observer, Record
 from .routing import Match, Routes
 from .translation import Translation
 from .upstream import Upstream
@@ -69,12 +69,17 @@ class Relay:
     """The ASGI application for everything that goes to an upstream."""
 
     def __init__(
-        self, config: Config, upstreams: Mapping[str, Upstream], exchanges: OpenExchanges
+        self,
+        config: Config,
+        upstreams: Mapping[str, Upstream],
+        exchanges: OpenExchanges,
+        tell: Observer,
     ) -> None:
         self._config = config
         self._routes = Routes(config.routes)
         self._upstreams = upstreams
         self._exchanges = exchanges
+        self._tell = tell
         self.learned: dict[str, Profile] = {}
         """What upstreams said of their models."""
 
@@ -100,8 +105,7 @@ class Relay:
             exchange.record.ended = "crashed"
             raise
         finally:
-            exchange.record.bytes_sent = client.bytes_sent
-            observe.write(exchange.record)
+            self._tell(exchange.finished())
             await exchange.close()
 
 
@@ -121,6 +125,7 @@ class Exchange:
     async def run(self, match: Match, upstream: Upstream, work: Interruptible) -> None:
         """Relay the request by its route; raises ProxyError and ClientLeft."""
         self.record.route = match.route.name
+        self.record.upstream = upstream.name
         versions = values(self._client.fields, VERSION)
         translation = negotiate(self._config, match.route, match.endpoint, versions, self._learned)
         self._translation = translation
@@ -134,6 +139,26 @@ class Exchange:
             await self._translate(match, upstream, translation)
         if translation is not None and translation.failure is not None:
             self._failed(translation.failure)
+
+    def finished(self) -> Record:
+        """The record, with what is known only now that the client's side is over."""
+        record, client, translation = self.record, self._client, self._translation
+        record.seconds = time.monotonic() - record.began
+        record.client = identity.kind_of(client.fields)
+        record.key = identity.fingerprint_of(client.fields)
+        record.bytes_received = client.bytes_received
+        record.bytes_sent = client.bytes_sent
+        if self._answer is not None:
+            record.upstream_bytes = self._answer.received
+        if translation is not None and translation.changes:
+            record.changes = translation.changes
+            record.dropped = tuple(translation.dropped)
+            record.model = translation.model_asked or "-"
+            record.answered_by = translation.model or "-"
+            record.streams = translation.streams
+            record.events_received = translation.events_taken
+            record.events_sent = translation.events_made
+        return record
 
     async def close(self) -> None:
         """End the upstream's call; one whose answer is over may keep its connection."""
@@ -220,7 +245,6 @@ class Exchange:
         if values(self._client.fields, b"content-encoding"):
             raise InvalidRequest("a body to translate must come plain, without content-encoding")
         endpoint, body = translation.request(match.endpoint, sent)
-        self.record.dropped = tuple(translation.dropped)
         fields = without(self._request_fields(), b"content-length")
         if translation.answers:
             fields = [*without(fields, b"accept-encoding"), (b"accept-encoding", b"identity")]

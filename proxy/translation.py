@@ -48,8 +48,16 @@ class Translation:
         """The parameters that the client set and the upstream does not get, and why."""
         self.notes: Sequence[str] = ()
         """What else the request has different from the client's, and why."""
+        self.changes: Sequence[str] = ()
+        """The names of the version changes that the request took."""
+        self.model_asked = ""
+        """The model that the client asked for, as it wrote it."""
         self.streams = False
         """Whether the client asked for a stream."""
+        self.events_taken = 0
+        """How many of the upstream's events were read."""
+        self.events_made = 0
+        """How many the client was owed for them."""
         self.started = False
         """Whether the upstream's stream has begun with anything but an error."""
         self.ended = False
@@ -59,7 +67,6 @@ class Translation:
         self._bridge = bridge
         self._manner = manner
         self._path = path(client, upstream, type(bridge) if bridge else None)
-        self._taken = False
         self._way_back: list[Step] = []
         self._runs = False
         self._run: Run | None = None
@@ -74,7 +81,7 @@ class Translation:
     @property
     def differs(self) -> bool:
         """Whether client and upstream do not simply speak the same."""
-        return self.client != self.upstream or self._taken
+        return self.client != self.upstream or bool(self.changes)
 
     def concerns(self, endpoint: str) -> bool:
         """Whether anything differs for ``endpoint`` between the two versions."""
@@ -95,14 +102,18 @@ class Translation:
         """
         original = _object(body)
         self.streams = original.get("stream") is True
+        if isinstance(model := original.get("model"), str):
+            self.model_asked = model
         call = Call(endpoint, dict(original))
+        changes: list[str] = []
         for direction in self._path:
             if call.endpoint in direction.kind.endpoints:
                 step = self._step(direction)
                 call = step.request(call)
-                self._taken = True
+                changes.append(direction.kind.__name__)
                 if direction.answers:
                     self._way_back.insert(0, step)
+        self.changes = changes
         self._changes_of_events = [step.event for step in self._way_back]
         seeing = [step.change for step in self._way_back if step.change.reads_text]
         self._runs = all(change is self._bridge for change in seeing)
@@ -178,9 +189,11 @@ class Translation:
             if self._run is not None and self._decoder.between:
                 snapshot = self._run.snapshot
                 for at in self._run.deltas(chunk, at):  # noqa: B007, B020  (where it goes on)
+                    self.events_taken += 1
                     if newest_only:
                         superseded = snapshot
                     else:
+                        self.events_made += 1
                         yield snapshot()
                 if at == len(chunk):
                     break
@@ -190,11 +203,14 @@ class Translation:
                     superseded = event.encode
                     continue
                 if superseded is not None:
+                    self.events_made += 1
                     yield superseded()
                     superseded = None
+                self.events_made += 1
                 yield event.encode()
             at = end
         if superseded is not None:
+            self.events_made += 1
             yield superseded()
 
     def _events(self, chunk: bytes) -> Iterator[Event]:
@@ -206,6 +222,7 @@ class Translation:
             if self.ended:
                 return
             seen += 1
+            self.events_taken += 1
             made = self._translated(Event(name, None, data))
             yield from made
         if whole and seen == len(made) == 1:
@@ -230,6 +247,7 @@ class Translation:
         self.ended = True
         for event in events:
             self.failure = self.failure or event.failure
+        self.events_made += len(events)
         yield b"".join(event.encode() for event in events)
 
     def _step(self, direction: Direction) -> Step:

@@ -13,6 +13,7 @@ import proxy
 ORDER = [
     "errors",
     "fields",
+    "identity",
     "jsontext",
     "sse",
     "change",
