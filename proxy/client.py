@@ -87,10 +87,8 @@ class Client:
         if announced and int(announced[0]) > limit:
             raise RequestTooLarge(f"the request body is larger than {limit} bytes")
         parts: list[bytes] = []
-        size = 0
         async for part in self.upload():
-            size += len(part)
-            if size > limit:
+            if self.bytes_received > limit:
                 raise RequestTooLarge(f"the request body is larger than {limit} bytes")
             parts.append(part)
         return b"".join(parts)

@@ -24,7 +24,6 @@ import httptools
 from .coding import Decode, decoding
 from .errors import (
     UpstreamBrokeOff,
-    UpstreamError,
     UpstreamNonsense,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -42,13 +41,17 @@ Take = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before the next, None for nothing."""
 
 
+def _let_go(_: bytes) -> None:
+    """Take a part that nobody wants."""
+
+
 def never() -> bool:
     """When it is enough for one who wants everything."""
     return False
 
 
-_DRAIN = 0.25
-"""How long the rest of a finished answer is waited for, in seconds, to keep its connection."""
+_LEFT_ALONE = 0.25
+"""How long an answer that was left may take to end, in seconds."""
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -69,6 +72,7 @@ class Answer:
         "_error",
         "_has_head",
         "_idle",
+        "_left",
         "_loop",
         "_name",
         "_parser",
@@ -122,6 +126,7 @@ class Answer:
         self._take: Take | None = None
         self._wait: Awaitable[None] | None = None
         self._enough: Callable[[], bool] = never
+        self._left = False
 
     # For the one who called.
 
@@ -198,16 +203,20 @@ class Answer:
         """What decodes the body, part by part, None if it is plain; raises UpstreamNonsense."""
         return decoding(b", ".join(values(self.fields, b"content-encoding")))
 
-    async def drain(self) -> None:
-        """Read out what little follows a complete answer, so that its connection can be used on."""
-        if self._complete or self._error is not None:
+    def leave(self) -> None:
+        """Wait for nothing more; the call ends with its answer, or a little later without that.
+
+        Often only the framing's end is missing, and then the connection can be used on.
+        """
+        if self._complete or self._error is not None or self._sending:
+            self.close()
             return
-        try:
-            async with asyncio.timeout(_DRAIN):
-                while await self.read():
-                    pass
-        except (TimeoutError, UpstreamError):
-            return
+        self._stop_timer()
+        self._timer = self._loop.call_later(_LEFT_ALONE, self.close)
+        self._left = True
+        self._take = _let_go
+        if self._parts:
+            self._taken()
 
     def close(self) -> None:
         """End the call; the connection is kept if question and answer are both over."""
@@ -279,6 +288,8 @@ class Answer:
     def _tell(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        elif self._left and (self._complete or self._error is not None):
+            self.close()
 
     # For the connection.
 

@@ -106,7 +106,7 @@ class Relay:
             raise
         finally:
             self._tell(exchange.finished())
-            await exchange.close()
+            exchange.close()
 
 
 class Exchange:
@@ -160,14 +160,13 @@ class Exchange:
             record.events_sent = translation.events_made
         return record
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the upstream's call; one whose answer is over may keep its connection."""
         if self._answer is None:
             return
-        try:
-            if self._client.complete:
-                await self._answer.drain()
-        finally:
+        if self._client.complete:
+            self._answer.leave()
+        else:
             self._answer.close()
 
     async def failed(self, error: ProxyError) -> None:
@@ -260,9 +259,12 @@ class Exchange:
 
         def take(part: bytes) -> Awaitable[None] | None:
             if decode is None:
-                return self._write(translation.feed(part), translation)
-            plain = map(translation.feed, decode(part))
-            return self._write(chain.from_iterable(plain), translation)
+                blocks = translation.feed(part)
+            else:
+                blocks = chain.from_iterable(map(translation.feed, decode(part)))
+            if self._client.started:
+                return self._client.write_all(blocks)
+            return self._write_first(blocks, translation)
 
         def ping() -> bytes:
             return translation.keepalive(datetime.now(UTC))
@@ -271,14 +273,9 @@ class Exchange:
             await answer.forward(take, enough=lambda: translation.ended)
         if not translation.started:
             raise UpstreamNonsense("upstream's stream ended before its first event")
-        if (wait := self._write(translation.finish(), translation)) is not None:
+        if (wait := self._client.write_all(translation.finish())) is not None:
             await wait
         await self._client.end()
-
-    def _write(self, blocks: Iterator[bytes], translation: Translation) -> Awaitable[None] | None:
-        if self._client.started:
-            return self._client.write_all(blocks)
-        return self._write_first(blocks, translation)
 
     async def _write_first(self, blocks: Iterator[bytes], translation: Translation) -> None:
         try:

@@ -8,7 +8,7 @@ right only where no change looks into the text, or one that does has let it pass
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from . import jsontext
 from .change import Event, GrowingText
@@ -63,15 +63,24 @@ class Run:
         self._made_before, self._made_after = made.around()
         self._lets_pass = lets_pass
 
-    def deltas(self, chunk: bytes, at: int) -> Iterator[int]:
-        """Take the deltas of the run that stand one behind the other; yields where each ends."""
-        before, start, after, grow = self._before, self._start, self._after, self._grow
-        while chunk.startswith(before, at):
-            inside = _STRING.match(chunk, at + start)
-            if inside is None or not chunk.startswith(after, inside.end()) or not grow(inside[0]):
-                return
-            at = inside.end() + len(after)
-            yield at
+    def take(self, chunk: bytes, at: int) -> int:
+        """Take a delta of the run that begins at ``at``; returns where it ends, 0 if none does."""
+        if not chunk.startswith(self._before, at):
+            return 0
+        inside = _STRING.match(chunk, at + self._start)
+        if inside is None:
+            return 0
+        end = inside.end()
+        if not chunk.startswith(self._after, end) or not self._grow(inside[0]):
+            return 0
+        return end + len(self._after)
+
+    def take_whole(self, chunk: bytes) -> bool:
+        """Take ``chunk`` if it is one delta of the run and nothing else; says whether it was."""
+        if not (chunk.startswith(self._before) and chunk.endswith(self._after)):
+            return False
+        inside = _STRING.fullmatch(chunk, self._start, len(chunk) - len(self._after))
+        return inside is not None and self._grow(inside[0])
 
     def snapshot(self) -> bytes:
         """What the client gets for the last one; the text is copied once."""

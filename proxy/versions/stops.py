@@ -22,6 +22,7 @@ class StopScanner:
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(dict.fromkeys(stop for stop in stops if 0 < len(stop) <= LONGEST))
         self._longest = max(map(len, self._stops), default=0)
+        self._begins = frozenset(stop[0] for stop in self._stops)
         self._ends = frozenset("".join(stop[:-1] for stop in self._stops))
         self._held = ""
         self.hit: str | None = None
@@ -42,12 +43,12 @@ class StopScanner:
 
     def lets_pass(self, text: str) -> bool:
         """Whether ``text``, added now, would be given out as it is, and nothing be kept in mind."""
-        return (
-            not self._held
-            and self.hit is None
-            and not any(stop in text for stop in self._stops)
-            and not self._may_begin(text)
-        )
+        if self._held or self.hit is not None:
+            return False
+        for character in self._begins:  # in most texts there is none
+            if character in text:
+                return not any(stop in text for stop in self._stops) and not self._may_begin(text)
+        return True
 
     def flush(self) -> str:
         """The text ends here: what was held back was not the beginning of a stop."""

@@ -194,6 +194,7 @@ class ScriptedAnswer(Answer):
     def __init__(self, part: Part) -> None:
         self.status = part.answers.status
         self.fields = part.fields
+        self.received = 0
         self._part = part
         self._rest: Script = list(part.script)
         self._silent_until: float | None = None
@@ -208,6 +209,7 @@ class ScriptedAnswer(Answer):
             await self._pass(piece)
         piece = self._rest.pop(0)
         assert isinstance(piece, bytes)
+        self.received += len(piece)
         return piece
 
     async def forward(self, take: Take, enough: Callable[[], bool] = never) -> None:
@@ -236,8 +238,9 @@ class ScriptedAnswer(Answer):
                 await asyncio.Event().wait()
         return b""
 
-    async def drain(self) -> None:
+    def leave(self) -> None:
         self._rest.clear()
+        self.close()
 
     def close(self) -> None:
         if self._open:

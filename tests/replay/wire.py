@@ -166,7 +166,7 @@ class _Pace:
 def _in_step() -> Iterator[_Pace]:
     """A pace that is set by what the proxy reads of its upstream's answer."""
     pace = _Pace()
-    read, forward, drain = Answer.read, Answer.forward, Answer.drain
+    read, forward, leave = Answer.read, Answer.forward, Answer.leave
 
     async def wanting_read(answer: Answer) -> bytes:
         pace.want()
@@ -188,14 +188,14 @@ def _in_step() -> Iterator[_Pace]:
         pace.want()
         await forward(answer, wanting, enough)
 
-    async def letting_drain(answer: Answer) -> None:
+    def letting_go(answer: Answer) -> None:
         pace.let_go()
-        await drain(answer)
+        leave(answer)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Answer, "read", wanting_read)
         patch.setattr(Answer, "forward", wanting_forward)
-        patch.setattr(Answer, "drain", letting_drain)
+        patch.setattr(Answer, "leave", letting_go)
         yield pace
 
 
