@@ -46,6 +46,7 @@ ORDER = [
     "protocol",
     "server",
     "workers",
+    "probe",
     "demo",
     "cli",
     "__main__",
