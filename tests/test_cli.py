@@ -155,6 +155,16 @@ def test_check_sums_up_what_is_shipped(name: str) -> None:
     assert "/v1/complete" in done.stdout
 
 
+def test_a_key_that_is_not_set_is_asked_for() -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
+    command = [*COMMAND, "serve", "--config", "config/key.yaml"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "${ANTHROPIC_API_KEY} is not set: set it in the environment" in done.stderr
+
+
 def test_check_tells_every_problem_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text('upstreams:\n  a: {base_url: "ftp://x", speeks: []}\nroutes: []\n')

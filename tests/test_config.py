@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -73,13 +73,23 @@ def test_every_problem_is_told_with_its_place_and_the_rule(case: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_what_is_shipped_loads(path: Path) -> None:
-    read = config.parse(path.read_bytes(), path.name, {})
+    read = config.parse(path.read_bytes(), path.name, {"ANTHROPIC_API_KEY": "k"})
     assert [route.path for route in read.routes] == ["/v1/complete", "/{rest:path}"]
 
 
 def test_the_packaged_default_is_the_example() -> None:
     default = ROOT / "proxy" / "default.yaml"
     assert default.read_bytes() == (ROOT / "config" / "proxy.yaml").read_bytes()
+
+
+def test_the_example_with_a_key_of_its_own_differs_in_nothing_else() -> None:
+    files = (ROOT / "config" / name for name in ("proxy.yaml", "key.yaml"))
+    example, read = (
+        config.parse(file.read_bytes(), file.name, {"ANTHROPIC_API_KEY": "k"}) for file in files
+    )
+    own = Credentials("x-api-key", Secret("k"))
+    upstream = replace(example.upstreams["anthropic"], credentials=own)
+    assert read == replace(example, upstreams={"anthropic": upstream})
 
 
 def test_the_example_shows_the_defaults() -> None:
