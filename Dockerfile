@@ -1,23 +1,33 @@
-FROM python:3.12-slim AS build
+# The bytes of the base are named, not only its tag. To bring it up to date, take the digest that
+# `docker pull python:3.12-slim` tells, and the tag that belongs to it; then both lock files.
+FROM python:3.12.15-slim-trixie@sha256:29113dcae7aad06daa8e95260fa09f27d62be33b9687ea3774f771d601a02256 AS python
+
+FROM python AS build
 WORKDIR /src
 # Nothing is installed that is not in these files: every version, by the hashes of its files.
 COPY requirements.lock requirements-build.lock ./
-RUN python -m venv /opt/proxy \
-    && /opt/proxy/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
+RUN python -m venv --without-pip /opt/proxy \
+    && pip --python /opt/proxy install --no-cache-dir --require-hashes -r requirements.lock \
     && pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy proxy
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && /opt/proxy/bin/pip install --no-index --no-deps dist/*.whl
+    && pip --python /opt/proxy install --no-cache-dir --no-index --no-deps dist/*.whl
 
-FROM python:3.12-slim
+FROM python
+LABEL org.opencontainers.image.title="anthropic-version-proxy" \
+      org.opencontainers.image.description="Keeps clients of old Anthropic API versions working, unchanged, against the API of today." \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/proxy /opt/proxy
 ENV PATH=/opt/proxy/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# `serve` reads config/proxy.yaml here: mount your own in its place.
 WORKDIR /etc/anthropic-version-proxy
-COPY config config
+COPY config/*.yaml config/
+# A number, for where it is checked that this is not root; nobody has it elsewhere.
 USER 10001:10001
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ.get('PORT', 8080)}/-/healthy\", timeout=2)"]
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["python", "-I", "-m", "proxy.probe"]
 ENTRYPOINT ["anthropic-version-proxy"]
 CMD ["serve", "--host", "0.0.0.0"]
