@@ -38,6 +38,9 @@ ENVIRONMENT = {
 }
 """What the cases find in the environment. Whatever is secret says ``hunter2``."""
 
+NEEDED = {"ANTHROPIC_API_KEY": "k", "SERVICE_URL": "http://127.0.0.1:9000"}
+"""What files that are shipped ask of the environment."""
+
 UPSTREAM = "upstreams: {a: {base_url: https://api.example.com, speaks: [2023-06-01]}}\n"
 ROUTES = "routes: [{path: /v1/complete, upstream: a}]\n"
 BRIDGE = "routes: [{path: /v1/complete, upstream: a, bridge: messages}]\n"
@@ -73,7 +76,7 @@ def test_every_problem_is_told_with_its_place_and_the_rule(case: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_what_is_shipped_loads(path: Path) -> None:
-    read = config.parse(path.read_bytes(), path.name, {"ANTHROPIC_API_KEY": "k"})
+    read = config.parse(path.read_bytes(), path.name, NEEDED)
     assert [route.path for route in read.routes] == ["/v1/complete", "/{rest:path}"]
 
 
@@ -84,9 +87,7 @@ def test_the_packaged_default_is_the_example() -> None:
 
 def test_the_example_with_a_key_of_its_own_differs_in_nothing_else() -> None:
     files = (ROOT / "config" / name for name in ("proxy.yaml", "key.yaml"))
-    example, read = (
-        config.parse(file.read_bytes(), file.name, {"ANTHROPIC_API_KEY": "k"}) for file in files
-    )
+    example, read = (config.parse(file.read_bytes(), file.name, NEEDED) for file in files)
     own = Credentials("x-api-key", Secret("k"))
     upstream = replace(example.upstreams["anthropic"], credentials=own)
     assert read == replace(example, upstreams={"anthropic": upstream})
