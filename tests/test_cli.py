@@ -157,7 +157,7 @@ def test_check_sums_up_what_is_shipped(name: str) -> None:
 
 def test_a_key_that_is_not_set_is_asked_for() -> None:
     environ = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
-    command = [*COMMAND, "serve", "--config", "config/key.yaml"]
+    command = [*COMMAND, "serve", "--port", "0", "--config", "config/key.yaml"]
     done = subprocess.run(
         command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
     )
