@@ -159,6 +159,10 @@ class VersionChange:
     endpoints: ClassVar[tuple[str, ...]]
     """The paths of the requests that the change concerns, as the older version has them."""
 
+    drops: ClassVar[tuple[str, ...]] = ()
+    """The parameters that it may leave out of a request, by the names that ``Call.dropped`` has.
+    Names that only a request knows cannot stand here."""
+
     reads_text: ClassVar[bool] = True
     """Whether what it makes of a delta depends on its text, but for the text itself.
 

@@ -7,6 +7,7 @@ from typing import Self
 
 from .errors import Busy, Draining
 from .interruption import Interruptible
+from .observe import Record
 
 
 class OpenExchanges:
@@ -17,18 +18,25 @@ class OpenExchanges:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._open: set[Interruptible] = set()
+        self._open: set[_One] = set()
         self._over = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def one(self) -> Interruptible:
+    @property
+    def streams(self) -> int:
+        """How many of them are streams."""
+        return sum(1 for one in self._open if one.record.streams)
+
+    def one(self, record: Record) -> Interruptible:
         """One more exchange, for a ``with`` block that can be interrupted.
+
+        ``record`` is what is known of it so far.
 
         Entering it raises Busy at the limit, and Draining once all were cut.
         """
-        return _One(self)
+        return _One(self, record)
 
     def cut(self) -> None:
         """End those that are still open, and let none begin any more.
@@ -39,7 +47,7 @@ class OpenExchanges:
         for work in tuple(self._open):
             work.interrupt(Draining())
 
-    def begin(self, work: Interruptible) -> None:
+    def begin(self, work: _One) -> None:
         """Count ``work`` in; raises Busy and Draining."""
         if self._over:
             raise Draining
@@ -47,17 +55,18 @@ class OpenExchanges:
             raise Busy("too many exchanges are under way, try again shortly")
         self._open.add(work)
 
-    def end(self, work: Interruptible) -> None:
+    def end(self, work: _One) -> None:
         """Count ``work`` out."""
         self._open.discard(work)
 
 
 class _One(Interruptible):
-    __slots__ = ("_all",)
+    __slots__ = ("_all", "record")
 
-    def __init__(self, exchanges: OpenExchanges) -> None:
+    def __init__(self, exchanges: OpenExchanges, record: Record) -> None:
         super().__init__()
         self._all = exchanges
+        self.record = record
 
     def __enter__(self) -> Self:
         self._all.begin(self)

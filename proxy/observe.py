@@ -60,7 +60,7 @@ class Record:
     answered_by: str = "-"
     """The model that was asked in its place."""
     streams: bool = False
-    """Whether a translated stream was asked for."""
+    """Whether a stream was asked for, or came where nothing of the request is read."""
     status: int = 0
     first_byte: float | None = None
     bytes_received: int = 0
@@ -73,6 +73,8 @@ class Record:
     events_sent: int = 0
     ended: Ended = "complete"
     error: str = ""
+    fault: str = "-"
+    """The class of that error, one of those in errors."""
     dropped: tuple[str, ...] = ()
     request_id: str = "-"
 

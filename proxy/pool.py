@@ -47,6 +47,10 @@ class Pool:
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
+    def count(self) -> tuple[int, int]:
+        """How many connections are used, and how many are free."""
+        return len(self._all) - len(self._free), len(self._free)
+
     def free(self) -> Connection | None:
         """A connection that was used before, the one used last, None if none is as it was left."""
         while self._free:

@@ -90,7 +90,7 @@ class Relay:
         try:
             guard.check(client.fields, client.path, self._config.limits.header_bytes)
             match = self._routes.find(client.method, path)
-            with self._exchanges.one() as work:
+            with self._exchanges.one(exchange.record) as work:
                 await exchange.run(match, self._upstreams[match.route.upstream], work)
         except ClientStalled:
             exchange.record.ended = "client stalled"
@@ -195,6 +195,7 @@ class Exchange:
     def _failed(self, error: ProxyError) -> None:
         """Record a failure: in our words, never the upstream's, which may repeat what it got."""
         self.record.ended = _ended_by(error)
+        self.record.fault = type(error).__name__
         if isinstance(error, UpstreamRefused):
             self.record.error = error.type if error.type in STATUS_OF_TYPE else "unknown type"
         else:
@@ -212,6 +213,7 @@ class Exchange:
         await self._pass_back(answer)
 
     async def _pass_back(self, answer: Answer) -> None:
+        self.record.streams |= _is_stream(answer)
         fields = self._answer_fields(answer.fields)
         if answer.status in BODILESS:  # the server takes the length for a promise
             fields = without(fields, b"content-length")
@@ -255,6 +257,7 @@ class Exchange:
         The head waits for the upstream's first event: so long a failure can be told by the HTTP
         status, the one way that old clients understand.
         """
+        self.record.streams = True
         decode = answer.decoding()
 
         def take(part: bytes) -> Awaitable[None] | None:
@@ -332,10 +335,14 @@ def _check(answer: Answer, *, streams: bool) -> None:
     """Let an answer be translated, or raise UpstreamNonsense."""
     if answer.status != 200:  # noqa: PLR2004
         raise UpstreamNonsense(f"upstream answered with status {answer.status}")
-    content_type = b"".join(values(answer.fields, b"content-type")).lower()
-    if content_type.startswith(b"text/event-stream") != streams:
+    if _is_stream(answer) != streams:
         asked, got = ("a stream", "one body") if streams else ("one body", "a stream")
         raise UpstreamNonsense(f"upstream answered with {got}, though {asked} was asked for")
+
+
+def _is_stream(answer: Answer) -> bool:
+    content_type = b"".join(values(answer.fields, b"content-type")).lower()
+    return content_type.startswith(b"text/event-stream")
 
 
 async def _refusal(answer: Answer) -> UpstreamRefused:

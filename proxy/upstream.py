@@ -42,6 +42,10 @@ class Upstream:
         self._host = (b"host", authority.encode())
         self._pool = Pool(settings.base_url, settings.timeouts.connect)
 
+    def connections(self) -> tuple[int, int]:
+        """How many connections are used, and how many are free."""
+        return self._pool.count()
+
     async def call(
         self, method: str, target: str, fields: Fields, body: bytes | AsyncIterator[bytes] | None
     ) -> Answer:

@@ -61,6 +61,12 @@ def dates() -> tuple[str, ...]:
     return tuple(version.date for version in VERSIONS)
 
 
+def droppable() -> frozenset[str]:
+    """The parameters that some change may leave out, by their names in ``Call.dropped``."""
+    changes = (change for version in VERSIONS for change in (*version.changes, *version.bridges))
+    return frozenset(name for change in changes for name in change.drops)
+
+
 def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> list[Direction]:
     """The changes from a client's version to an upstream's, in the order of a request.
 

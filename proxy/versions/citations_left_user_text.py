@@ -12,6 +12,7 @@ class CitationsLeftUserText(VersionChange):
     """Text blocks of user messages have no `citations`: those are the assistant's to give."""
 
     endpoints = ENDPOINTS
+    drops = ("citations",)
 
     def upgrade_request(self, call: Call) -> Call:
         """Leave them out, and say so. The text itself stays as it is."""

@@ -14,7 +14,7 @@ from ..errors import UpstreamNonsense, refused_in_stream
 from . import models
 from .answer import AnswerText
 from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT, error_event
-from .messages_call import Completion, messages_call
+from .messages_call import SAMPLING, Completion, messages_call
 from .prompt import HUMAN, Dialogue, parse
 
 STOPS = {
@@ -33,6 +33,7 @@ class CompleteThroughMessages(Bridge):
     endpoints = ("/v1/complete",)
     living = "/v1/messages"
     version = "2023-06-01"
+    drops = (*SAMPLING, "prefill")
 
     def __init__(
         self,

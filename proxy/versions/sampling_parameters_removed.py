@@ -11,6 +11,7 @@ class SamplingParametersRemoved(VersionChange):
     """`temperature`, `top_p` and `top_k` are refused, whatever their value."""
 
     endpoints = ENDPOINTS
+    drops = SAMPLING
 
     def upgrade_request(self, call: Call) -> Call:
         """Leave them out, and say so: models of today decide by themselves."""
