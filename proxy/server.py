@@ -259,11 +259,15 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises OSError, which says where."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # asyncio does it only for sockets whose protocol is named, which this one's is not. What
+        # is accepted takes it over; without it the second small write waits for the client.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         unresolved = isinstance(error, socket.gaierror)
         why = error.strerror if unresolved else os.strerror(error.errno or 0)
         raise OSError(f"cannot listen on {host} port {port}: {why}") from error
+    return listener
 
 
 def _settings(app: ASGIApp) -> uvicorn.Config:
