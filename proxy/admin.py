@@ -2,47 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from email.utils import formatdate
 from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from .errors import NoRoute
+from .metrics import CONTENT_TYPE
 
 PREFIX = b"/-/"
 
+NO_FIGURES = "figures of several workers cannot be added up: there is no folder that they can share"
 
-class Health(Protocol):
-    """What the probes ask of the proxy."""
+
+class Proxy(Protocol):
+    """What the endpoints ask of the proxy."""
 
     ready: bool
 
+    async def figures(self) -> bytes | None:
+        """The page of metrics; None where there is none."""
 
-def build(health: Health, *, enabled: bool) -> Starlette:
-    """The admin application: liveness while the process lives, readiness while it takes work."""
+
+def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """The admin application: liveness, readiness while work is taken, metrics, and ``more``.
+
+    Where it is not ``enabled`` nothing is there: each request is answered with 404.
+    """
 
     async def healthy(_: Request) -> Response:
-        return _answer("healthy")
+        return answer("healthy")
 
     async def ready(_: Request) -> Response:
-        return _answer("ready") if health.ready else _answer("not ready", 503)
+        return answer("ready") if proxy.ready else answer("not ready", 503)
+
+    async def metrics(_: Request) -> Response:
+        figures = await proxy.figures()
+        if figures is None:
+            return answer(NO_FIGURES, 503)
+        return Response(figures, headers=_date(), media_type=CONTENT_TYPE)
 
     async def nothing(request: Request, _: Exception) -> Response:
         error = NoRoute(f"no such endpoint: {request.scope['path']}")
         return Response(error.body(), error.status, _date(), "application/json")
 
-    probes = [Route("/-/healthy", healthy), Route("/-/ready", ready)]
+    routes: list[BaseRoute] = [
+        Route("/-/healthy", healthy),
+        Route("/-/ready", ready),
+        Route("/-/metrics", metrics),
+        *more,
+    ]
     app = Starlette(
-        routes=probes if enabled else [], exception_handlers={404: nothing, 405: nothing}
+        routes=routes if enabled else [], exception_handlers={404: nothing, 405: nothing}
     )
     app.router.redirect_slashes = False
     return app
 
 
-def _answer(text: str, status: int = 200) -> Response:
+def answer(text: str, status: int = 200) -> Response:
+    """A line of text."""
     return PlainTextResponse(f"{text}\n", status, _date())
 
 

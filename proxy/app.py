@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,27 +19,44 @@ from .config import Config
 from .config import Upstream as UpstreamSettings
 from .exchanges import OpenExchanges
 from .learning import learned
+from .metrics import Metrics
 from .observe import Observer, Record
 from .relay import Relay
 from .upstream import Upstream
 
 log = logging.getLogger("proxy")
 
+LOOK = 1.0
+"""Seconds after which a worker shows the others anew what it has open."""
+
 Connect = Callable[[UpstreamSettings], Upstream]
 
 
 class App:
-    """The proxy as an ASGI application. It works between lifespan's start-up and shut-down."""
+    """The proxy as an ASGI application. It works between lifespan's start-up and shut-down.
 
-    def __init__(self, config: Config, connect: Connect = Upstream) -> None:
+    ``worker`` is its name among several that serve together; ``shared`` is a folder that all of
+    them, and nobody else, can write to, None if there is none.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        connect: Connect = Upstream,
+        *,
+        shared: Path | None = None,
+        worker: str | None = None,
+    ) -> None:
         self.ready = False
+        self.metrics = Metrics(shared, worker)
         self.exchanges = OpenExchanges(config.limits.concurrent_exchanges)
         """Those under way, whichever configuration they began with."""
-        self.observers: list[Observer] = [observe.write]
+        self.observers: list[Observer] = [observe.write, self.metrics.count]
         """Those who are told of each exchange that is over."""
         self._connect = connect
         self._rooms = _Rooms(config, self)
         self._retired: set[_Rooms] = set()
+        self._looks = worker is not None and shared is not None
 
     @property
     def config(self) -> Config:
@@ -50,7 +69,7 @@ class App:
             return
         rooms = self._rooms
         if scope["raw_path"].startswith(admin.PREFIX):
-            await rooms.admin(scope, receive, send)
+            await rooms.admin_here(scope, receive, send)
             return
         rooms.under_way += 1
         try:
@@ -59,6 +78,15 @@ class App:
             rooms.under_way -= 1
             if rooms in self._retired:
                 await self._close_if_left(rooms)
+
+    async def admin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application for ``admin.port``, where that is another than the proxy's."""
+        await self._rooms.admin(scope, receive, send)
+
+    async def figures(self) -> bytes | None:
+        """The page of metrics; None where there is none."""
+        self._look()
+        return await asyncio.to_thread(self.metrics.page)
 
     async def reload(self, config: Config) -> None:
         """Serve new requests by ``config``; those under way end on what they began with."""
@@ -82,6 +110,22 @@ class App:
         log.info("draining: %d exchanges have %g seconds", len(self.exchanges), patience)
         asyncio.get_running_loop().call_later(patience, self.exchanges.cut)
 
+    def _look(self) -> None:
+        """Show in the metrics what is open now."""
+        used: Counter[str] = Counter()
+        free: Counter[str] = Counter()
+        for rooms in (self._rooms, *self._retired):
+            for name, (uses, frees) in rooms.connections():
+                used[name] += uses
+                free[name] += frees
+        connections = {name: (used[name], free[name]) for name in used}
+        self.metrics.standing(len(self.exchanges), self.exchanges.streams, connections)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            self._look()
+            await asyncio.sleep(LOOK)
+
     async def _close_if_left(self, rooms: _Rooms) -> None:
         if not rooms.under_way:
             self._retired.discard(rooms)
@@ -91,9 +135,12 @@ class App:
         await receive()
         await self._rooms.open(self._connect)
         self.ready = True
+        looking = asyncio.create_task(self._keep_looking()) if self._looks else None
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.ready = False
+        if looking is not None:
+            looking.cancel()
         for rooms in (self._rooms, *self._retired):
             await rooms.close()
         await send({"type": "lifespan.shutdown.complete"})
@@ -109,6 +156,14 @@ class _Rooms:
         self._upstreams: dict[str, Upstream] = {}
         self.relay = Relay(config, self._upstreams, app.exchanges, app.tell)
         self.admin = admin.build(app, enabled=config.admin.enabled)
+        elsewhere = config.admin.port is not None
+        self.admin_here = admin.build(app, enabled=False) if elsewhere else self.admin
+        """What is under /-/ on the proxy's own port."""
+
+    def connections(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """The name of each upstream, and how many connections to it are used and free."""
+        for name, upstream in self._upstreams.items():
+            yield name, upstream.connections()
 
     async def open(self, connect: Connect) -> None:
         """Make the upstreams ready; without that no request may enter."""

@@ -150,9 +150,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """Whether the proxy answers under ``/-/``."""
+    """Whether the proxy answers under ``/-/``, and where.
+
+    With ``port`` None it is where it answers everything else; otherwise there and nowhere else.
+    """
 
     enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +221,21 @@ def _config(root: Value) -> Config:
         )
         if field.fine("routes"):
             _refuse_unused(field, config.routes)
+        server, admin = config.server, config.admin
+        if admin.port and (admin.host, admin.port) == (server.host, server.port):
+            rule = "leave host and port out to have both on one port"
+            field.refuse("admin", "has the address of server", rule)
         return config
+
+
+_host = matching(r"[!-~]+", "must be a host name")
 
 
 def _server(value: Value) -> Server:
     usual = Server()
     with Fields(value) as field:
         return Server(
-            host=field.take("host", matching(r"[!-~]+", "must be a host name"), usual.host),
+            host=field.take("host", _host, usual.host),
             port=field.take("port", whole(0, 65_535), usual.port),
             drain=field.take("drain", seconds(zero=True), usual.drain),
         )
@@ -458,8 +470,20 @@ def _limits(value: Value) -> Limits:
 
 
 def _admin(value: Value) -> Admin:
+    usual = Admin()
     with Fields(value) as field:
-        return Admin(enabled=field.take("enabled", flag, Admin().enabled))
+        admin = Admin(
+            enabled=field.take("enabled", flag, usual.enabled),
+            host=field.take("host", _host, usual.host),
+            port=field.take("port", whole(0, 65_535), usual.port),
+        )
+        for name in ("host", "port"):
+            if field.has(name) and not admin.enabled:
+                rule = "leave it out, or enable what would answer there"
+                field.refuse(name, "has no effect with enabled: false", rule)
+        if field.has("host") and not field.has("port"):
+            field.refuse("host", "has no effect without port", "an address is both of them")
+        return admin
 
 
 # Paths.

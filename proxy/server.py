@@ -17,7 +17,13 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import TracebackType
@@ -28,8 +34,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http import httptools_impl
 
 from .app import App
-from .config import Config
+from .config import Admin, Config
 from .errors import ConfigError
+from .metrics import Metrics
 from .protocol import Protocol, bounded
 
 log = logging.getLogger("proxy")
@@ -61,7 +68,14 @@ Renew = Callable[[Config], Config | None]
 
 
 class Server(uvicorn.Server):
-    """uvicorn, for which a drained stop is a success. ``started`` is called when it answers."""
+    """uvicorn, for which a drained stop is a success. ``started`` is called when it answers.
+
+    What the proxy answers under ``/-/`` is answered at ``admin``, too, to the very end: who asks
+    there wants to know of the drain.
+    """
+
+    admin: socket.socket | None = None
+    """A listening socket."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
         super().__init__(config)
@@ -69,6 +83,7 @@ class Server(uvicorn.Server):
         self._renew: Renew | None = None
         self._renewal = asyncio.Event()
         self._renewing: asyncio.Task[None] | None = None
+        self._beside = AsyncExitStack()
 
     @classmethod
     def of(cls, app: ASGIApp, started: Callable[[], object]) -> Self:
@@ -105,6 +120,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.app is not None:
             self._renewing = asyncio.create_task(self._renew_when_asked(self.app))
+            if self.admin is not None:
+                await self._beside.enter_async_context(_serving(self.app.admin, self.admin))
         self._say_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -115,6 +132,7 @@ class Server(uvicorn.Server):
             self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
             self.app.drain()
         await super().shutdown(sockets)
+        await self._beside.aclose()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -162,28 +180,36 @@ class Server(uvicorn.Server):
 class _Reloading(Server):
     """The proxy in a process of its own, which reads its configuration anew at SIGHUP."""
 
-    load: Load
+    again: Renew
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As any server, and reload."""
-        again = partial(self.renew, partial(read_again, self.load))
+        again = partial(self.renew, self.again)
         stop = self.stop
         with self._heeding({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: again}):
             yield
 
 
-def serve(load: Load, config: Config, listener: socket.socket) -> None:
-    """Serve ``config`` until a signal says stop, and what ``load`` reads then from each SIGHUP."""
-    server = _Reloading.of(App(config), partial(_ready, address(listener)))
-    server.load = load
+def serve(
+    load: Load, config: Config, listener: socket.socket, admin: socket.socket | None = None
+) -> None:
+    """Serve ``config`` until a signal says stop, and what ``load`` reads then from each SIGHUP.
+
+    ``admin`` listens at ``admin.port``, where there is one.
+    """
+    app = App(config)
+    server = _Reloading.of(app, partial(_ready, listener, admin))
+    server.again = partial(read_again, load, app.metrics)
+    server.admin = admin
     server.run([listener])
 
 
-def read_again(load: Load, before: Config) -> Config | None:
+def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
     """The configuration as it is now, or None if that is broken, which is told in the log.
 
     Where to listen stays as it was ``before``: others hold the address, and clients know it.
+    Either way it is counted in ``metrics``.
     """
     try:
         now = load()
@@ -191,11 +217,23 @@ def read_again(load: Load, before: Config) -> Config | None:
         for line in str(error).splitlines():
             log.error("%s", line)  # noqa: TRY400  (a problem of the file, not of ours)
         log.error("not reloaded: the configuration stays as it was")  # noqa: TRY400
+        metrics.reloaded(fine=False)
         return None
+    metrics.reloaded(fine=True)
     host, port = before.server.host, before.server.port
     if (now.server.host, now.server.port) != (host, port):
         log.warning("server.host and server.port stay %s and %d until a restart", host, port)
-    return replace(now, server=replace(now.server, host=host, port=port))
+    server = replace(now.server, host=host, port=port)
+    return replace(now, server=server, admin=_admin_again(now.admin, before.admin))
+
+
+def _admin_again(now: Admin, before: Admin) -> Admin:
+    """The admin section as far as it can change. Above all nothing moves to where all can ask."""
+    if (now.host, now.port) == (before.host, before.port):
+        return now
+    where = "where they are" if before.port is None else f"{before.host} and {before.port}"
+    log.warning("admin.host and admin.port stay %s until a restart", where)
+    return replace(before, enabled=before.enabled and now.enabled)
 
 
 def longest_stop(config: Config) -> int:
@@ -207,22 +245,29 @@ def serve_app(app: ASGIApp, host: str, port: int) -> None:
     """Serve any application until a signal says stop; raises OSError."""
     log_to_stderr()
     with listen(host, port) as listener:
-        Server.of(app, partial(_ready, address(listener))).run([listener])
+        Server.of(app, partial(_ready, listener)).run([listener])
 
 
 @asynccontextmanager
 async def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Serve an application within this event loop; yields its base URL."""
-    started = asyncio.Event()
     with listen(host, port) as listener:
-        server = _Embedded.of(app, started.set)
-        serving = asyncio.create_task(server.serve([listener]))
-        try:
-            await started.wait()
+        async with _serving(app, listener):
             yield address(listener)
-        finally:
-            server.over.set()
-            await serving
+
+
+@asynccontextmanager
+async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve an application within this event loop, at a socket that is closed with it."""
+    started = asyncio.Event()
+    server = _Embedded.of(app, started.set)
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        await started.wait()
+        yield
+    finally:
+        server.over.set()
+        await serving
 
 
 class _Embedded(Server):
@@ -270,6 +315,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def listen_for_admin(admin: Admin) -> AbstractContextManager[socket.socket | None]:
+    """A listening socket where ``admin`` has a port of its own; raises as listen."""
+    return nullcontext() if admin.port is None else listen(admin.host, admin.port)
+
+
 def _settings(app: ASGIApp) -> uvicorn.Config:
     drain = app.config.server.drain if isinstance(app, App) else 0
     _name_statuses()
@@ -277,6 +327,7 @@ def _settings(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=http,
+        interface="asgi3",
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on" if isinstance(app, App) else "auto",
@@ -352,13 +403,14 @@ def _told_by_record(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING and not cut
 
 
-def _ready(where: str) -> None:
+def _ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
     collect_seldom()
-    print_ready(where)
+    print_ready(listener, admin)
 
 
-def print_ready(where: str) -> None:
+def print_ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
     """Say on standard output that the proxy answers, and where."""
+    where = address(listener) + (f" and for /-/ on {address(admin)}" if admin else "")
     print(f"anthropic-version-proxy listens on {where}", flush=True)  # noqa: T201
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import Config, Route, Upstream
+from .config import Admin, Config, Route, Upstream
 from .versions.models import ModelTarget
 
 
@@ -12,6 +12,7 @@ def summary(config: Config) -> str:
     return "\n".join(
         (
             f"listens on {server.host} port {server.port}",
+            _admin(config.admin),
             f"a request without version: {config.version_when_missing}",
             f"a request of a newer version than all known: {config.unknown_versions}",
             "",
@@ -24,6 +25,13 @@ def summary(config: Config) -> str:
             *_table([_model_row(model) for model in config.models]),
         )
     )
+
+
+def _admin(admin: Admin) -> str:
+    if not admin.enabled:
+        return "answers nothing under /-/"
+    where = "there, too" if admin.port is None else f"on {admin.host} port {admin.port} alone"
+    return f"answers under /-/ {where}"
 
 
 def _upstream_row(upstream: Upstream) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import shutil
 import signal
 import socket
 import time
@@ -21,10 +22,14 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from . import server
 from .app import App
 from .config import Config
+from .metrics import Metrics, reserve
 
 log = logging.getLogger("proxy")
 
@@ -34,6 +39,9 @@ WATCH = 0.5
 START = multiprocessing.get_context("spawn")
 """How workers are made: from nothing, so that they share no loop and no connection."""
 
+
+WATCHER = "watcher"
+"""The name under which the process that watches keeps figures of its own."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What the process that watches heeds, and no worker."""
@@ -54,24 +62,28 @@ def serve(load: server.Load, workers: int = 1) -> None:
     server.log_to_stderr()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill until somebody heeds it
     config = load()
-    with server.listen(config.server.host, config.server.port) as listener:
+    with (
+        server.listen(config.server.host, config.server.port) as listener,
+        server.listen_for_admin(config.admin) as admin,
+    ):
         if workers == 1:
-            server.serve(load, config, listener)
+            server.serve(load, config, listener, admin)
             return
-        with _signals() as signals:
-            server.print_ready(server.address(listener))  # connections wait from now on
-            crew = Crew(config, listener, workers)
-            _watch(crew, load, signals)
+        names = [str(number) for number in range(workers)]
+        with _signals() as signals, _shared([*names, WATCHER]) as shared:
+            server.print_ready(listener, admin)  # connections wait from now on
+            crew = Crew(config, names, _Common(listener, admin, shared))
+            _watch(crew, load, Metrics(shared, WATCHER), signals)
             _stop(crew, signals)
 
 
-def _watch(crew: Crew, load: server.Load, signals: Signals) -> None:
+def _watch(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) -> None:
     """Keep all workers alive, and their configuration as it is read at SIGHUP, until a stop."""
     while True:
         told = signals(WATCH, [])
         if told & {signal.SIGINT, signal.SIGTERM}:
             return
-        if signal.SIGHUP in told and (now := server.read_again(load, crew.config)):
+        if signal.SIGHUP in told and (now := server.read_again(load, metrics, crew.config)):
             crew.reload(now)
         crew.replace_dead()
 
@@ -84,6 +96,30 @@ def _stop(crew: Crew, signals: Signals) -> None:
         if signals(left, alive) & {signal.SIGINT, signal.SIGTERM}:
             crew.tell(Word.END)
     crew.kill()
+
+
+@contextmanager
+def _shared(names: list[str]) -> Iterator[Path | None]:
+    """A folder for the processes of these names while the block runs; None if none can be had.
+
+    In memory where that can be: a read-only root leaves /dev/shm as it is.
+    """
+    for place in ("/dev/shm", None):  # noqa: S108  (mkdtemp gives it a name that is not known)
+        try:
+            made = TemporaryDirectory(prefix="anthropic-version-proxy-", dir=place)
+        except OSError as error:
+            why = error
+            continue
+        with made:
+            try:
+                reserve(Path(made.name), names)
+            except OSError as error:
+                why = error
+                continue
+            yield Path(made.name)
+            return
+    log.warning("no folder can be shared by the workers (%s): there are no metrics", why.strerror)
+    yield None
 
 
 Signals = Callable[[float, list[int]], set[int]]
@@ -110,18 +146,26 @@ def _signals() -> Iterator[Signals]:
             signal.set_wakeup_fd(-1)
 
 
+class _Common(NamedTuple):
+    """What all workers have in common for as long as they live."""
+
+    listener: socket.socket
+    admin: socket.socket | None
+    shared: Path | None
+
+
 class Crew:
-    """The workers, and what all of them serve by."""
+    """The workers, by their names, and what all of them serve by."""
 
-    def __init__(self, config: Config, listener: socket.socket, count: int) -> None:
+    def __init__(self, config: Config, names: list[str], common: _Common) -> None:
         self.config = config
-        self._listener = listener
+        self._common = common
         resource_tracker.ensure_running()  # or the first start starts it, and unblocks signals
-        self._workers = [self._started() for _ in range(count)]
+        self._workers = {name: self._started(name) for name in names}
 
-    def _started(self) -> tuple[SpawnProcess, Connection]:
+    def _started(self, name: str) -> tuple[SpawnProcess, Connection]:
         theirs, ours = START.Pipe(duplex=False)
-        work = partial(_work, _portable(self.config), self._listener, theirs)
+        work = partial(_work, name, _portable(self.config), self._common, theirs)
         worker = START.Process(target=work)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
@@ -132,12 +176,12 @@ class Crew:
         return worker, ours
 
     def replace_dead(self) -> None:
-        """Start a worker for each that has ended."""
-        for index, (worker, pipe) in enumerate(self._workers):
+        """Start a worker for each that has ended, which takes its name and goes on counting."""
+        for name, (worker, pipe) in self._workers.items():
             if not worker.is_alive():
                 log.error("a worker has ended with code %s: it is replaced", worker.exitcode)
                 pipe.close()
-                self._workers[index] = self._started()
+                self._workers[name] = self._started(name)
 
     def reload(self, config: Config) -> None:
         """Have all serve by another configuration, and those that are started later."""
@@ -146,17 +190,17 @@ class Crew:
 
     def tell(self, word: Word | Config) -> None:
         """Tell all; those that are dead need not hear it."""
-        for _, pipe in self._workers:
+        for _, pipe in self._workers.values():
             with suppress(OSError):
                 pipe.send(word)
 
     def alive(self) -> list[int]:
         """Those that have not ended yet, as something to wait for."""
-        return [worker.sentinel for worker, _ in self._workers if worker.is_alive()]
+        return [worker.sentinel for worker, _ in self._workers.values() if worker.is_alive()]
 
     def kill(self) -> None:
         """End what is left."""
-        for worker, _ in self._workers:
+        for worker, _ in self._workers.values():
             worker.kill()
 
 
@@ -165,18 +209,24 @@ def _portable(config: Config) -> Config:
     return replace(config, upstreams=dict(config.upstreams))
 
 
-def _work(config: Config, listener: socket.socket, pipe: Connection) -> None:
+def _work(name: str, config: Config, common: _Common, pipe: Connection) -> None:
     """Be one worker process."""
     server.log_to_stderr()
-    worker = Worker.of(App(config), server.collect_seldom)
+    app = App(config, shared=common.shared, worker=name)
+    worker = Worker.of(app, server.collect_seldom)
     worker.pipe = pipe
-    worker.run([listener])
+    worker.admin = common.admin
+    worker.run([common.listener])
+    if worker.orphaned and common.shared is not None:  # else it stays: nobody else knows of it
+        shutil.rmtree(common.shared, ignore_errors=True)
 
 
 class Worker(server.Server):
     """A server that is told what to do through ``pipe``."""
 
     pipe: Connection
+    orphaned = False
+    """Whether who watched over it is gone."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -194,6 +244,7 @@ class Worker(server.Server):
             word = self.pipe.recv()
         except (EOFError, OSError):  # who watched is gone, and nobody would ever stop us
             asyncio.get_running_loop().remove_reader(self.pipe.fileno())
+            self.orphaned = True
             word = Word.STOP
         if word is Word.END:
             self.end()

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class Served:
         assert process.stdout is not None
         assert process.stderr is not None
         self.url = ""
+        self.admin = ""
+        """The address for what is under /-/, if it is another."""
         self.said: list[str] = []
         """What it wrote to standard error, as far as it was waited for."""
         self.printed = ""
@@ -37,9 +39,9 @@ class Served:
         """Wait for the line that tells the address."""
         async with asyncio.timeout(PATIENCE):
             self.printed = (await self._stdout.readline()).decode()
-        address = re.search(r"http://\S+", self.printed)
-        assert address, self.printed + (await self._stderr.read()).decode()
-        self.url = address[0]
+        addresses = re.findall(r"http://\S+", self.printed)
+        assert addresses, self.printed + (await self._stderr.read()).decode()
+        self.url, self.admin = addresses[0], addresses[-1]
 
     async def logged(self, *texts: str) -> str:
         """The next line of the log that holds all of these."""
@@ -76,10 +78,12 @@ class Served:
 
 
 @asynccontextmanager
-async def served(*arguments: str, **environ: str) -> AsyncIterator[Served]:
-    """Run a command that serves."""
+async def served(
+    *arguments: str, within: Sequence[str] = (), **environ: str
+) -> AsyncIterator[Served]:
+    """Run a command that serves; ``within`` is a command that runs commands."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", *arguments),
+        *(*within, sys.executable, "-m", "proxy", *arguments),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         stdout=PIPE,

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import config
-from proxy.config import Config, Credentials, Limits, Route, Secret, Server, Timeouts
+from proxy.config import Admin, Config, Credentials, Limits, Route, Secret, Server, Timeouts
 from proxy.errors import ConfigError
 from proxy.summary import summary
 from proxy.versions.models import ModelTarget
@@ -115,7 +115,7 @@ def test_the_shortest_file_has_all_defaults() -> None:
     assert read.version_when_missing == "2023-01-01"
     assert read.unknown_versions == "pass"
     assert read.limits == Limits(32 * 1024**2, 64 * 1024, 8 * 1024**2, 1000)
-    assert read.admin.enabled
+    assert read.admin == Admin(enabled=True, host="127.0.0.1", port=None)
     assert read.models == ()
     assert read.routes == (Route("/v1/complete", "/v1/complete", None, "a"),)
 
@@ -136,7 +136,7 @@ def test_every_setting_is_read() -> None:
         "     upstream_path: '/{x}/v1/complete', translate: on, bridge: messages, strict: yes,\n",
         "     keepalive: timestamp, snapshots: latest}\n",
         "limits: {request_body: 1 GiB, header_bytes: 8 MB, event: 9KiB, concurrent_exchanges: 1}\n",
-        "admin: {enabled: off}\n",
+        "admin: {host: '::1', port: 0}\n",
     )
     a = read.upstreams["a"]
     assert read.server == Server("::", 0, 0.0)
@@ -164,7 +164,7 @@ def test_every_setting_is_read() -> None:
         ),
     )
     assert read.limits == Limits(1024**3, 8_000_000, 9 * 1024, 1)
-    assert not read.admin.enabled
+    assert read.admin == Admin(enabled=True, host="::1", port=0)
 
 
 @pytest.mark.parametrize(
@@ -347,6 +347,7 @@ def test_secrets_are_equal_to_secrets_only() -> None:
 
 SUMMARY = """\
 listens on 127.0.0.1 port 8080
+answers under /-/ there, too
 a request without version: 2023-01-01
 a request of a newer version than all known: pass
 

@@ -29,6 +29,7 @@ ORDER = [
     "guard",
     "interruption",
     "observe",
+    "metrics",
     "exchanges",
     "client",
     "keepalive",
@@ -58,6 +59,7 @@ IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "t
 ROOMS_OF = {
     "aiohappyeyeballs": {"pool"},
     "httptools": {"http1", "protocol"},
+    "prometheus_client": {"metrics"},
     "uvicorn": {"protocol", "server"},
     "yaml": {"yamltext"},
 }

@@ -1,0 +1,324 @@
+"""What has happened and what is open, as figures that Prometheus reads.
+
+Every set of label values is bounded: routes, upstreams and versions come from the configuration,
+errors and dropped parameters from our own code, and of what clients call themselves only the first
+few are told apart. No label holds a model, a path, a key or any other text of a request.
+
+Names and units are as https://prometheus.io/docs/practices/naming/ asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+    values,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
+from prometheus_client.metrics_core import InfoMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from .errors import STATUS_OF_TYPE, InvalidVersion, UnsupportedVersion, VersionRequired
+from .observe import Record
+from .versions import droppable
+
+__all__ = ["CONTENT_TYPE", "Metrics", "reserve"]
+
+PREFIX = "anthropic_version_proxy"
+"""The name of the program, unabridged: it is what one looks for, and no other exporter has it."""
+
+SECONDS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+    *(10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+"""The bounds of the buckets of durations: from a local refusal to the longest usual timeout."""
+
+KINDS = 64
+"""How many kinds of clients are told apart in one process; those that come later are ``other``."""
+
+COMBINATIONS = 1000
+"""How many combinations of labels exchanges are counted by before every kind is ``other``."""
+
+OTHER = "other"
+
+FOLDER = "metrics"
+"""Where in a shared folder figures are."""
+
+SPACE = {"counter": 512 << 10, "histogram": 1 << 20, "gauge_livesum": 64 << 10}
+"""What each process that shares its figures sets aside for them at the start, in bytes, by the
+prefix of its files' names. It takes all COMBINATIONS, and the durations of some sixty routes."""
+
+disable_created_metrics()  # a time for each series doubles a page that nobody reads them on
+
+
+class _Flow(NamedTuple):
+    """The figures of the exchanges of one route, streams apart from all else."""
+
+    duration: Histogram
+    first_byte: Histogram
+    request_bytes: Counter
+    response_bytes: Counter
+    upstream_bytes: Counter
+    events_received: Counter
+    events_sent: Counter
+
+
+class Metrics:
+    """The figures of this process, and the page of them; with ``shared``, of all that share it.
+
+    ``worker`` names this process among several; None says that it is the only one. Where several
+    have nothing to share, there is no page: figures of one of them, now of this and now of that,
+    would be read as one history.
+
+    With ``shared`` there is one of these in a process, for the library keeps them in files that
+    belong to the process. A worker that takes a dead one's name goes on with its counts, and shows
+    what is open anew.
+    """
+
+    def __init__(self, shared: Path | None = None, worker: str | None = None) -> None:
+        self._pages: CollectorRegistry | None = CollectorRegistry()
+        """What the page is made of."""
+        self._own: CollectorRegistry | None = self._pages
+        """Where the figures of this process are kept by objects, instead of files."""
+        self._pages.register(_Build())
+        values.ValueClass = values.MutexValue  # whatever the environment says
+        if worker is not None and shared is not None:
+            self._own = None
+            MultiProcessCollector(self._pages, str(shared / FOLDER))
+            _keep_values_in(shared / FOLDER, worker)
+        elif worker is not None:
+            self._pages = self._own = None
+        self._kinds: set[str] = set()
+        self._droppable = droppable()
+        self._exchange_of: dict[tuple[object, ...], Counter] = {}
+        self._flow_of: dict[tuple[str, bool], _Flow] = {}
+        self._upstreams: set[str] = set()
+        self._make_counters()
+        self._make_histograms()
+        self._make_gauges()
+
+    def _make_counters(self) -> None:
+        self._exchanges = self._counter(
+            "exchanges",
+            "Exchanges that are over, by who called, what was spoken, and how they ended.",
+            ("route", "client_version", "upstream_version", "status", "client", "ended"),
+        )
+        self._errors = self._counter(
+            "errors",
+            "Exchanges that ended with an error of the proxy's or of the upstream's, "
+            "by its class in the code and its type in the API.",
+            ("route", "error", "type"),
+        )
+        self._dropped = self._counter(
+            "dropped_parameters",
+            "Parameters of requests that were left out because the upstream takes them no longer.",
+            ("route", "parameter"),
+        )
+        by_route = ("route",)
+        self._request_bytes = self._counter(
+            "request_bytes", "Bytes of request bodies received from clients.", by_route
+        )
+        self._response_bytes = self._counter(
+            "response_bytes", "Bytes of response bodies sent to clients.", by_route
+        )
+        self._upstream_bytes = self._counter(
+            "upstream_response_bytes", "Bytes of response bodies received upstream.", by_route
+        )
+        self._events_received = self._counter(
+            "events_received", "Events of translated streams received upstream.", by_route
+        )
+        self._events_sent = self._counter(
+            "events_sent", "Events of translated streams made for clients.", by_route
+        )
+        self._reloads = self._counter(
+            "config_reloads", "Times the configuration was read anew.", ("result",)
+        )
+        for result in ("ok", "failed"):
+            self._reloads.labels(result)
+
+    def _make_histograms(self) -> None:
+        self._duration = self._histogram(
+            "exchange_duration_seconds",
+            "From the whole head of a request to the end of its exchange.",
+            ("route", "stream"),
+        )
+        self._first_byte = self._histogram(
+            "stream_first_byte_seconds",
+            "From the whole head of a request to the first byte of the stream that answers it, "
+            "which begins with its first event where it is translated.",
+            ("route",),
+        )
+
+    def _make_gauges(self) -> None:
+        self._open = self._gauge("open_exchanges", "Exchanges under way.")
+        self._streams = self._gauge("open_streams", "Those of them that are streams.")
+        self._connections = self._gauge(
+            "upstream_connections",
+            "Connections to upstreams, used by an exchange or free for the next.",
+            ("upstream", "state"),
+        )
+
+    def _counter(self, name: str, about: str, labels: Iterable[str]) -> Counter:
+        return Counter(f"{PREFIX}_{name}", about, labels, registry=self._own)
+
+    def _histogram(self, name: str, about: str, labels: Iterable[str]) -> Histogram:
+        name = f"{PREFIX}_{name}"
+        return Histogram(name, about, labels, buckets=SECONDS, registry=self._own)
+
+    def _gauge(self, name: str, about: str, labels: Iterable[str] = ()) -> Gauge:
+        return Gauge(
+            f"{PREFIX}_{name}",
+            about,
+            labels,
+            registry=self._own,
+            multiprocess_mode="livesum",
+        )
+
+    # What happens.
+
+    def count(self, record: Record) -> None:
+        """Count an exchange that is over."""
+        key = (
+            record.route,
+            record.client_version,
+            record.upstream_version,
+            record.status // 100,
+            record.client,
+            record.ended,
+        )
+        (self._exchange_of.get(key) or self._exchange(key)).inc()
+        flow = self._flow_of.get((record.route, record.streams)) or self._flow(record)
+        flow.duration.observe(record.seconds)
+        if record.streams and record.first_byte is not None:
+            flow.first_byte.observe(record.first_byte - record.began)
+        if record.bytes_received:
+            flow.request_bytes.inc(record.bytes_received)
+        if record.bytes_sent:
+            flow.response_bytes.inc(record.bytes_sent)
+        if record.upstream_bytes:
+            flow.upstream_bytes.inc(record.upstream_bytes)
+        if record.events_received:
+            flow.events_received.inc(record.events_received)
+        if record.events_sent:
+            flow.events_sent.inc(record.events_sent)
+        for name in record.dropped:
+            parameter = name if name in self._droppable else OTHER
+            self._dropped.labels(record.route, parameter).inc()
+        if record.error:
+            self._errors.labels(record.route, record.fault, _type(record.error)).inc()
+
+    def reloaded(self, *, fine: bool) -> None:
+        """Count that the configuration was read anew, and whether it will serve."""
+        self._reloads.labels("ok" if fine else "failed").inc()
+
+    def standing(
+        self, exchanges: int, streams: int, connections: Mapping[str, tuple[int, int]]
+    ) -> None:
+        """Show what is open now; ``connections`` are those used and those free, by upstream."""
+        self._open.set(exchanges)
+        self._streams.set(streams)
+        self._upstreams |= connections.keys()
+        for upstream in self._upstreams:  # of those that a configuration had, too: they have none
+            used, free = connections.get(upstream, (0, 0))
+            self._connections.labels(upstream, "used").set(used)
+            self._connections.labels(upstream, "free").set(free)
+
+    # What is read.
+
+    def page(self) -> bytes | None:
+        """All figures in the text format, CONTENT_TYPE; None where they cannot be added up.
+
+        It reads files where figures are shared, so it is for a thread of its own.
+        """
+        return None if self._pages is None else generate_latest(self._pages)
+
+    # Labels are bound once: binding them costs several times what counting does.
+
+    def _exchange(self, key: tuple[object, ...]) -> Counter:
+        route, client_version, upstream_version, hundreds, kind, ended = key
+        status = f"{hundreds}xx" if hundreds else "none"
+        kind = self._kind(str(kind))
+        bound = (route, client_version, upstream_version, hundreds, kind, ended)
+        counter = self._exchange_of.get(bound)
+        if counter is None:
+            counter = self._exchanges.labels(
+                route, client_version, upstream_version, status, kind, ended
+            )
+            self._exchange_of[bound] = counter
+        return counter
+
+    def _kind(self, kind: str) -> str:
+        if len(self._exchange_of) >= COMBINATIONS:
+            return OTHER
+        if len(self._kinds) < KINDS:
+            self._kinds.add(kind)
+        return kind if kind in self._kinds else OTHER
+
+    def _flow(self, record: Record) -> _Flow:
+        route, stream = record.route, "true" if record.streams else "false"
+        flow = self._flow_of[route, record.streams] = _Flow(
+            self._duration.labels(route, stream),
+            self._first_byte.labels(route),
+            self._request_bytes.labels(route),
+            self._response_bytes.labels(route),
+            self._upstream_bytes.labels(route),
+            self._events_received.labels(route),
+            self._events_sent.labels(route),
+        )
+        return flow
+
+
+class _Build:
+    """Tells what runs; the library's own Info does not work across processes."""
+
+    def collect(self) -> Iterator[Metric]:
+        about = "What runs: the version of the proxy, and of Python."
+        told = {"version": version("anthropic-version-proxy"), "python": platform.python_version()}
+        yield InfoMetricFamily(f"{PREFIX}_build", about, told)
+
+
+_TYPES = {
+    *STATUS_OF_TYPE,
+    *(error.type for error in (VersionRequired, InvalidVersion, UnsupportedVersion)),
+}
+
+
+def _type(error: str) -> str:
+    """The API's type of what a record says of an error; what an upstream made up is ``other``."""
+    known = error.partition(":")[0]
+    return known if known in _TYPES else OTHER
+
+
+# Figures of several processes: the library's files, one set for each name.
+
+
+def reserve(shared: Path, workers: Iterable[str]) -> None:
+    """Make the files that ``workers`` keep their figures in; raises OSError.
+
+    Their space is taken at once: a process that writes to a mapped file for which there is no room
+    any more is killed.
+    """
+    folder = shared / FOLDER
+    folder.mkdir()
+    for worker in workers:
+        for name, size in SPACE.items():
+            with (folder / f"{name}_{worker}.db").open("xb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _keep_values_in(folder: Path, worker: str) -> None:
+    """Have the library keep all values that are made from now on in the files of ``worker``."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: worker)

@@ -1,0 +1,369 @@
+"""What /-/metrics tells: true sums over all workers, bounded, without a word of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Served, served, write_config
+from prometheus_client.parser import text_string_to_metric_families
+from support import (
+    LAST,
+    PATIENCE,
+    STREAM_HEAD,
+    Play,
+    Side,
+    chunk,
+    completion,
+    connect,
+    old_request,
+    raw_upstream,
+    settings,
+)
+
+from proxy.app import App
+from proxy.metrics import KINDS, PREFIX
+from proxy.server import running
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent
+DONE = b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n"
+OLD = {"route": "complete", "client_version": "2023-01-01", "upstream_version": "2023-06-01"}
+EVERY = "/{rest:path}"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Figures:
+    """One page of metrics."""
+
+    def __init__(self, page: str) -> None:
+        self.page = page
+        self.families = {family.name: family for family in text_string_to_metric_families(page)}
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of all samples of that name which have these labels."""
+        return sum(
+            sample.value
+            for family in self.families.values()
+            for sample in family.samples
+            if sample.name == f"{PREFIX}_{name}" and labels.items() <= sample.labels.items()
+        )
+
+    def labels(self, name: str, label: str) -> set[str]:
+        """The values that a label has."""
+        return {
+            sample.labels[label]
+            for family in self.families.values()
+            for sample in family.samples
+            if sample.name == f"{PREFIX}_{name}"
+        }
+
+
+async def get(url: str, path: str) -> tuple[bytes, bytes]:
+    """The head and body of an answer."""
+    async with await connect(url) as client:
+        await client.say(b"GET %b HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n" % path.encode())
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+        return head, body
+
+
+async def figures(url: str) -> Figures:
+    head, body = await get(url, "/-/metrics")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"content-type: text/plain; version=0.0.4; charset=utf-8" in head
+    return Figures(body.decode())
+
+
+async def figures_when(url: str, true: Callable[[Figures], bool]) -> Figures:
+    """The first page of which something is true, which nothing else tells of."""
+    async with asyncio.timeout(PATIENCE):
+        while not true(page := await figures(url)):  # noqa: ASYNC110  (over HTTP)
+            await asyncio.sleep(0.05)
+    return page
+
+
+async def good(side: Side) -> None:
+    """Answer each request with a stream of two events, or with bytes."""
+    while True:
+        head = await side.head()
+        if length := re.search(rb"content-length: (\d+)", head):
+            await side.reader.readexactly(int(length[1]))
+        if head.startswith(b"POST /v1/complete"):
+            await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))
+        else:
+            await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+
+def post(body: dict[str, Any], *fields: bytes) -> bytes:
+    sent = json.dumps(body).encode()
+    lines = [b"POST /v1/complete HTTP/1.1", b"host: p", b"content-length: %d" % len(sent), *fields]
+    return b"\r\n".join((*lines, b"", sent))
+
+
+@asynccontextmanager
+async def proxy(play: Play, **more: Any) -> AsyncIterator[str]:
+    async with raw_upstream(play) as upstream, running(App(settings(upstream, more=more))) as url:
+        yield url
+
+
+async def test_an_exchange_is_counted_by_who_called_and_how_it_went() -> None:
+    async with proxy(good) as url, await connect(url) as client:
+        for _ in range(2):
+            await client.say(old_request())
+            body = await client.until(DONE)
+        told = await figures(url)
+        sent = len(b"".join(re.findall(rb"data: .*\r\n\r\n", body)))
+    client_is = {"client": "anthropic-python/0.2.8", "status": "2xx", "ended": "complete"}
+    assert told.total("exchanges_total", **OLD, **client_is) == told.total("exchanges_total") == 2
+    assert told.total("exchange_duration_seconds_count", route="complete", stream="true") == 2
+    assert told.total("exchange_duration_seconds_bucket", le="600.0") == 2
+    assert told.total("stream_first_byte_seconds_count", route="complete") == 2
+    assert 0 < told.total("stream_first_byte_seconds_sum") < PATIENCE
+    assert told.total("events_received_total", route="complete") == 4
+    assert told.total("events_sent_total", route="complete") == 6
+    assert told.total("request_bytes_total", route="complete") == 2 * len(
+        old_request().partition(b"\r\n\r\n")[2]
+    )
+    assert told.total("response_bytes_total", route="complete") == 2 * sent
+    assert told.total("upstream_response_bytes_total", route="complete") > 0
+    assert told.total("upstream_connections", upstream="api", state="free") == 1
+    assert told.total("upstream_connections", upstream="api", state="used") == 0
+    assert told.total("build_info", version="0.1.0") == 1
+
+
+async def test_what_is_left_out_and_what_fails_is_counted_by_names_of_our_own() -> None:
+    made_up = b'{"type":"error","error":{"type":"SECRET_type","message":"SECRET"}}'
+    answers = [
+        STREAM_HEAD.replace(b"text/event-stream; charset=utf-8", b"text/html") + chunk(b""),
+        b"HTTP/1.1 418 x\r\ncontent-length: %d\r\n\r\n%b" % (len(made_up), made_up),
+        b"HTTP/1.1 529 x\r\ncontent-length: 0\r\n\r\n",
+    ]
+
+    async def play(side: Side) -> None:
+        while True:
+            await side.request()
+            await side.say(answers.pop(0))
+
+    asked = {
+        "model": "SECRET",
+        "prompt": "\n\nHuman: SECRET\n\nAssistant:",
+        "max_tokens_to_sample": 5,
+        "stream": True,
+        "temperature": 1,
+        "top_p": 0.5,
+        "metadata": {"SECRET": 1},
+        "SECRET": 1,
+    }
+    fields = (b"x-api-key: SECRET", b"user-agent: sk-SECRET", b"tracestate: SECRET")
+    async with raw_upstream(play) as upstream:
+        app = App(settings(upstream, bridge=True))
+        async with running(app) as url, await connect(url) as client:
+            for _ in range(3):
+                await client.say(post(asked, *fields))
+                await client.until(b"}}")
+            await client.say(post({}, b"anthropic-version: never"))
+            await client.until(b"}}")
+            told = await figures(url)
+    dropped = "dropped_parameters_total"
+    assert told.total(dropped, route="complete", parameter="top_p") == 3
+    assert told.total(dropped, parameter="other") == 6
+    assert told.total(dropped, parameter="temperature") == 3
+    assert told.total(dropped) == 12
+    errors = {
+        ("UpstreamNonsense", "api_error"),
+        ("UpstreamRefused", "other"),
+        ("UpstreamRefused", "overloaded_error"),
+        ("InvalidVersion", "invalid_version"),
+    }
+    for error, kind in errors:
+        assert told.total("errors_total", route="complete", error=error, type=kind) == 1
+    assert told.total("errors_total") == 4
+    ends = {"upstream failed": 1, "upstream refused": 2, "refused": 1}
+    for ended, count in ends.items():
+        assert told.total("exchanges_total", ended=ended) == count
+    assert {"4xx", "5xx"} == told.labels("exchanges_total", "status")
+    assert "SECRET" not in told.page
+
+
+async def test_strangers_cannot_make_figures_without_end() -> None:
+    async with proxy(good) as url, await connect(url) as client:
+        for number in range(KINDS + 10):
+            agent = b"GET /v1/x HTTP/1.1\r\nhost: p\r\nanthropic-version: 20%02d-12-31\r\n"
+            agent += b"user-agent: agent-%d/1\r\n\r\n"
+            await client.say(agent % (30 + number % 60, number))
+            await client.until(b"ok")
+        told = await figures(url)
+    kinds = told.labels("exchanges_total", "client")
+    assert kinds == {*(f"agent-{number}/1" for number in range(KINDS)), "other"}
+    assert told.total("exchanges_total", client="other") == 10
+    assert told.labels("exchanges_total", "client_version") == {"-"}
+
+
+async def test_what_is_open_is_shown_while_it_is() -> None:
+    go_on = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.say(STREAM_HEAD + completion(" Hi"))
+        await go_on.wait()
+        await side.say(LAST + chunk(b""))
+
+    def shown(told: Figures) -> tuple[float, ...]:
+        used = told.total("upstream_connections", upstream="api", state="used")
+        return told.total("open_exchanges"), told.total("open_streams"), used
+
+    async with proxy(play) as url:
+        async with await connect(url) as old, await connect(url) as new:
+            await old.say(old_request())
+            await old.until(b"}\r\n\r\n")
+            await new.say(b"GET /v1/x HTTP/1.1\r\nhost: p\r\nanthropic-version: 2023-06-01\r\n\r\n")
+            await new.until(b" Hi")  # a stream that passes through is one as well
+            assert shown(await figures(url)) == (2, 2, 2)
+            go_on.set()
+            await old.until(DONE)
+            await new.until(b"\r\n0\r\n\r\n")
+        told = await figures_when(url, lambda told: shown(told) == (0, 0, 0))
+    assert told.total("exchange_duration_seconds_count", stream="true", route=EVERY) == 1
+
+
+# Processes.
+
+
+@asynccontextmanager
+async def process(
+    file: Path, play: Play, *arguments: str, within: tuple[str, ...] = (), **more: dict[str, Any]
+) -> AsyncIterator[Served]:
+    """The command itself, with an address of its own for what is under /-/."""
+    async with raw_upstream(play) as upstream:
+        write_config(file, upstream, **{"admin": {"port": 0}, **more})
+        command = ("serve", "--config", str(file), *arguments)
+        async with served(*command, within=within) as here:
+            yield here
+
+
+async def exchange(url: str) -> None:
+    async with await connect(url) as client:
+        await client.say(old_request())
+        await client.until(DONE)
+
+
+async def test_admin_has_a_port_of_its_own_and_answers_there_to_the_end(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+    file = tmp_path / "proxy.yaml"
+
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.say(STREAM_HEAD + completion(" Hi"))
+        await go_on.wait()
+        await side.say(LAST + chunk(b""))
+
+    async with process(file, play) as here, await connect(here.url) as client:
+        for path in ("/-/metrics", "/-/healthy", "/-/x"):
+            assert (await get(here.url, path))[0].startswith(b"HTTP/1.1 404 ")
+        assert (await get(here.admin, "/v1/complete"))[0].startswith(b"HTTP/1.1 404 ")
+        assert (await get(here.admin, "/-/ready"))[1] == b"ready\n"
+        await client.say(old_request())
+        await client.until(b"}\r\n\r\n")
+
+        good = file.read_text()
+        file.write_text("broken")
+        here.signal(signal.SIGHUP)
+        await here.logged("not reloaded")
+        for moved in ({"port": 1, "host": "127.0.0.2"}, {"enabled": True}):
+            file.write_text(json.dumps({**json.loads(good), "admin": moved}))
+            here.signal(signal.SIGHUP)
+            await here.logged("WARNING", "admin.port", "127.0.0.1 and 0", "until a restart")
+            await here.logged("reloaded")
+        assert (await get(here.url, "/-/metrics"))[0].startswith(b"HTTP/1.1 404 ")
+        told = await figures(here.admin)
+        assert told.total("config_reloads_total", result="failed") == 1
+        assert told.total("config_reloads_total", result="ok") == 2
+
+        here.signal(signal.SIGTERM)
+        await here.logged("draining: 1 exchanges")
+        head, body = await get(here.admin, "/-/ready")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert body == b"not ready\n"
+        assert (await figures(here.admin)).total("open_streams") == 1
+        go_on.set()
+        await client.until(DONE)
+        assert await here.ended() == 0
+    assert "Traceback" not in "".join(here.said)
+
+
+async def test_figures_of_all_workers_add_up_and_outlive_them(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        if (await side.head()).startswith(b"GET /v1/forever"):
+            await side.say(STREAM_HEAD + completion(" Hi"))
+            await forever.wait()
+        await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))
+
+    async with process(tmp_path / "proxy.yaml", play, "--workers", "2") as here:
+        for _ in range(10):
+            await exchange(here.url)
+        async with await connect(here.url) as client:
+            await client.say(b"GET /v1/forever HTTP/1.1\r\nhost: p\r\n\r\n")
+            await client.until(b" Hi")
+            await figures_when(here.admin, lambda told: told.total("open_streams") == 1)
+            for worker in workers_of(here.process.pid):
+                os.kill(worker, signal.SIGKILL)
+                await here.logged("a worker has ended with code -9")
+        for _ in range(10):
+            await exchange(here.url)
+        for _ in range(5):  # whoever answers
+            told = await figures_when(here.admin, lambda told: not told.total("open_streams"))
+            assert told.total("exchanges_total", client_version="2023-01-01") == 20
+            assert told.total("exchange_duration_seconds_count") == 20
+            assert told.total("build_info") == 1
+        here.signal(signal.SIGHUP)
+        for _ in range(2):
+            await here.logged("reloaded")
+        assert (await figures(here.admin)).total("config_reloads_total", result="ok") == 1
+        (folder,) = folders_of(here.process.pid)
+        assert await here.stopped() == 0
+    assert not folder.exists()
+    assert "Traceback" not in "".join(here.said)
+
+
+async def test_workers_without_a_folder_serve_and_tell_no_half_truths(tmp_path: Path) -> None:
+    no_files = ("prlimit", "--fsize=0")
+    file = tmp_path / "proxy.yaml"
+    async with process(file, good, "--workers", "2", within=no_files) as here:
+        await here.logged("WARNING", "no folder can be shared")
+        await exchange(here.url)
+        head, body = await get(here.admin, "/-/metrics")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"cannot be added up" in body
+        assert (await get(here.admin, "/-/ready"))[1] == b"ready\n"
+        assert await here.stopped() == 0
+
+
+def workers_of(process: int) -> list[int]:
+    """The processes that a supervisor has started to serve."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def folders_of(process: int) -> set[Path]:
+    """Where a process has files that its workers share."""
+    maps = Path(f"/proc/{process}/maps").read_text()
+    return {Path(found) for found in re.findall(r"(/\S+)/metrics/\w+\.db", maps)}
