@@ -11,8 +11,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import admin, observe
 from .config import Config
@@ -23,6 +24,9 @@ from .metrics import Metrics
 from .observe import Observer, Record
 from .relay import Relay
 from .upstream import Upstream
+
+if TYPE_CHECKING:
+    from .spans import Spans
 
 log = logging.getLogger("proxy")
 
@@ -36,7 +40,7 @@ class App:
     """The proxy as an ASGI application. It works between lifespan's start-up and shut-down.
 
     ``worker`` is its name among several that serve together; ``shared`` is a folder that all of
-    them, and nobody else, can write to, None if there is none.
+    them, and nobody else, can write to, None if there is none. With ``spans`` exchanges are traced.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class App:
         *,
         shared: Path | None = None,
         worker: str | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self.ready = False
         self.metrics = Metrics(shared, worker)
@@ -53,6 +58,10 @@ class App:
         """Those under way, whichever configuration they began with."""
         self.observers: list[Observer] = [observe.write, self.metrics.count]
         """Those who are told of each exchange that is over."""
+        self.spans = spans
+        if spans is not None:
+            self.observers.append(spans.tell)
+            connect = spans.connect
         self._connect = connect
         self._rooms = _Rooms(config, self)
         self._retired: set[_Rooms] = set()
@@ -73,7 +82,7 @@ class App:
             return
         rooms.under_way += 1
         try:
-            await rooms.relay(scope, receive, send)
+            await rooms.exchange(scope, receive, send)
         finally:
             rooms.under_way -= 1
             if rooms in self._retired:
@@ -143,6 +152,8 @@ class App:
             looking.cancel()
         for rooms in (self._rooms, *self._retired):
             await rooms.close()
+        if self.spans is not None:
+            await asyncio.to_thread(self.spans.close)
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -155,6 +166,9 @@ class _Rooms:
         """The requests that entered here and have not left, to the last of their clearing up."""
         self._upstreams: dict[str, Upstream] = {}
         self.relay = Relay(config, self._upstreams, app.exchanges, app.tell)
+        self.exchange: ASGIApp = (
+            app.spans.around(self.relay) if app.spans is not None else self.relay
+        )
         self.admin = admin.build(app, enabled=config.admin.enabled)
         elsewhere = config.admin.port is not None
         self.admin_here = admin.build(app, enabled=False) if elsewhere else self.admin

@@ -38,6 +38,7 @@ from .config import Admin, Config
 from .errors import ConfigError
 from .metrics import Metrics
 from .protocol import Protocol, bounded
+from .tracing import configured
 
 log = logging.getLogger("proxy")
 
@@ -198,7 +199,7 @@ def serve(
 
     ``admin`` listens at ``admin.port``, where there is one.
     """
-    app = App(config)
+    app = App(config, spans=configured(os.environ))
     server = _Reloading.of(app, partial(_ready, listener, admin))
     server.again = partial(read_again, load, app.metrics)
     server.admin = admin

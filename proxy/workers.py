@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import shutil
 import signal
 import socket
@@ -26,7 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from . import server
+from . import server, tracing
 from .app import App
 from .config import Config
 from .metrics import Metrics, reserve
@@ -62,6 +63,7 @@ def serve(load: server.Load, workers: int = 1) -> None:
     server.log_to_stderr()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill until somebody heeds it
     config = load()
+    tracing.exporters(os.environ)  # raises here, once, and not in each worker
     with (
         server.listen(config.server.host, config.server.port) as listener,
         server.listen_for_admin(config.admin) as admin,
@@ -212,7 +214,7 @@ def _portable(config: Config) -> Config:
 def _work(name: str, config: Config, common: _Common, pipe: Connection) -> None:
     """Be one worker process."""
     server.log_to_stderr()
-    app = App(config, shared=common.shared, worker=name)
+    app = App(config, shared=common.shared, worker=name, spans=tracing.configured(os.environ))
     worker = Worker.of(app, server.collect_seldom)
     worker.pipe = pipe
     worker.admin = common.admin

@@ -37,6 +37,8 @@ ORDER = [
     "http1",
     "pool",
     "upstream",
+    "spans",
+    "tracing",
     "relay",
     "learning",
     "admin",
@@ -59,6 +61,7 @@ IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "t
 ROOMS_OF = {
     "aiohappyeyeballs": {"pool"},
     "httptools": {"http1", "protocol"},
+    "opentelemetry": {"spans", "tracing"},
     "prometheus_client": {"metrics"},
     "uvicorn": {"protocol", "server"},
     "yaml": {"yamltext"},

@@ -1,0 +1,200 @@
+"""A trace goes through the proxy; where it is asked to, the proxy takes its places in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from processes import ROOT, served, write_config
+from stage import BRIDGED
+from support import Play, Side, connect, raw_upstream, settings
+
+from proxy.app import App
+from proxy.server import running
+from proxy.spans import Spans
+
+pytestmark = pytest.mark.anyio
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = b"traceparent: 00-%b-b7ad6b7169203331-01\r\n" % TRACE.encode()
+STATE = b"tracestate: vendor=what\r\n"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def request(*fields: bytes, prompt: str = "\n\nHuman: SECRET\n\nAssistant:") -> bytes:
+    body = {"model": "claude-v1", "prompt": prompt, "max_tokens_to_sample": 9, "stream": True}
+    sent = json.dumps({**body, "top_p": 1, "temperature": 1, "SECRET": 1}).encode()
+    head = b"POST /v1/complete?key=SECRET HTTP/1.1\r\nhost: p\r\nx-api-key: SECRET\r\n"
+    return head + b"".join(fields) + b"content-length: %d\r\n\r\n%b" % (len(sent), sent)
+
+
+class Upstream:
+    """Answers each request as it is told to, and keeps the head of the last."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.head = b""
+
+    async def play(self, side: Side) -> None:
+        while True:
+            self.head, _ = await side.request()
+            await side.say(self.answer)
+
+
+class Traced:
+    """A proxy whose spans are kept, those of an exchange in the order of their ends."""
+
+    def __init__(self, url: str, kept: InMemorySpanExporter) -> None:
+        self.url = url
+        self.kept = kept
+
+    async def ask(self, asked: bytes, until: bytes) -> None:
+        async with await connect(self.url) as client:
+            await client.say(asked)
+            await client.until(until)
+
+
+@asynccontextmanager
+async def traced(play: Play) -> AsyncIterator[Traced]:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    async with raw_upstream(play) as upstream:
+        app = App(settings(upstream, bridge=True), spans=Spans(provider))
+        async with running(app) as url:
+            yield Traced(url, kept)
+
+
+def told(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+async def test_a_trace_passes_through_untouched() -> None:
+    upstream = Upstream(b"HTTP/1.1 529 x\r\ncontent-length: 0\r\n\r\n")
+    async with (
+        raw_upstream(upstream.play) as url,
+        running(App(settings(url))) as proxy,
+        await connect(proxy) as client,
+    ):
+        await client.say(request(PARENT, STATE))
+        await client.until(b"}}")
+    assert PARENT in upstream.head
+    assert STATE in upstream.head
+
+
+async def test_an_exchange_and_its_call_take_their_places_in_the_trace_of_the_client() -> None:
+    upstream = Upstream(b"".join(BRIDGED.parts))
+    async with traced(upstream.play) as proxy:
+        await proxy.ask(request(PARENT, STATE), b"[DONE]")
+    call, exchange = proxy.kept.get_finished_spans()
+    assert (exchange.name, exchange.kind) == ("POST complete", SpanKind.SERVER)
+    assert exchange.parent is not None
+    assert f"{exchange.parent.span_id:x}" == "b7ad6b7169203331"
+    own = "anthropic_version_proxy"
+    assert told(exchange) == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "url.path": "/v1/complete",
+        "url.scheme": "http",
+        "gen_ai.request.model": "claude-v1",
+        "gen_ai.response.model": "claude-haiku-4-5",
+        f"{own}.route": "complete",
+        f"{own}.upstream": "api",
+        f"{own}.client_version": "2023-01-01",
+        f"{own}.upstream_version": "2023-06-01",
+        f"{own}.ended": "complete",
+        f"{own}.dropped": ("other", "top_p"),
+    }
+    assert (call.name, call.kind) == ("chat claude-haiku-4-5", SpanKind.CLIENT)
+    assert call.parent is not None
+    assert call.parent.span_id == exchange.context.span_id
+    address = {"server.address": "127.0.0.1", "server.port": told(call)["server.port"]}
+    assert told(call) == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "anthropic",
+        "gen_ai.request.model": "claude-haiku-4-5",
+        "gen_ai.request.stream": True,
+        **address,
+    }
+    assert f"traceparent: 00-{TRACE}-{call.context.span_id:016x}-01".encode() in upstream.head
+    assert STATE in upstream.head
+    assert upstream.head.count(b"traceparent") == 1
+    assert not any("SECRET" in span.to_json() for span in (call, exchange))
+    assert {span.status.status_code for span in (call, exchange)} == {StatusCode.UNSET}
+
+
+async def test_what_fails_is_told_by_its_kind_alone() -> None:
+    said = b'{"error":{"type":"SECRET","message":"SECRET"}}'
+    upstream = Upstream(b"HTTP/1.1 500 x\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said))
+    async with traced(upstream.play) as proxy:
+        await proxy.ask(request(PARENT, PARENT), b"}}")
+        upstream.answer = b"garbage\r\n\r\n"
+        await proxy.ask(request(), b"}}")
+        await proxy.ask(request(b"anthropic-version: SECRET\r\n"), b"}}")
+    *spans, refused = proxy.kept.get_finished_spans()
+    kinds = [(span.kind.name, told(span)["error.type"]) for span in spans]
+    assert kinds == [
+        ("CLIENT", "500"),
+        ("SERVER", "UpstreamRefused"),
+        ("CLIENT", "UpstreamNonsense"),
+        ("SERVER", "UpstreamNonsense"),
+    ]
+    assert {span.status.status_code for span in spans} == {StatusCode.ERROR}
+    assert (refused.kind, told(refused)["http.response.status_code"]) == (SpanKind.SERVER, 400)
+    assert refused.status.status_code is StatusCode.UNSET  # the client's fault, not the server's
+    assert not any("SECRET" in span.to_json() for span in (*spans, refused))
+    assert f"{spans[0].context.trace_id:032x}" != TRACE  # it was told twice, which is not at all
+
+
+async def test_the_environment_says_where_spans_go(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    upstream = Upstream(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    async with raw_upstream(upstream.play) as url:
+        write_config(file, url)
+        command = ("serve", "--config", str(file))
+        async with served(*command, OTEL_TRACES_EXPORTER="console") as proxy:
+            async with await connect(proxy.url) as client:
+                await client.say(request(PARENT, b"anthropic-version: 2023-06-01\r\n"))
+                await client.until(b"\r\n\r\nok")
+            assert await proxy.stopped() == 0
+    assert re.findall(r'"name": "(.*)"', proxy.printed) == [
+        "text_completion",
+        "POST /{rest:path}",
+    ]
+    assert proxy.printed.count(f'"trace_id": "0x{TRACE}"') == 2
+
+
+def test_an_exporter_that_is_not_installed_is_told_at_the_start() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    command = (sys.executable, "-m", "proxy", "serve", "--port", "0", "--workers", "2")
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, check=False)
+    assert ended.returncode == 1
+    assert b"spans cannot be sent by otlp_proto_grpc" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+def test_without_these_variables_nothing_of_it_is_imported() -> None:
+    asked = "import sys, proxy.cli, proxy.tracing as t; t.configured({}); print(*sys.modules)"
+    ended = subprocess.run(
+        (sys.executable, "-c", asked), cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    assert "proxy.tracing" in ended.stdout.split()
+    assert "opentelemetry" not in ended.stdout
+    assert "proxy.spans" not in ended.stdout
