@@ -30,12 +30,14 @@ from support import (
 )
 
 from proxy.app import App
-from proxy.metrics import KINDS, PREFIX
+from proxy.metrics import KINDS, PREFIX, Metrics
+from proxy.observe import Record
 from proxy.server import running
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent
+DASHBOARDS = sorted((ROOT / "config" / "grafana").glob("*.json"))
 DONE = b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n"
 OLD = {"route": "complete", "client_version": "2023-01-01", "upstream_version": "2023-06-01"}
 EVERY = "/{rest:path}"
@@ -367,3 +369,53 @@ def folders_of(process: int) -> set[Path]:
     """Where a process has files that its workers share."""
     maps = Path(f"/proc/{process}/maps").read_text()
     return {Path(found) for found in re.findall(r"(/\S+)/metrics/\w+\.db", maps)}
+
+
+# What reads the figures.
+
+
+def everything() -> dict[str, set[str]]:
+    """The names of all samples that there can be, and their labels."""
+    metrics = Metrics()
+    record = Record("POST", "/", streams=True, first_byte=0, dropped=("top_p",), error="api_error")
+    record.bytes_received = record.bytes_sent = record.upstream_bytes = 1
+    record.events_received = record.events_sent = 1
+    metrics.count(record)
+    metrics.standing(1, 1, {"api": (1, 1)})
+    families = text_string_to_metric_families((metrics.page() or b"").decode())
+    samples = [sample for family in families for sample in family.samples]
+    return {sample.name: {*sample.labels, "job", "instance"} for sample in samples}
+
+
+@pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
+def test_a_dashboard_asks_for_what_there_is(file: Path) -> None:
+    board = json.loads(file.read_text())
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    queries += [variable["query"]["query"] for variable in board["templating"]["list"][1:]]
+    known = everything()
+    asked = set()
+    for query in queries:
+        names = re.findall(rf"{PREFIX}_\w+", query)
+        asked |= set(names)
+        labels = re.findall(r'(\w+)!?[=~]+"', query)
+        labels += re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", query)))
+        labels += re.findall(r", (\w+)\)$", query)
+        assert names
+        for name in names:
+            assert set(labels) <= known[name], query
+    shown = {re.sub("_(bucket|sum|count)$", "", name) for name in known}
+    assert {re.sub("_bucket$", "", name) for name in asked} == shown  # and nothing is left out
+    used = [panel["datasource"] for panel in panels]
+    used += [target["datasource"] for panel in panels for target in panel["targets"]]
+    assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in used)
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+def test_the_readme_lists_all_figures() -> None:
+    section = (
+        (ROOT / "README.md").read_text().partition("\n## See: metrics")[2].partition("\n## ")[0]
+    )
+    listed = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    names = {re.sub("_(bucket|sum|count)$", "", name) for name in everything()}
+    assert [f"{PREFIX}_{name}" for name in sorted(listed)] == sorted(names)
