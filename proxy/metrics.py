@@ -219,7 +219,7 @@ class Metrics:
             self._errors.labels(record.route, record.fault, _type(record.error)).inc()
 
     def reloaded(self, *, fine: bool) -> None:
-        """Count that the configuration was read anew, and whether it will serve."""
+        """Count that the configuration was read anew, and whether it was sound."""
         self._reloads.labels("ok" if fine else "failed").inc()
 
     def standing(

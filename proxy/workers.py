@@ -120,7 +120,9 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
                 continue
             yield Path(made.name)
             return
-    log.warning("no folder can be shared by the workers (%s): there are no metrics", why.strerror)
+    log.warning(
+        "no folder can be shared by the workers (%s): there are no metrics", why.strerror or why
+    )
     yield None
 
 

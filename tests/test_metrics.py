@@ -30,7 +30,7 @@ from support import (
 )
 
 from proxy.app import App
-from proxy.metrics import KINDS, PREFIX, Metrics
+from proxy.metrics import COMBINATIONS, KINDS, PREFIX, Metrics
 from proxy.observe import Record
 from proxy.server import running
 
@@ -212,6 +212,17 @@ async def test_strangers_cannot_make_figures_without_end() -> None:
     assert kinds == {*(f"agent-{number}/1" for number in range(KINDS)), "other"}
     assert told.total("exchanges_total", client="other") == 10
     assert told.labels("exchanges_total", "client_version") == {"-"}
+
+
+def test_clients_and_routes_together_cannot_either() -> None:
+    metrics = Metrics()
+    for route in range(40):
+        for kind in range(KINDS):
+            metrics.count(Record("POST", "/", route=str(route), client=str(kind), status=200))
+    told = Figures((metrics.page() or b"").decode())
+    counted = told.families[f"{PREFIX}_exchanges"].samples
+    assert len(counted) <= COMBINATIONS + 40
+    assert sum(sample.value for sample in counted) == 40 * KINDS
 
 
 async def test_what_is_open_is_shown_while_it_is() -> None:
