@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 
 from .errors import ConfigError, Problem
 from .fields import HOP_BY_HOP
+from .nudges import Nudge, Window
 from .versions import dates
 from .versions.models import ModelTarget
 from .yamltext import (
@@ -32,10 +34,12 @@ from .yamltext import (
     did_you_mean,
     flag,
     matching,
+    moment,
     one_of,
     seconds,
     several,
     size,
+    span,
     whole,
 )
 
@@ -123,7 +127,7 @@ class Route:
     """Which requests go to which upstream, and what happens to them on the way.
 
     ``methods`` None takes all of them; ``upstream_path`` None keeps the path. ``bridge`` names
-    the API that serves a retired endpoint.
+    the API that serves a retired endpoint, ``nudge`` what clients are told of the end of theirs.
     """
 
     name: str
@@ -136,6 +140,7 @@ class Route:
     strict: bool = False
     keepalive: Keepalive = "none"
     snapshots: Snapshots = "every"
+    nudge: Nudge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,11 +454,58 @@ def _route(value: Value, upstreams: Collection[str]) -> Route:
             strict=field.take("strict", flag, otherwise=False),
             keepalive=field.take("keepalive", one_of(get_args(Keepalive)), "none"),
             snapshots=field.take("snapshots", one_of(get_args(Snapshots)), "every"),
+            nudge=field.take("nudge", _nudge, None),
         )
         if field.fine("path", "upstream_path"):
             _check_endpoint(field, route)
         _check_effects(field, route)
         return route
+
+
+def _nudge(value: Value) -> Nudge:
+    with Fields(value) as field:
+        windows: list[tuple[Value, Window]] = field.take("brownouts", _windows, [])
+        nudge = Nudge(
+            deprecation=field.take("deprecation", moment, None),
+            sunset=field.take("sunset", moment, None),
+            link=field.take("link", _link, None),
+            brownouts=tuple(window for _, window in windows),
+        )
+        if not field.has("deprecation") and not field.has("sunset"):
+            value.report("tells no date", "write deprecation, sunset or both")
+        if nudge.deprecation and nudge.sunset and nudge.sunset < nudge.deprecation:
+            rule = "the sunset is not before the deprecation (RFC 9745 §4)"
+            field.refuse("sunset", "is before deprecation", rule)
+        for name in ("sunset", "link"):
+            if field.has("brownouts") and not field.has(name):
+                rule = "who is refused is told when it ends, and where to read of it"
+                field.refuse("brownouts", f"stands without {name}", rule)
+        for place, window in windows:
+            if nudge.sunset and window.start >= nudge.sunset:
+                place.report("is never open", "a brown-out begins before the sunset")
+        return nudge
+
+
+_link = matching(
+    r"https?://[!#-;=?-~]+", "must be a URL of http or https, in ASCII, without blanks, quotes, < >"
+)
+
+
+def _windows(value: Value) -> list[tuple[Value, Window]]:
+    return value.each(lambda item: (item, _window(item)), "must be a list of brown-outs")
+
+
+def _window(value: Value) -> Window:
+    with Fields(value) as field:
+        window = Window(
+            start=field.require("from", moment, datetime.now(UTC)),
+            length=field.require("for", span, timedelta()),
+            every=field.take("every", span, None),
+            percent=field.take("percent", whole(1, 100), 100),
+        )
+        if field.fine("for", "every") and window.every and window.every <= window.length:
+            field.refuse("every", "is not longer than for", "one ends before the next begins")
+        return window
 
 
 def _limits(value: Value) -> Limits:
@@ -565,7 +617,7 @@ def _check_endpoint(field: Fields, route: Route) -> None:
 
 def _check_effects(field: Fields, route: Route) -> None:
     if not route.translate:
-        for name in ("bridge", "strict", "keepalive", "snapshots"):
+        for name in ("bridge", "strict", "keepalive", "snapshots", "nudge"):
             if field.has(name):
                 rule = "what is not translated stays as it is"
                 field.refuse(name, "has no effect with translate: false", rule)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import chain
+from random import random
 
 from starlette.types import Receive, Scope, Send
 
@@ -43,6 +44,7 @@ from .http1 import Answer
 from .interruption import Interruptible
 from .keepalive import Keepalive
 from .negotiation import negotiate, translates
+from .nudges import Nudge
 from .observe import Ended, Observer, Record
 from .routing import Match, Routes
 from .translation import Translation
@@ -121,6 +123,7 @@ class Exchange:
         self._client = client
         self._translation: Translation | None = None
         self._answer: Answer | None = None
+        self._nudge: Nudge | None = None
 
     async def run(self, match: Match, upstream: Upstream, work: Interruptible) -> None:
         """Relay the request by its route; raises ProxyError and ClientLeft."""
@@ -136,6 +139,7 @@ class Exchange:
         if translation is None or not translates(match, self._client.method, translation):
             await self._pass_through(match, upstream)
         else:
+            self._remind(match.route.nudge)
             await self._translate(match, upstream, translation)
         if translation is not None and translation.failure is not None:
             self._failed(translation.failure)
@@ -225,6 +229,15 @@ class Exchange:
 
     # Translated.
 
+    def _remind(self, nudge: Nudge | None) -> None:
+        """Have the answer tell of the end to come; raises Brownout when that is rehearsed."""
+        self._nudge = nudge
+        if nudge is None:
+            return
+        refusal = nudge.refusal(datetime.now(UTC), random())  # noqa: S311  (no secret)
+        if refusal is not None:
+            raise refusal
+
     async def _translate(self, match: Match, upstream: Upstream, translation: Translation) -> None:
         answer = self._answer = await self._ask(match, upstream, translation)
         if not translation.answers:
@@ -312,6 +325,8 @@ class Exchange:
         fields = for_client(upstream)
         for request_id in values(fields, b"request-id"):
             self.record.request_id = request_id.decode("latin-1")
+        if self._nudge is not None:
+            fields += self._nudge.fields(fields)
         if translation is None or not translation.differs:
             return fields
         versions = f"{translation.client}, upstream={translation.upstream}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .config import Admin, Config, Route, Upstream
+from .nudges import Nudge
 from .versions.models import ModelTarget
 
 
@@ -55,6 +56,7 @@ def _route_row(route: Route) -> tuple[str, ...]:
         ("not translated", not route.translate),
         (f"keepalive: {route.keepalive}", route.keepalive != "none"),
         (f"snapshots: {route.snapshots}", route.snapshots != "every"),
+        (_nudge(route.nudge), route.nudge),
     )
     return (
         ", ".join(route.methods or ("any",)),
@@ -63,6 +65,17 @@ def _route_row(route: Route) -> tuple[str, ...]:
         ", ".join(text for text, holds in settings if holds),
         f"({route.name})" if route.name != route.path else "",
     )
+
+
+def _nudge(nudge: Nudge | None) -> str:
+    """The dates that clients are told, and how many brown-outs are planned before the last."""
+    if nudge is None:
+        return ""
+    dates = (("deprecated", nudge.deprecation), ("ends", nudge.sunset))
+    told = [f"{what} {moment:%Y-%m-%d}" for what, moment in dates if moment is not None]
+    if nudge.brownouts:
+        told.append(f"{len(nudge.brownouts)} brown-outs")
+    return ", ".join(told)
 
 
 def _model_row(model: ModelTarget) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -306,6 +307,36 @@ def seconds(*, zero: bool = False) -> Callable[[Value], float]:
         return number
 
     return read
+
+
+_SPANS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def span(value: Value) -> timedelta:
+    """Reads a span of time that people plan by, up to a year."""
+    rule = "must be a span such as 90s, 15m, 1h, 7d or a number of seconds, over 0, at most 366d"
+    text = value.text(rule)
+    match = re.fullmatch(rf"([1-9][0-9]{{0,7}})({'|'.join(_SPANS)})", text)
+    length = int(match[1]) * _SPANS[match[2]] if match else 0
+    if not 0 < length <= 366 * _SPANS["d"]:
+        raise value.wrong(f"is {value.shown}", rule)
+    return timedelta(seconds=length)
+
+
+_MOMENT = re.compile(r"2\d{3}-\d\d-\d\d(T\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d))?", re.ASCII)
+
+
+def moment(value: Value) -> datetime:
+    """Reads a day, which is its first moment in UTC, or a time as RFC 3339 has it; into UTC."""
+    rule = "must be a day such as 2027-03-01 or a time such as 2027-03-01T10:00:00Z"
+    text = value.text(rule)
+    try:
+        read = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
+    except ValueError:
+        read = None
+    if read is None:
+        raise value.wrong(f"is {value.shown}", rule)
+    return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

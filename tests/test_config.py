@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import FrozenInstanceError, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from proxy import config
 from proxy.config import Admin, Config, Credentials, Limits, Route, Secret, Server, Timeouts
 from proxy.errors import ConfigError
+from proxy.nudges import Nudge, Window
 from proxy.summary import summary
 from proxy.versions.models import ModelTarget
 
@@ -134,7 +136,9 @@ def test_every_setting_is_read() -> None:
         "routes:\n",
         "  - {name: old, path: '/o/{x:path}', methods: [POST, PUT], upstream: a,\n",
         "     upstream_path: '/{x}/v1/complete', translate: on, bridge: messages, strict: yes,\n",
-        "     keepalive: timestamp, snapshots: latest}\n",
+        "     keepalive: timestamp, snapshots: latest,\n",
+        "     nudge: {deprecation: 2027-01-01, sunset: 2027-06-01T02:00:00+02:00, link: http://x/,\n",
+        "       brownouts: [{from: 2027-05-03, for: 90s, every: 7d, percent: 50}]}}\n",
         "limits: {request_body: 1 GiB, header_bytes: 8 MB, event: 9KiB, concurrent_exchanges: 1}\n",
         "admin: {host: '::1', port: 0}\n",
     )
@@ -161,6 +165,19 @@ def test_every_setting_is_read() -> None:
             strict=True,
             keepalive="timestamp",
             snapshots="latest",
+            nudge=Nudge(
+                deprecation=datetime(2027, 1, 1, tzinfo=UTC),
+                sunset=datetime(2027, 6, 1, tzinfo=UTC),
+                link="http://x/",
+                brownouts=(
+                    Window(
+                        datetime(2027, 5, 3, tzinfo=UTC),
+                        timedelta(seconds=90),
+                        timedelta(days=7),
+                        50,
+                    ),
+                ),
+            ),
         ),
     )
     assert read.limits == Limits(1024**3, 8_000_000, 9 * 1024, 1)
@@ -355,7 +372,7 @@ upstreams
   a  https://api.example.com  speaks 2023-06-01  a key of its own, as bearer  sets x-b, removes x-d
 
 routes
-  POST  /old          -> a /v1/complete  bridge: messages, strict  (old)
+  POST  /old          -> a /v1/complete  bridge: messages, strict, deprecated 2027-01-01  (old)
   any   /{rest:path}  -> a               not translated
 
 models
@@ -368,7 +385,7 @@ def test_the_summary_is_a_table_of_upstreams_and_routes() -> None:
         "models: {'claude-*': {to: small, max_tokens: 9}}\n",
         "routes:\n",
         "  - {name: old, path: /old, upstream_path: /v1/complete, methods: [POST], upstream: a,\n",
-        "     bridge: messages, strict: true}\n",
+        "     bridge: messages, strict: true, nudge: {deprecation: 2027-01-01}}\n",
         "  - {path: '/{rest:path}', upstream: a, translate: false}\n",
     )
     assert summary(read) == SUMMARY

@@ -16,6 +16,7 @@ ORDER = [
     "identity",
     "jsontext",
     "sse",
+    "nudges",
     "change",
     "versions",
     "runs",
