@@ -14,8 +14,6 @@ import signal
 import socket
 import sys
 import threading
-import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
     AbstractContextManager,
@@ -25,14 +23,14 @@ from contextlib import (
     nullcontext,
 )
 from dataclasses import replace
-from functools import lru_cache, partial
-from types import TracebackType
+from functools import partial
 from typing import Self
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http import httptools_impl
 
+from . import logs
 from .app import App
 from .config import Admin, Config
 from .errors import ConfigError
@@ -244,7 +242,7 @@ def longest_stop(config: Config) -> int:
 
 def serve_app(app: ASGIApp, host: str, port: int) -> None:
     """Serve any application until a signal says stop; raises OSError."""
-    log_to_stderr()
+    logs.to_stderr()
     with listen(host, port) as listener:
         Server.of(app, partial(_ready, listener)).run([listener])
 
@@ -354,54 +352,6 @@ def _name_statuses() -> None:
             general = "Server Error" if status >= 500 else "Unknown"  # noqa: PLR2004
             phrase = _PHRASES.get(status, general)
             table[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
-
-
-def log_to_stderr() -> None:
-    """Log as the environment says; raises OSError, which says what is wrong there."""
-    level = os.environ.get("PROXY_LOG_LEVEL", "INFO").upper()
-    if level not in logging.getLevelNamesMapping():
-        raise OSError(f"PROXY_LOG_LEVEL is {level!r}, which is no level such as INFO or WARNING")
-    # Our lines name neither threads nor processes, and asking for them at each is dear.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler()
-    handler.setFormatter(Format("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("uvicorn.error").addFilter(_told_by_record)
-
-
-class Format(logging.Formatter):
-    """Lines with their time, whose seconds are written once for all that fall into one."""
-
-    def formatException(  # noqa: N802
-        self,
-        ei: tuple[type[BaseException], BaseException, TracebackType | None]
-        | tuple[None, None, None],
-    ) -> str:
-        """Where a fault arose and of what kind it is: its words may quote a request or a key."""
-        error = ei[1]
-        told: list[str] = []
-        while error is not None:
-            told[:0] = [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}\n"]
-            error = error.__cause__ or error.__context__
-        return "".join(told).rstrip()
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        assert datefmt is None  # noqa: S101
-        return f"{_second(int(record.created))},{int(record.msecs):03}"
-
-
-@lru_cache(maxsize=1)
-def _second(second: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-
-
-def _told_by_record(record: logging.LogRecord) -> bool:
-    """Whether uvicorn's line says what no record of an exchange does.
-
-    A response that is cut on purpose is told there, and start and stop are told by us.
-    """
-    cut = "without completing response" in record.getMessage()
-    return record.levelno >= logging.WARNING and not cut
 
 
 def _ready(listener: socket.socket, admin: socket.socket | None = None) -> None:

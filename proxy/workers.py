@@ -27,7 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from . import server, tracing
+from . import logs, server, tracing
 from .app import App
 from .config import Config
 from .metrics import Metrics, reserve
@@ -60,7 +60,7 @@ def serve(load: server.Load, workers: int = 1) -> None:
 
     Several workers share one listening socket, and one that dies is replaced.
     """
-    server.log_to_stderr()
+    logs.to_stderr()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill until somebody heeds it
     config = load()
     tracing.exporters(os.environ)  # raises here, once, and not in each worker
@@ -215,7 +215,7 @@ def _portable(config: Config) -> Config:
 
 def _work(name: str, config: Config, common: _Common, pipe: Connection) -> None:
     """Be one worker process."""
-    server.log_to_stderr()
+    logs.to_stderr()
     app = App(config, shared=common.shared, worker=name, spans=tracing.configured(os.environ))
     worker = Worker.of(app, server.collect_seldom)
     worker.pipe = pipe

@@ -109,7 +109,7 @@ def test_serve_answers_an_old_client_and_stops_with_0(tmp_path: Path) -> None:
             refused.value.close()
             code, errors = stop(process)
     assert code == 0
-    assert "POST /v1/complete route=complete client=2023-01-01 upstream=2023-06-01" in errors
+    assert "POST /v1/complete route=complete upstream=sandbox client_version=2023-01-01" in errors
     assert 'error="invalid_version:' in errors
     assert "Traceback" not in errors
 

@@ -96,7 +96,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 def told(log: pytest.LogCaptureFixture) -> list[str]:
     """How the exchanges ended by the log, and by which error."""
     lines = [record.getMessage() for record in log.records if record.name == "proxy.exchanges"]
-    return [line[line.index("ended=") : line.index(" bytes=")] for line in lines]
+    return [line[line.index("ended=") : line.index(" bytes_received=")] for line in lines]
 
 
 # What a client can be told.

@@ -30,6 +30,7 @@ ORDER = [
     "guard",
     "interruption",
     "observe",
+    "logs",
     "metrics",
     "exchanges",
     "client",

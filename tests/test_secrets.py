@@ -32,8 +32,9 @@ from proxy import config
 from proxy.app import App
 from proxy.errors import ConfigError
 from proxy.learning import learned
+from proxy.logs import FORMATS
 from proxy.relay import Exchange
-from proxy.server import Format, running
+from proxy.server import running
 from proxy.translation import Translation
 from proxy.upstream import Upstream
 
@@ -53,11 +54,11 @@ def anyio_backend() -> str:
 
 
 class Told(logging.Handler):
-    """All that is logged by anyone at any level, as it would be written."""
+    """All that is logged by anyone at any level, as it would be written in each format."""
 
     def __init__(self) -> None:
         super().__init__(logging.NOTSET)
-        self.setFormatter(Format("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        self._formatters = [kind() for kind in FORMATS.values()]
         self.lines: list[str] = []
 
     def assert_clean(self) -> None:
@@ -65,8 +66,7 @@ class Told(logging.Handler):
         assert_clean("\n".join(self.lines))
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.exc_text = None  # which another's formatter may have left there
-        self.lines.append(self.format(record))
+        self.lines += [formatter.format(record) for formatter in self._formatters]
 
 
 @pytest.fixture
@@ -411,7 +411,8 @@ def test_the_commands_show_no_key(tmp_path: Path) -> None:
         assert_clean(done.stdout + done.stderr)
 
 
-async def test_a_process_writes_no_key_from_its_start_to_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+async def test_a_process_writes_no_key_from_its_start_to_its_end(tmp_path: Path, form: str) -> None:
     async def play(side: Side) -> None:
         while True:
             head, _ = await side.request()
@@ -421,7 +422,7 @@ async def test_a_process_writes_no_key_from_its_start_to_its_end(tmp_path: Path)
     file = tmp_path / "proxy.yaml"
     async with raw_upstream(play) as upstream:
         await asyncio.to_thread(file.write_text, text_of(upstream, {"bearer": "${KEY}"}))
-        environ = {**KEYS, "PROXY_LOG_LEVEL": "DEBUG"}
+        environ = {**KEYS, "PROXY_LOG_LEVEL": "DEBUG", "PROXY_LOG_FORMAT": form}
         async with served("serve", "--config", str(file), **environ) as proxy:
             for number in range(len(ANSWERS)):
                 line = b"POST /v1/complete/%d" % number
@@ -430,5 +431,6 @@ async def test_a_process_writes_no_key_from_its_start_to_its_end(tmp_path: Path)
                 assert_clean(await asked(proxy.url, sent))
             assert await proxy.stopped() == 0
     written = proxy.printed + "".join(proxy.said)
-    assert written.count("ended=") > len(ANSWERS)
+    mark = {"text": "ended=", "json": '"ended":'}[form]
+    assert written.count(mark) > len(ANSWERS)
     assert_clean(written)

@@ -1,0 +1,138 @@
+"""The log: what a line looks like, and that writing it costs no exchange anything.
+
+A line is text for people or one object of JSON, as the environment says. What reads the log may be
+slow, stuck or gone: lines are lost then, and counted, but nobody waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import time
+import traceback
+from functools import lru_cache
+from typing import Any
+
+from . import jsontext
+from .observe import Record
+
+LEVEL = "PROXY_LOG_LEVEL"
+FORMAT = "PROXY_LOG_FORMAT"
+
+PIECE = 4096
+"""The bytes that a pipe takes without waiting once it says that it is writable (pipe(7))."""
+
+
+def to_stderr() -> None:
+    """Log as the environment says; raises OSError, which says what is wrong there."""
+    level = os.environ.get(LEVEL, "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise OSError(f"{LEVEL} is {level!r}, which is no level such as INFO or WARNING")
+    name = os.environ.get(FORMAT, "text")
+    if name not in FORMATS:
+        raise OSError(f"{FORMAT} is {name!r}, which is none of {', '.join(FORMATS)}")
+    # Our lines name neither threads nor processes, and asking for them at each is dear.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    handler = Descriptor(sys.stderr.fileno())
+    handler.setFormatter(FORMATS[name]())
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("uvicorn.error").addFilter(_told_by_record)
+
+
+class Descriptor(logging.Handler):
+    """Writes lines to a file descriptor, or loses them; never waits and never raises.
+
+    How many were lost is told as soon as lines get through again.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line of a record."""
+        try:
+            if self._lost:
+                told = f"{self._lost} lines of the log were lost"
+                self._write(logging.LogRecord("proxy", logging.WARNING, "", 0, told, None, None))
+                self._lost = 0
+            self._write(record)
+        except Exception:  # noqa: BLE001  (logging's own way would show what it could not write)
+            self._lost += 1
+
+    def _write(self, record: logging.LogRecord) -> None:
+        data = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        for start in range(0, len(data), PIECE):
+            if not self._poll.poll(0):
+                raise BlockingIOError
+            os.write(self._descriptor, data[start : start + PIECE])
+
+
+class Text(logging.Formatter):
+    """``time level logger message``, in local time; what follows a fault is on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or lines, of a record."""
+        when = f"{_local_second(int(record.created))},{int(record.msecs):03}"
+        line = f"{when} {record.levelname} {record.name} {record.getMessage()}"
+        return f"{line}\n{fault(record.exc_info[1])}" if record.exc_info else line
+
+
+class JSON(logging.Formatter):
+    """One object on one line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``.
+
+    Of an exchange the message is ``exchange``, and Record.told follows; of a fault of ours
+    ``fault`` says where it arose.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        told: dict[str, Any] = {
+            "time": f"{_utc_second(int(record.created))}.{int(record.msecs):03}Z",
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        if isinstance(record.msg, Record):
+            told["message"] = "exchange"
+            told |= record.msg.told()
+        else:
+            told["message"] = record.getMessage()
+        if record.exc_info:
+            told["fault"] = fault(record.exc_info[1])
+        return jsontext.dumps(told).decode()
+
+
+FORMATS: dict[str, type[logging.Formatter]] = {"text": Text, "json": JSON}
+
+
+def fault(error: BaseException | None) -> str:
+    """Where a fault arose and of what kind it is: its words may quote a request or a key."""
+    told: list[str] = []
+    while error is not None:
+        told[:0] = [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}\n"]
+        error = error.__cause__ or error.__context__
+    return "".join(told).rstrip()
+
+
+@lru_cache(maxsize=1)
+def _local_second(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
+@lru_cache(maxsize=1)
+def _utc_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def _told_by_record(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's line says what no record of an exchange does.
+
+    A response that is cut on purpose is told there, and start and stop are told by us.
+    """
+    cut = "without completing response" in record.getMessage()
+    return record.levelno >= logging.WARNING and not cut

@@ -1,0 +1,187 @@
+"""The log: one line an exchange in either format, and nobody waits for whoever reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import ROOT, served, write_config
+from support import LAST, STREAM_HEAD, Side, chunk, completion, connect, old_request, raw_upstream
+
+from proxy import logs
+from proxy.observe import LONGEST, MOST_DROPPED, Record
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[str]:
+    """An upstream that answers each call with a stream of two events."""
+
+    async def play(side: Side) -> None:
+        while True:
+            await side.request()
+            await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))
+
+    async with raw_upstream(play) as upstream:
+        yield upstream
+
+
+async def answered(url: str) -> bytes:
+    """What a client gets for an old call."""
+    async with await connect(url) as client:
+        await client.say(old_request())
+        return await client.until(b"data: [DONE]\r\n\r\n")
+
+
+EXCHANGE = {
+    "level": "INFO",
+    "logger": "proxy.exchanges",
+    "message": "exchange",
+    "method": "POST",
+    "path": "/v1/complete",
+    "route": "/{rest:path}",
+    "upstream": "api",
+    "client_version": "2023-01-01",
+    "upstream_version": "2023-06-01",
+    "changes": [
+        "UnsetParametersRefused",
+        "DoneEventRemoved",
+        "EventsBecameNamed",
+        "CompletionsBecameIncremental",
+        "ExceptionAndTruncatedRemoved",
+    ],
+    "client": "anthropic-python/0.2.8",
+    "key": "8254c329a928",
+    "model": "claude-v1",
+    "answered_by": None,
+    "streams": True,
+    "status": 200,
+    "ended": "complete",
+    "error": None,
+    "dropped": [],
+    "bytes_received": 106,
+    "events_received": 2,
+    "events_sent": 3,
+    "request_id": "req_1",
+}
+
+
+async def test_a_line_of_json_tells_of_an_exchange_in_keys_that_never_change(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "proxy.yaml"
+    began = datetime.now(UTC)
+    async with answering() as upstream:
+        write_config(file, upstream)
+        async with served("serve", "--config", str(file), PROXY_LOG_FORMAT="json") as proxy:
+            await answered(proxy.url)
+            line: dict[str, Any] = json.loads(await proxy.logged("proxy.exchanges"))
+            assert await proxy.stopped() == 0
+    every = [json.loads(line) for line in "".join(proxy.said).splitlines()]
+    assert all(list(each)[:4] == ["time", "level", "logger", "message"] for each in every)
+    when = line.pop("time")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", when)
+    assert began - timedelta(seconds=1) < datetime.fromisoformat(when) <= datetime.now(UTC)
+    assert 0 <= line.pop("first_ms") <= line.pop("ms")
+    assert line.pop("bytes_sent") > line.pop("upstream_bytes") > 0
+    assert line == EXCHANGE
+    keys = Record("GET", "/").told().keys()
+    assert keys == EXCHANGE.keys() - {"level", "logger", "message"} | {
+        "first_ms",
+        "ms",
+        "bytes_sent",
+        "upstream_bytes",
+    }
+
+
+async def test_a_line_of_text_leaves_out_what_is_not_known() -> None:
+    assert str(Record("GET", "/v1/models")) == (
+        "GET /v1/models ended=complete bytes_received=0 upstream_bytes=0 bytes_sent=0 ms=0.0"
+    )
+    record = Record("POST", "/v1/complete\n?", dropped=("top_k", "tags"), model='a "model"')
+    assert '"/v1/complete\\n?" model="a \\"model\\"" ended=complete dropped=top_k,tags' in str(
+        record
+    )
+
+
+async def test_what_strangers_choose_is_cut() -> None:
+    long = "x" * 10_000
+    record = Record(long, long, model=long, error=long, dropped=(long,) * 1000, request_id=long)
+    assert len(str(record)) < 10 * LONGEST
+    assert len(json.dumps(record.told())) < (MOST_DROPPED + 10) * LONGEST
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"PROXY_LOG_FORMAT": "xml"}, "PROXY_LOG_FORMAT is 'xml', which is none of text, json"),
+        ({"PROXY_LOG_LEVEL": "LOUD"}, "PROXY_LOG_LEVEL is 'LOUD', which is no level such as INFO"),
+    ],
+)
+async def test_a_setting_of_the_environment_that_is_wrong_is_told(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], told: str
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError, match=re.escape(told)):
+        logs.to_stderr()
+
+
+async def test_a_log_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
+    """Neither a reader that is stuck, with its pipe full, nor one that is gone is waited for."""
+    file = tmp_path / "proxy.yaml"
+    reading, writing = os.pipe()
+    async with answering() as upstream:
+        write_config(file, upstream)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "proxy", "serve", "--config", str(file)),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=writing,
+        )
+        try:
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().split()[-1]
+            _fill(writing)
+            for _ in range(3):
+                assert b"[DONE]" in await answered(url)
+            assert b"ended=complete" not in os.read(reading, 1 << 20)
+            assert b"[DONE]" in await answered(url)
+            lines, lost = b"", None
+            while lost is None or int(lost[1]) + lines.count(b"ended=complete") < 4:
+                lines += os.read(reading, 1 << 20)
+                lost = re.search(rb" WARNING proxy (\d) lines of the log were lost\n", lines)
+            os.close(reading)
+            os.close(writing)
+            assert b"[DONE]" in await answered(url)
+            process.terminate()
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+    assert int(lost[1]) >= 2  # the last of the three may have been told after its answer
+
+
+def _fill(pipe: int) -> None:
+    """Write to a pipe until it takes no more."""
+    os.set_blocking(pipe, False)
+    try:
+        while True:
+            os.write(pipe, b".")
+    except BlockingIOError:
+        os.set_blocking(pipe, True)
