@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from .errors import ConfigError, Problem
 from .fields import HOP_BY_HOP
@@ -28,6 +28,7 @@ from .versions.models import ModelTarget
 from .yamltext import (
     LARGEST_FILE,
     Fields,
+    Rule,
     Value,
     Wrong,
     compose,
@@ -41,6 +42,7 @@ from .yamltext import (
     size,
     span,
     whole,
+    whole_text,
 )
 
 T = TypeVar("T")
@@ -197,7 +199,7 @@ def parse(text: str | bytes, file: str, environ: Mapping[str, str]) -> Config:
     """Reads a configuration; ``file`` is its name in messages."""
     problems: list[Problem] = []
     try:
-        return _config(compose(text, environ, problems))
+        return read(compose(text, environ, problems))
     except Wrong:
         raise ConfigError(file, problems) from None
 
@@ -205,7 +207,8 @@ def parse(text: str | bytes, file: str, environ: Mapping[str, str]) -> Config:
 # One function for each section of the file.
 
 
-def _config(root: Value) -> Config:
+def read(root: Value) -> Config:
+    """What a whole file comes to; raises Wrong, with all problems told to ``root``."""
     with Fields(root) as field:
         upstreams: dict[str, Upstream] = field.require("upstreams", _upstreams, {})
         names = field.entries("upstreams").keys()
@@ -249,13 +252,13 @@ def _server(value: Value) -> Server:
 def _upstreams(value: Value) -> dict[str, Upstream]:
     if value.is_mapping and not value.entries:
         raise value.wrong("is empty", "name at least one upstream")
-    upstreams = {}
-    for name, (key, section) in value.entries.items():
+
+    def read(key: Value, name: str, section: Value) -> Upstream:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             key.report("is no name for an upstream", "a name is letters, digits, dots, _ and -")
-        with suppress(Wrong):
-            upstreams[name] = _upstream(section, name)
-    return upstreams
+        return _upstream(section, name)
+
+    return {upstream.name: upstream for upstream in value.lines(read)}
 
 
 def _upstream(value: Value, name: str) -> Upstream:
@@ -287,7 +290,10 @@ def _timeouts(value: Value) -> Timeouts:
 
 
 def _base_url(value: Value) -> str:
-    rule = "must be http:// or https://, a host, and perhaps a port and a path"
+    rule = Rule(
+        "must be http:// or https://, a host, and perhaps a port and a path",
+        pattern="^[Hh][Tt][Tt][Pp][Ss]?://[^@?#]+$",
+    )
     text = value.text(rule)
     if "@" in text:  # which is why it is not shown
         raise value.wrong("has a user name or password", "they belong under credentials")
@@ -327,7 +333,10 @@ def _credentials(value: Value) -> Credentials:
                 return Credentials(form, _key(value.entries[form].value))
         rule = f"must hold {' or '.join(_FORMS[1:])}, only one of them and nothing else"
         raise value.wrong("is not one key in one form", rule)
-    rule = f'must be {", ".join(_FORMS)}, or a form with a key: {{x-api-key: "${{NAME}}"}}'
+    rule = Rule(
+        f'must be {", ".join(_FORMS)}, or a form with a key: {{x-api-key: "${{NAME}}"}}',
+        anyOf=[{"enum": list(_FORMS)}, *map(_form_with_key, _FORMS[1:])],
+    )
     text = value.text(rule)
     for form in _FORMS:
         if text == form:
@@ -335,8 +344,20 @@ def _credentials(value: Value) -> Credentials:
     raise value.wrong("is no form of credentials", rule)
 
 
-def _secret(pattern: str, rule: str) -> Callable[[Value], Secret]:
+def _form_with_key(form: CredentialForm) -> dict[str, Any]:
+    """The mapping of one form of credentials to a key, for editors."""
+    key = {"type": ["string", "number"]}
+    return {
+        "type": "object",
+        "properties": {form: key},
+        "required": [form],
+        "additionalProperties": False,
+    }
+
+
+def _secret(pattern: str, words: str) -> Callable[[Value], Secret]:
     """Reads what no message may show, not even as it is written."""
+    rule = Rule(words, pattern=whole_text(pattern))
 
     def read(value: Value) -> Secret:
         text = value.text(rule)
@@ -373,12 +394,14 @@ def _headers(value: Value) -> HeaderChanges:
 
 def _headers_set(value: Value) -> tuple[tuple[str, Secret], ...]:
     fields: dict[str, Secret] = {}
-    for written, (key, entry) in value.entries.items():
-        with suppress(Wrong):
-            name = _header_name(key, written)
-            if name in fields:
-                raise key.wrong("is set twice", "field names are the same in upper and lower case")
-            fields[name] = _header_value(entry)
+
+    def read(key: Value, written: str, value: Value) -> None:
+        name = _header_name(key, written)
+        if name in fields:
+            raise key.wrong("is set twice", "field names are the same in upper and lower case")
+        fields[name] = _header_value(value)
+
+    value.lines(read)
     return tuple(fields.items())
 
 
@@ -407,10 +430,7 @@ def _header_name(place: Value, written: str) -> str:
 
 
 def _models(value: Value) -> tuple[ModelTarget, ...]:
-    models: list[tuple[Value, ModelTarget]] = []
-    for pattern, (key, entry) in value.entries.items():
-        with suppress(Wrong):
-            models.append((key, _model(entry, pattern)))
+    models = value.lines(lambda key, pattern, entry: (key, _model(entry, pattern)))
     return tuple(model for _, model in _reached(models, _takes_all_models_of))
 
 
@@ -560,7 +580,7 @@ def _upstream_path(value: Value) -> str:
 
 def _template(value: Value) -> str:
     """A path that may have parameters: /v1/complete, /v1/models/{name}, /{rest:path}."""
-    text = value.text("must be a path such as /v1/complete")
+    text = value.text(Rule("must be a path such as /v1/complete", pattern="^/[^?# ]*$"))
     names = _parameters(text)
     rules = {
         "a path starts with /": text.startswith("/"),
@@ -582,7 +602,7 @@ def _parameters(path: str) -> list[str]:
 
 
 def _method(value: Value) -> str:
-    rule = "must be a method in upper case, such as POST"
+    rule = Rule("must be a method in upper case, such as POST", pattern="^[^a-z ]+$")
     text = value.text(rule)
     if not re.fullmatch(_HTTP_NAME, text) or text != text.upper():
         raise value.wrong(f"is {value.shown}", rule)

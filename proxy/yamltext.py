@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import yaml
 
@@ -37,6 +37,19 @@ _DOLLAR = re.compile(
 _LONGEST_SHOWN = 60
 
 
+class Rule(str):
+    """A rule in words; ``form`` says it once more in JSON Schema, as far as that can."""
+
+    __slots__ = ("form",)
+
+    form: dict[str, Any]
+
+    def __new__(cls, words: str, **form: Any) -> Self:
+        rule = super().__new__(cls, words)
+        rule.form = form
+        return rule
+
+
 class Wrong(Exception):
     """A value is of no use. Why is among the problems already."""
 
@@ -46,6 +59,15 @@ class Entry(NamedTuple):
 
     key: Value
     value: Value
+
+
+class Key(NamedTuple):
+    """What a section's reader knows of a key; ``usual`` is its value where it is not written."""
+
+    name: str
+    read: Callable[[Value], Any]
+    usual: object
+    required: bool
 
 
 class Value:
@@ -119,6 +141,20 @@ class Value:
             with suppress(Wrong):
                 items.append(read(self._at(node, f"{self.where}[{index}]")))
         return items
+
+    def lines(self, read: Callable[[Value, str, Value], T]) -> list[T]:
+        """What ``read`` makes of each line of a mapping: its key, the key's text, and its value.
+
+        Those that are wrong are left out.
+        """
+        items: list[T] = []
+        for name, (key, value) in self.entries.items():
+            with suppress(Wrong):
+                items.append(read(key, name, value))
+        return items
+
+    def asked(self, key: Key) -> None:
+        """Hears of each key that a section may have, whether it is written or not."""
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -201,7 +237,19 @@ class Fields:
 
     def take(self, name: str, read: Callable[[Value], T], otherwise: T) -> T:
         """What ``read`` makes of the key's value; ``otherwise`` where it is not written."""
+        return self._take(Key(name, read, otherwise, required=False), read, otherwise)
+
+    def require(self, name: str, read: Callable[[Value], T], stand_in: T) -> T:
+        """As ``take``, of a key that must be written."""
+        if name not in self._entries:
+            self._bad.add(name)
+            self._section.report(f"has no {name}", f"{name} must be written")
+        return self._take(Key(name, read, None, required=True), read, stand_in)
+
+    def _take(self, key: Key, read: Callable[[Value], T], otherwise: T) -> T:
+        name = key.name
         self._asked.append(name)
+        self._section.asked(key)
         if name not in self._entries:
             return otherwise
         before = len(self._section.problems)
@@ -211,13 +259,6 @@ class Fields:
         if len(self._section.problems) > before:
             self._bad.add(name)
         return value
-
-    def require(self, name: str, read: Callable[[Value], T], stand_in: T) -> T:
-        """As ``take``, of a key that must be written."""
-        if name not in self._entries:
-            self._bad.add(name)
-            self._section.report(f"has no {name}", f"{name} must be written")
-        return self.take(name, read, stand_in)
 
     def refuse(self, name: str, what: str, rule: str) -> None:
         """Reports what is wrong with a written key in the light of the others."""
@@ -238,9 +279,10 @@ class Fields:
         return entry.value.entries if entry and entry.value.is_mapping else {}
 
 
-def matching(pattern: str, rule: str) -> Callable[[Value], str]:
+def matching(pattern: str, words: str) -> Callable[[Value], str]:
     """Reads text that matches ``pattern`` from end to end."""
     compiled = re.compile(pattern)
+    rule = Rule(words, pattern=whole_text(pattern))
 
     def read(value: Value) -> str:
         text = value.text(rule)
@@ -254,7 +296,7 @@ def matching(pattern: str, rule: str) -> Callable[[Value], str]:
 def one_of(names: Collection[T]) -> Callable[[Value], T]:
     """Reads one of ``names``, which are text."""
     known = {str(name): name for name in names}
-    rule = f"must be one of {', '.join(known)}"
+    rule = Rule(f"must be one of {', '.join(known)}", enum=list(known))
 
     def read(value: Value) -> T:
         text = value.text(rule)
@@ -282,12 +324,18 @@ def several(read: Callable[[Value], T], rule: str) -> Callable[[Value], tuple[T,
 
 def whole(low: int, high: int) -> Callable[[Value], int]:
     """Reads a whole number, in decimal."""
-    rule = f"must be a whole number from {low} to {high}"
+    digits = r"0|[1-9][0-9]{0,15}"  # YAML reads leading zeros as octal, and people do not
+    rule = Rule(
+        f"must be a whole number from {low} to {high}",
+        anyOf=[
+            {"type": "integer", "minimum": low, "maximum": high},
+            {"type": "string", "pattern": whole_text(digits)},
+        ],
+    )
 
     def read(value: Value) -> int:
         text = value.text(rule)
-        # Leading zeros are refused because YAML reads them as octal, and people do not.
-        if not re.fullmatch(r"0|[1-9][0-9]{0,15}", text) or not low <= int(text) <= high:
+        if not re.fullmatch(digits, text) or not low <= int(text) <= high:
             raise value.wrong(f"is {value.shown}", rule)
         return int(text)
 
@@ -297,11 +345,18 @@ def whole(low: int, high: int) -> Callable[[Value], int]:
 def seconds(*, zero: bool = False) -> Callable[[Value], float]:
     """Reads a span of time in seconds: up to a day, because more was meant as milliseconds."""
     day = 86_400
-    rule = f"must be a number of seconds, {'0 or more' if zero else 'over 0'}, at most {day}"
+    decimal = r"[0-9]+(\.[0-9]+)?"
+    rule = Rule(
+        f"must be a number of seconds, {'0 or more' if zero else 'over 0'}, at most {day}",
+        anyOf=[
+            {"type": "number", "minimum" if zero else "exclusiveMinimum": 0, "maximum": day},
+            {"type": "string", "pattern": whole_text(decimal)},
+        ],
+    )
 
     def read(value: Value) -> float:
         text = value.text(rule)
-        number = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else -1.0
+        number = float(text) if re.fullmatch(decimal, text) else -1.0
         if not 0 <= number <= day or (number == 0 and not zero):
             raise value.wrong(f"is {value.shown}", rule)
         return number
@@ -310,28 +365,36 @@ def seconds(*, zero: bool = False) -> Callable[[Value], float]:
 
 
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_SPAN = rf"([1-9][0-9]{{0,7}})({'|'.join(_SPANS)})"
 
 
 def span(value: Value) -> timedelta:
     """Reads a span of time that people plan by, up to a year."""
-    rule = "must be a span such as 90s, 15m, 1h, 7d or a number of seconds, over 0, at most 366d"
+    rule = Rule(
+        "must be a span such as 90s, 15m, 1h, 7d or a number of seconds, over 0, at most 366d",
+        anyOf=[{"type": "integer", "minimum": 1}, {"type": "string", "pattern": whole_text(_SPAN)}],
+    )
     text = value.text(rule)
-    match = re.fullmatch(rf"([1-9][0-9]{{0,7}})({'|'.join(_SPANS)})", text)
+    match = re.fullmatch(_SPAN, text)
     length = int(match[1]) * _SPANS[match[2]] if match else 0
     if not 0 < length <= 366 * _SPANS["d"]:
         raise value.wrong(f"is {value.shown}", rule)
     return timedelta(seconds=length)
 
 
-_MOMENT = re.compile(r"2\d{3}-\d\d-\d\d(T\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d))?", re.ASCII)
+_MOMENT = r"2[0-9]{3}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2}))?"
 
 
 def moment(value: Value) -> datetime:
     """Reads a day, which is its first moment in UTC, or a time as RFC 3339 has it; into UTC."""
-    rule = "must be a day such as 2027-03-01 or a time such as 2027-03-01T10:00:00Z"
+    rule = Rule(
+        "must be a day such as 2027-03-01 or a time such as 2027-03-01T10:00:00Z",
+        type="string",
+        pattern=whole_text(_MOMENT),
+    )
     text = value.text(rule)
     try:
-        read = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
+        read = datetime.fromisoformat(text) if re.fullmatch(_MOMENT, text) else None
     except ValueError:
         read = None
     if read is None:
@@ -341,25 +404,41 @@ def moment(value: Value) -> datetime:
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = rf"([1-9][0-9]{{0,15}}) ?({'|'.join(_UNITS)})"
 
 
 def size(value: Value) -> int:
     """Reads a size, into bytes."""
-    rule = "must be a size such as 32 MiB, 64 KiB, 8 MB, 1 GiB or a number of bytes, over 0"
+    rule = Rule(
+        "must be a size such as 32 MiB, 64 KiB, 8 MB, 1 GiB or a number of bytes, over 0",
+        anyOf=[{"type": "integer", "minimum": 1}, {"type": "string", "pattern": whole_text(_SIZE)}],
+    )
     text = value.text(rule)
-    match = re.fullmatch(rf"([1-9][0-9]{{0,15}}) ?({'|'.join(_UNITS)})", text)
+    match = re.fullmatch(_SIZE, text)
     if not match:
         raise value.wrong(f"is {value.shown}", rule)
     return int(match[1]) * _UNITS[match[2]]
 
 
+_YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
+
+
 def flag(value: Value) -> bool:
     """Reads true or false, in any of the words that YAML 1.1 has for them."""
-    rule = "must be true or false"
+    any_case = ("".join(f"[{c.upper()}{c}]" for c in word) for word in (*_YES, *_NO))
+    rule = Rule(
+        "must be true or false",
+        anyOf=[{"type": "boolean"}, {"type": "string", "pattern": whole_text("|".join(any_case))}],
+    )
     text = value.text(rule).lower()
-    if text not in ("true", "yes", "on", "false", "no", "off"):
+    if text not in (*_YES, *_NO):
         raise value.wrong(f"is {value.shown}", rule)
-    return text in ("true", "yes", "on")
+    return text in _YES
+
+
+def whole_text(pattern: str) -> str:
+    """A pattern that has to match from end to end, as JSON Schema wants it said."""
+    return f"^(?:{pattern})$"
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
