@@ -15,7 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from . import config, demo, sandbox, server, versions, workers
+from . import config, demo, sandbox, schema, server, versions, workers
 from .errors import ConfigError, ProxyError
 from .explain import explain
 from .summary import summary
@@ -78,6 +78,11 @@ def _versions(_: argparse.Namespace) -> int:
             print(f"  {_first_line(change)} ({', '.join(change.endpoints)})")
         for bridge in entry.bridges:
             print(f"  {_first_line(bridge)} (where a route says so)")
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    print(schema.text(), end="")
     return 0
 
 
@@ -166,6 +171,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("versions", help="list the versions and what changed in each")
     command.set_defaults(run=_versions)
+
+    command = commands.add_parser(
+        "schema", help="print the JSON Schema of a configuration, for editors"
+    )
+    command.set_defaults(run=_schema)
     return parser
 
 

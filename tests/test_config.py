@@ -30,6 +30,9 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
 CASES = sorted((ROOT / "tests" / "conformance" / "config").glob("*.yaml"))
 
+EVERY_SETTING = ROOT / "tests" / "conformance" / "every-setting.yaml"
+"""A file in which no key is left out."""
+
 ENVIRONMENT = {
     "BROKEN_KEY": "sk-hunter2\n",
     "EMPTY": "",
@@ -123,25 +126,7 @@ def test_the_shortest_file_has_all_defaults() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    read = parse(
-        "server: {host: '::', port: 0, drain: 0}\n",
-        "version_when_missing: reject\n",
-        "unknown_versions: reject\n",
-        upstream(
-            "credentials: {bearer: '${KEY}'}",
-            "timeouts: {connect: 0.5, first_byte: 10, idle: 2.25}",
-            "headers: {set: {X-Team: legacy, x-no: no}, remove: [X-Debug]}",
-        ),
-        "models: {claude-2: big, 'claude-*': {to: small, max_tokens: 4096}}\n",
-        "routes:\n",
-        "  - {name: old, path: '/o/{x:path}', methods: [POST, PUT], upstream: a,\n",
-        "     upstream_path: '/{x}/v1/complete', translate: on, bridge: messages, strict: yes,\n",
-        "     keepalive: timestamp, snapshots: latest,\n",
-        "     nudge: {deprecation: 2027-01-01, sunset: 2027-06-01T02:00:00+02:00, link: http://x/,\n",
-        "       brownouts: [{from: 2027-05-03, for: 90s, every: 7d, percent: 50}]}}\n",
-        "limits: {request_body: 1 GiB, header_bytes: 8 MB, event: 9KiB, concurrent_exchanges: 1}\n",
-        "admin: {host: '::1', port: 0}\n",
-    )
+    read = parse(EVERY_SETTING.read_text())
     a = read.upstreams["a"]
     assert read.server == Server("::", 0, 0.0)
     assert (read.version_when_missing, read.unknown_versions) == ("reject", "reject")

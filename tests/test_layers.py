@@ -23,6 +23,7 @@ ORDER = [
     "translation",
     "yamltext",
     "config",
+    "schema",
     "summary",
     "routing",
     "negotiation",
@@ -66,7 +67,7 @@ ROOMS_OF = {
     "opentelemetry": {"spans", "tracing"},
     "prometheus_client": {"metrics"},
     "uvicorn": {"protocol", "server"},
-    "yaml": {"yamltext"},
+    "yaml": {"schema", "yamltext"},
 }
 """What is imported in few modules, so that it can be exchanged there."""
 
