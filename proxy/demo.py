@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from . import config, sandbox, server
 from .app import build
 from .sse import Decoder
+from .terminal import CYAN, GREEN, paint
 
 CONFIG = """
 server: {{port: 0}}
@@ -129,10 +130,6 @@ class Wires:
 
     def __init__(self, width: int) -> None:
         self._column = max(width // 2 - 2, 40)
-        colored = sys.stdout.isatty()
-        self._left, self._right, self._plain = (
-            ("\033[36m", "\033[32m", "\033[0m") if colored else ("", "", "")
-        )
 
     def headings(self, upstream_url: str, proxy_url: str) -> None:
         """Say who is who."""
@@ -162,7 +159,8 @@ class Wires:
     def _row(self, left: str, right: str) -> None:
         left, right = (_shortened(text, self._column) for text in (left, right))
         padded = left + " " * (self._column - _width(left))
-        print(f"{self._left}{padded}{self._plain} | {self._right}{right}{self._plain}", flush=True)
+        left, right = paint(padded, CYAN, sys.stdout), paint(right, GREEN, sys.stdout)
+        print(f"{left} | {right}", flush=True)
 
 
 _OPENING = 'data: {"completion":"'

@@ -6,6 +6,7 @@ uvicorn is pinned to one parser and one loop, so that what the tests hold is wha
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import math
@@ -55,6 +56,12 @@ KEEP_ALIVE = 75
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
+
+_WHAT_TO_DO = {
+    errno.EADDRINUSE: "; take another port, or 0 for any free one",
+    errno.EACCES: "; take a port above 1023",
+    errno.EADDRNOTAVAIL: "; take an address of this machine",
+}
 
 _PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
 
@@ -310,7 +317,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         unresolved = isinstance(error, socket.gaierror)
         why = error.strerror if unresolved else os.strerror(error.errno or 0)
-        raise OSError(f"cannot listen on {host} port {port}: {why}") from error
+        what_to_do = _WHAT_TO_DO.get(error.errno or 0, "")
+        raise OSError(f"cannot listen on {host} port {port}: {why}{what_to_do}") from error
     return listener
 
 

@@ -28,6 +28,13 @@ def summary(config: Config) -> str:
     )
 
 
+def served(config: Config) -> list[str]:
+    """Where requests go, a line for each upstream and each route: for the log at the start."""
+    rows = [("upstream", *_upstream_row(upstream)) for upstream in config.upstreams.values()]
+    rows += [("route", *_route_row(route)) for route in config.routes]
+    return [" ".join(word for word in row if word) for row in rows]
+
+
 def _admin(admin: Admin) -> str:
     if not admin.enabled:
         return "answers nothing under /-/"

@@ -31,6 +31,7 @@ from . import logs, server, tracing
 from .app import App
 from .config import Config
 from .metrics import Metrics, reserve
+from .summary import served
 
 log = logging.getLogger("proxy")
 
@@ -68,6 +69,8 @@ def serve(load: server.Load, workers: int = 1) -> None:
         server.listen(config.server.host, config.server.port) as listener,
         server.listen_for_admin(config.admin) as admin,
     ):
+        for line in served(config):
+            log.info("%s", line)
         if workers == 1:
             server.serve(load, config, listener, admin)
             return

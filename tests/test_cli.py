@@ -18,9 +18,11 @@ from urllib.request import Request, urlopen
 import pytest
 from support import old_request
 
+from proxy.cli import COMMANDS, main
 from proxy.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 COMMAND = [sys.executable, "-m", "proxy"]
 
 
@@ -109,6 +111,8 @@ def test_serve_answers_an_old_client_and_stops_with_0(tmp_path: Path) -> None:
             refused.value.close()
             code, errors = stop(process)
     assert code == 0
+    assert f"INFO proxy upstream sandbox {upstream} speaks 2023-06-01, 2026-10-21" in errors
+    assert "INFO proxy route POST /v1/complete -> sandbox bridge: messages (complete)" in errors
     assert "POST /v1/complete route=complete upstream=sandbox client_version=2023-01-01" in errors
     assert 'error="invalid_version:' in errors
     assert "Traceback" not in errors
@@ -197,7 +201,8 @@ def test_an_address_that_is_taken_is_told_in_one_line(workers: str) -> None:
         done = run("serve", "--port", port, "--workers", workers)
     assert done.returncode == 1
     assert done.stderr == (
-        f"anthropic-version-proxy: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+        f"anthropic-version-proxy: cannot listen on 127.0.0.1 port {port}: Address already in use; "
+        "take another port, or 0 for any free one\n"
     )
 
 
@@ -218,11 +223,85 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert "usage: anthropic-version-proxy" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "sandbox", "check", "versions"])
-def test_every_command_explains_itself(command: str) -> None:
-    done = run(command, "--help")
-    assert done.returncode == 0
-    assert command in done.stdout
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"usage: anthropic-version-proxy {command}" in printed
+    assert "exit codes:" in printed
+    for variable in re.findall(r"PROXY_[A-Z_]+", README):
+        if command == "serve" and variable not in ("PROXY_CHAOS", "PROXY_RECORDINGS"):
+            assert variable in printed
+
+
+def test_the_help_and_the_readme_name_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"\n    {command} " in printed
+        assert f"\n| `{command}" in README
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve", "--port", "x"], "argument --port: 'x' is not a port, 0 (any free one) to 65535"),
+        (["serve", "--workers", "0"], "argument --workers: '0' is not a whole number from 1 to"),
+        (["sandbox", "--delay", "nan"], "argument --delay: 'nan' is not a number of seconds from"),
+    ],
+)
+def test_wrong_usage_is_told_with_what_is_right(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_check_takes_several_files_and_tells_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, worse = tmp_path / "bad.yaml", tmp_path / "worse.yaml"
+    bad.write_text("admin: 1\n")
+    worse.write_text("x: 1\n")
+    fine = [str(ROOT / "config" / name) for name in ("sandbox.yaml", "completions.yaml")]
+    assert main(["check", str(bad), *fine, str(worse)]) == 1
+    printed = capsys.readouterr()
+    assert f"{bad}:1:8: admin: is '1': must be a mapping of keys to values" in printed.err
+    assert f"{worse}:1:1: x: is not known" in printed.err
+    assert all(f"{file}\nlistens on " in printed.out for file in fine)
+    assert main(["check", "--quiet", *fine]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_problems_have_colours_on_a_terminal_unless_they_are_unwanted(
+    tmp_path: Path, environ: dict[str, str], *, coloured: bool
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("x: 1\n")
+    ours, theirs = os.openpty()
+    environ = {"TERM": "xterm", "PATH": "", "PYTHONPATH": str(ROOT)} | environ
+    subprocess.run([*COMMAND, "check", file], env=environ, stderr=theirs, timeout=60, check=False)
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123
+        told = terminal.read(1 << 16).decode()
+    assert ("\033[" in told) == coloured
+    assert f"{file}:1:1: x: is not known: " in re.sub(r"\033\[\d+m", "", told)
+
+
+def test_a_reader_that_has_enough_is_no_failure() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*COMMAND, "schema"], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_explain_prints_what_would_go_upstream_and_why() -> None:

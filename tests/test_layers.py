@@ -53,7 +53,9 @@ ORDER = [
     "server",
     "workers",
     "probe",
+    "terminal",
     "demo",
+    "arguments",
     "cli",
     "__main__",
 ]
