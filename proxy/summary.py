@@ -81,7 +81,7 @@ def _nudge(nudge: Nudge | None) -> str:
     dates = (("deprecated", nudge.deprecation), ("ends", nudge.sunset))
     told = [f"{what} {moment:%Y-%m-%d}" for what, moment in dates if moment is not None]
     if nudge.brownouts:
-        told.append(f"{len(nudge.brownouts)} brown-outs")
+        told.append(f"brown-outs: {len(nudge.brownouts)}")
     return ", ".join(told)
 
 
