@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 
 from . import jsontext
 from .observe import Record
@@ -35,10 +35,15 @@ def to_stderr() -> None:
         raise OSError(f"{FORMAT} is {name!r}, which is none of {', '.join(FORMATS)}")
     # Our lines name neither threads nor processes, and asking for them at each is dear.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = Descriptor(sys.stderr.fileno())
+    handler = logging.NullHandler() if _closed(sys.stderr) else Descriptor(sys.stderr.fileno())
     handler.setFormatter(FORMATS[name]())
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("uvicorn.error").addFilter(_told_by_record)
+
+
+def _closed(stream: TextIO | None) -> bool:
+    """Whether the process began without this stream; its number may be a connection's by now."""
+    return stream is None
 
 
 class Descriptor(logging.Handler):

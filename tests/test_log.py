@@ -177,6 +177,27 @@ async def test_a_log_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Pat
     assert int(lost[1]) >= 2  # the last of the three may have been told after its answer
 
 
+async def test_a_process_without_standard_error_serves(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    async with answering() as upstream:
+        write_config(file, upstream)
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", 'exec "$0" "$@" 2>&-'),
+            *(sys.executable, "-m", "proxy", "serve", "--config", str(file)),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        try:
+            url = (await process.stdout.readline()).decode().split()[-1]
+            assert (await answered(url)).startswith(b"HTTP/1.1 200 ")
+            process.terminate()
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
 def _fill(pipe: int) -> None:
     """Write to a pipe until it takes no more."""
     os.set_blocking(pipe, False)
