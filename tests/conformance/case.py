@@ -30,7 +30,7 @@ KEYS = {
         "about spec gap plays route client_sends upstream_receives upstream_answers client_receives"
     ),
     "route": (
-        "bridge strict keepalive snapshots translate path methods upstream_path routes models"
+        "bridge strict keepalive snapshots translate nudge path methods upstream_path routes models"
         " speaks credentials headers base_path version_when_missing unknown_versions limits busy"
     ),
     "client_sends": "method path version headers body raw",
@@ -149,7 +149,7 @@ class Case:
         complete = {
             "path": "/v1/complete",
             **_some(told, "path", "methods", "upstream_path", "bridge"),
-            **_some(told, "strict", "keepalive", "snapshots", "translate"),
+            **_some(told, "strict", "keepalive", "snapshots", "translate", "nudge"),
         }
         routes = told.get("routes", [complete, {"path": "/{rest:path}"}])
         whole: dict[str, Any] = {
