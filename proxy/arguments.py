@@ -38,7 +38,8 @@ signals:
 
 environment:
 {OF_THE_CONFIGURATION}
-{OF_THE_LOG}"""
+{OF_THE_LOG}
+  OTEL_...          OpenTelemetry's own, for traces, with the extra otel"""
 
 SANDBOX = f"""\
 example, with the proxy in front of it:

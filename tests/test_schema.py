@@ -19,6 +19,8 @@ from proxy.errors import ConfigError
 VALIDATOR = Draft7Validator(schema.schema())
 
 BEYOND = {
+    "admin-address",
+    "admin-without-effect",
     "duplicate-keys",
     "models-without-bridge",
     "names-of-routes",
