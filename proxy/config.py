@@ -92,12 +92,15 @@ class Timeouts:
     """How long an upstream is waited for, in seconds.
 
     ``connect`` is for the connection, ``first_byte`` from the request sent to the first byte of
-    the answer, ``idle`` between any two reads of the answer after that.
+    the answer, ``idle`` between any two reads of the answer after that, ``total`` from the request
+    sent to the end of the answer, a client that takes it slowly included.
     """
 
     connect: float = 5.0
     first_byte: float = 600.0
     idle: float = 120.0
+    total: float = 3600.0
+    """Well above what the longest answer takes. It ends what would drip for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +289,7 @@ def _timeouts(value: Value) -> Timeouts:
             connect=field.take("connect", seconds(), usual.connect),
             first_byte=field.take("first_byte", seconds(), usual.first_byte),
             idle=field.take("idle", seconds(), usual.idle),
+            total=field.take("total", seconds(), usual.total),
         )
 
 

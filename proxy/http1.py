@@ -60,7 +60,7 @@ class Answer:
     """The upstream's response: its head, and its body as it arrives, undecoded.
 
     ``status`` and ``fields`` are there once ``head`` has returned. ``idle`` is how long the
-    upstream may be silent within its answer, in seconds.
+    upstream may be silent within its answer, ``total`` how long all of it may take, in seconds.
     """
 
     __slots__ = (
@@ -83,6 +83,7 @@ class Answer:
         "_silent_at",
         "_take",
         "_timer",
+        "_total_timer",
         "_unread",
         "_until_closed",
         "_upload",
@@ -94,7 +95,9 @@ class Answer:
         "untouched",
     )
 
-    def __init__(self, connection: Connection, name: str, idle: float, *, bodiless: bool) -> None:
+    def __init__(
+        self, connection: Connection, name: str, idle: float, total: float, *, bodiless: bool
+    ) -> None:
         self.status = 0
         self.fields: Fields = []
         self.received = 0
@@ -120,6 +123,7 @@ class Answer:
         self._waiter: asyncio.Future[None] | None = None
         self._silent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._total_timer = self._loop.call_later(total, self._outlast)
         self._upload: asyncio.Task[None] | None = None
         self._sending = False
         """Whether any of the request's body is missing upstream."""
@@ -221,6 +225,7 @@ class Answer:
     def close(self) -> None:
         """End the call; the connection is kept if question and answer are both over."""
         self._stop_timer()
+        self._total_timer.cancel()
         if self._upload is not None:
             self._upload.cancel()
         if self._paused:  # with parts that nobody wanted; the next call will want its own
@@ -274,6 +279,12 @@ class Answer:
             self._timer = self._loop.call_at(self._silent_at, self._look_for_silence)
         else:
             self._fail(UpstreamTimeout(f"upstream {self._name} did not answer in time"))
+
+    def _outlast(self) -> None:
+        """Hear no more of an answer that has no end; what has arrived is still read."""
+        if not self._complete:
+            self._fail(UpstreamTimeout(f"upstream {self._name} did not finish in time"))
+            self._connection.close()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -412,9 +423,14 @@ class Connection(asyncio.Protocol):
         """What the upstream said before it was asked anything; None once it was."""
         self._writable: asyncio.Future[None] | None = None
 
-    def call(self, request: bytes, name: str, idle: float, *, bodiless: bool) -> Answer:
-        """Send ``request``; its answer is to be read from an upstream called ``name``."""
-        self._answer = answer = Answer(self, name, idle, bodiless=bodiless)
+    def call(
+        self, request: bytes, name: str, idle: float, total: float, *, bodiless: bool
+    ) -> Answer:
+        """Send ``request``; its answer is to be read from an upstream called ``name``.
+
+        ``idle`` and ``total`` bound its silences and all of it, in seconds.
+        """
+        self._answer = answer = Answer(self, name, idle, total, bodiless=bodiless)
         greeting, self._greeting = self._greeting, None
         if greeting:  # another protocol's, or the refusal of a server that is full
             answer.greeted(greeting)

@@ -70,8 +70,8 @@ class Upstream:
         request = _head(method, self._prefix + target, fields) + whole
 
         def send(connection: Connection) -> Answer:
-            idle = self._timeouts.idle
-            answer = connection.call(request, self.name, idle, bodiless=method == "HEAD")
+            idle, total = self._timeouts.idle, self._timeouts.total
+            answer = connection.call(request, self.name, idle, total, bodiless=method == "HEAD")
             if stream is not None:
                 answer.send(stream, self._timeouts.first_byte, chunked=chunked)
             return answer

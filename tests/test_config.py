@@ -131,7 +131,7 @@ def test_every_setting_is_read() -> None:
     assert read.server == Server("::", 0, 0.0)
     assert (read.version_when_missing, read.unknown_versions) == ("reject", "reject")
     assert a.credentials == Credentials("bearer", Secret("sk-hunter2"))
-    assert a.timeouts == Timeouts(0.5, 10.0, 2.25)
+    assert a.timeouts == Timeouts(0.5, 10.0, 2.25, 90.0)
     assert a.set_headers == (("x-team", Secret("legacy")), ("x-no", Secret("no")))
     assert a.remove_headers == ("x-debug",)
     assert read.models == (

@@ -66,7 +66,12 @@ Proxies = dict[str, Proxy]
 async def proxies(anyio_backend: object) -> AsyncIterator[Proxies]:  # noqa: ARG001
     """Proxies in front of one stage that differ in what they have no patience for."""
     stage = Stage()
-    impatient = {"": {}, "first_byte": {"first_byte": SOON}, "idle": {"idle": SOON}}
+    impatient = {
+        "": {},
+        "first_byte": {"first_byte": SOON},
+        "idle": {"idle": SOON},
+        "total": {"total": 3 * SOON},
+    }
     async with raw_upstream(stage.play) as upstream, AsyncExitStack() as stack:
         proxies = {
             name: await stack.enter_async_context(proxied(stage, upstream, timeouts))
@@ -204,6 +209,7 @@ CLOSED = "upstream api closed the connection"
 BROKE_OFF = "upstream api broke off its answer"
 NO_HTTP = "upstream api did not answer in HTTP"
 TOO_LATE = "upstream api did not answer in time"
+TOO_LONG = "upstream api did not finish in time"
 TOO_MUCH = "upstream api sent too much beside its answer"
 LONG = b"x" * (200 << 10)
 """More than may arrive without a part of a body."""
@@ -250,6 +256,13 @@ def says_last(data: bytes) -> Play:
     return play
 
 
+async def goes_on(side: Side) -> None:
+    """Say one byte of an answer after the other, without end and without a long silence."""
+    while not side.writer.is_closing():
+        await side.say(chunk(b"\n"))
+        await asyncio.sleep(SOON / 5)
+
+
 async def drips(side: Side) -> None:
     """Say without end what belongs to no answer."""
     while not side.writer.is_closing():
@@ -279,6 +292,15 @@ FAULTS = (
     Fault("half-closes", AFTER_THE_HEAD, half_closes, BROKE_OFF),
     Fault("stalls", BEFORE_THE_HEAD, stalls, TOO_LATE, 504, LATE, patience="first_byte"),
     Fault("stalls", AFTER_THE_HEAD, stalls, TOO_LATE, 504, LATE, patience="idle"),
+    Fault(
+        "goes on for ever",
+        (Moment.HEAD, Moment.BEGUN),
+        goes_on,
+        TOO_LONG,
+        504,
+        LATE,
+        patience="total",
+    ),
     Fault("no HTTP", (Moment.ASKED,), says(b"SSH-2.0-OpenSSH_9.2\r\n"), NO_HTTP),
     Fault("HTTP/2", (Moment.ASKED,), says(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"), NO_HTTP),
     Fault("half a head", (Moment.ASKED,), says_last(b"HTTP/1.1 200 OK\r\nx-a"), CLOSED),

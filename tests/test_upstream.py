@@ -167,7 +167,7 @@ async def test_an_answer_that_nobody_read_does_not_stop_the_next() -> None:
     arrived = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size
     async with raw_upstream(silent) as url, connected(url) as upstream:
         connection = await upstream._pool.new()  # noqa: SLF001
-        answer = connection.call(b"", "api", 9, bodiless=False)
+        answer = connection.call(b"", "api", 9, 99, bodiless=False)
         connection.data_received(arrived)
         assert not connection._transport.is_reading()  # noqa: SLF001
         answer.close()
@@ -225,7 +225,7 @@ async def test_an_answer_to_nothing_is_not_the_last_on_its_connection() -> None:
     async with raw_upstream(said(b"")) as url, connected(url) as upstream:
         connection = await upstream._pool.new()  # noqa: SLF001
         connection.data_received(greeting)
-        answer = connection.call(b"GET / HTTP/1.1\r\n\r\n", "api", 9, bodiless=False)
+        answer = connection.call(b"GET / HTTP/1.1\r\n\r\n", "api", 9, 99, bodiless=False)
         await answer.head(9)
         assert answer.status == 503
         answer.close()
@@ -359,7 +359,7 @@ async def test_a_connection_with_something_unread_is_not_used_again() -> None:
 async def test_what_stands_beside_the_parts_of_a_body_is_counted_from_each() -> None:
     async with raw_upstream(silent) as url, connected(url) as upstream:
         connection = await upstream._pool.new()  # noqa: SLF001
-        answer = connection.call(b"", "api", 9, bodiless=False)
+        answer = connection.call(b"", "api", 9, 99, bodiless=False)
         connection.data_received(STREAM_HEAD)
         for _ in range(30_000):  # of which each is cut behind its size
             connection.data_received(b"1\r\n")
