@@ -93,7 +93,8 @@ class Timeouts:
 
     ``connect`` is for the connection, ``first_byte`` from the request sent to the first byte of
     the answer, ``idle`` between any two reads of the answer after that, ``total`` from the request
-    sent to the end of the answer, a client that takes it slowly included.
+    sent to the end of the answer, a client that takes it slowly included. A client may take
+    nothing for the longest ``idle`` of all upstreams.
     """
 
     connect: float = 5.0

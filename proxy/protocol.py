@@ -13,9 +13,12 @@ import math
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import httptools
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -26,9 +29,10 @@ from . import guard, observe
 from .client import CONNECTION, ClientLeft, ClientStalled, Gone, date
 from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
 from .fields import VIA
+from .observe import Observer, Record
 
 PATIENCE = 120.0
-"""Seconds that a client may take nothing of what waits for it."""
+"""Seconds that a client may take nothing of what waits for it, if nobody says otherwise."""
 
 HEAD_WITHIN = 20.0
 """Seconds that a head may take to arrive, from its first byte on."""
@@ -66,11 +70,33 @@ _LINGER_OFF, _RESET_AT_CLOSE = struct.pack("ii", 0, 0), struct.pack("ii", 1, 0)
 """Values of SO_LINGER."""
 
 
-class Protocol(HttpToolsProtocol):
-    """One connection to a client; see client.Connection."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms an application deals with clients.
 
-    head_size = HEAD_SIZE
-    """The most that a head may take, in bytes."""
+    ``head_size`` is the most that a head may take, in bytes, ``patience`` the seconds that a client
+    may take nothing. ``tell`` hears of requests that no exchange will tell of.
+    """
+
+    head_size: int = HEAD_SIZE
+    patience: float = PATIENCE
+    tell: Observer = observe.write
+
+
+class Settings(uvicorn.Config):
+    """uvicorn's settings, and where the terms are asked for: they may change."""
+
+    def __init__(self, app: ASGIApp, terms: Callable[[], Terms] = Terms, **more: Any) -> None:
+        super().__init__(app, http=Protocol, **more)
+        self.terms = terms
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection to a client, whose server has Settings; see client.Connection."""
+
+    config: Settings
+    _terms: Terms
+    """Those that held when the last request began."""
 
     _tell: Callable[[Gone], None] | None = None
     _stalled: asyncio.TimerHandle | None = None
@@ -122,6 +148,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._terms = self.config.terms()
         self._due = self.loop.time() + self.timeout_keep_alive
         self._watch()
 
@@ -138,14 +165,14 @@ class Protocol(HttpToolsProtocol):
             return
         if self._part is not None and not self._mixed:
             self._framing += len(data)
-            if self._framing > self.head_size:
+            if self._framing > self._terms.head_size:
                 self._refuse(self._too_large())
         self._watch()
 
     def pause_writing(self) -> None:
         """The client does not keep up: it gets its time, and whoever writes to it waits."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(PATIENCE, self._give_up)
+        self._stalled = self.loop.call_later(self._terms.patience, self._give_up)
 
     def resume_writing(self) -> None:
         """The client has taken what was waiting."""
@@ -167,6 +194,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
+        self._terms = self.config.terms()
         self._part = "head"
         self._framing = 0
         self._due = self.loop.time() + HEAD_WITHIN
@@ -188,8 +216,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or raise the RequestError to refuse it with."""
         if (
-            self._framing + self._segment > self.head_size
-            and guard.size(self.url, self.headers) > self.head_size
+            self._framing + self._segment > self._terms.head_size
+            and guard.size(self.url, self.headers) > self._terms.head_size
         ):
             raise self._too_large()
         version = self.parser.get_http_version()
@@ -253,7 +281,7 @@ class Protocol(HttpToolsProtocol):
                 return
 
     def _too_large(self) -> HeaderTooLarge:
-        return HeaderTooLarge(f"the header is larger than {self.head_size} bytes")
+        return HeaderTooLarge(f"the header is larger than {self._terms.head_size} bytes")
 
     # Deadlines: one timer, which is set again only when it has gone off or must go off sooner.
 
@@ -304,7 +332,7 @@ class Protocol(HttpToolsProtocol):
         if self._part == "body" and not waits:
             self._withdraw(cycle, error)
             return
-        _log(error)
+        self._terms.tell(_record(error))
         if self._part == "body":
             self.pipeline.popleft()
         elif cycle is None or cycle.response_complete:
@@ -364,20 +392,6 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def bounded(limit: Callable[[], int]) -> type[Protocol]:
-    """The protocol for an application that sets a ``limit`` to heads, in bytes.
-
-    It is asked for each connection anew, for it may change.
-    """
-
-    class Bounded(Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self.head_size = limit()
-            super().connection_made(transport)
-
-    return Bounded
-
-
 def _refusal(error: httptools.HttpParserError) -> RequestError:
     """What a client is told of what the parser refused; raises what is a fault of ours.
 
@@ -391,11 +405,10 @@ def _refusal(error: httptools.HttpParserError) -> RequestError:
     return InvalidRequest("what was sent is not a request of HTTP/1.1")
 
 
-def _log(error: RequestError) -> None:
-    """Leave a line of a request that no exchange will tell of, without a byte of it."""
-    record = observe.Record("-", "-", status=error.status, ended="refused")
-    record.error = f"{error.type}: {error.message}"
-    observe.write(record)
+def _record(error: RequestError) -> Record:
+    """The record of a request that no exchange will tell of, without a byte of it."""
+    told = f"{error.type}: {error.message}"
+    return Record("-", "-", status=error.status, ended="refused", error=told)
 
 
 def _end_by_closing(cycle: RequestResponseCycle) -> None:

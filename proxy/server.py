@@ -36,7 +36,7 @@ from .app import App
 from .config import Admin, Config
 from .errors import ConfigError
 from .metrics import Metrics
-from .protocol import Protocol, bounded
+from .protocol import Settings, Terms
 from .tracing import configured
 
 log = logging.getLogger("proxy")
@@ -327,13 +327,12 @@ def listen_for_admin(admin: Admin) -> AbstractContextManager[socket.socket | Non
     return nullcontext() if admin.port is None else listen(admin.host, admin.port)
 
 
-def _settings(app: ASGIApp) -> uvicorn.Config:
+def _settings(app: ASGIApp) -> Settings:
     drain = app.config.server.drain if isinstance(app, App) else 0
     _name_statuses()
-    http = bounded(lambda: app.config.limits.header_bytes) if isinstance(app, App) else Protocol
-    return uvicorn.Config(
+    return Settings(
         app,
-        http=http,
+        _TermsOf(app) if isinstance(app, App) else Terms,
         interface="asgi3",
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
@@ -347,6 +346,26 @@ def _settings(app: ASGIApp) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(drain) + AFTER_DRAIN,
     )
+
+
+class _TermsOf:
+    """The terms of the proxy's configuration in force, made once for each.
+
+    A client may take nothing for as long as the most patient upstream may say nothing.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._made_for: Config | None = None
+        self._terms = Terms()
+
+    def __call__(self) -> Terms:
+        config = self._app.config
+        if config is not self._made_for:
+            self._made_for = config
+            patience = max(upstream.timeouts.idle for upstream in config.upstreams.values())
+            self._terms = Terms(config.limits.header_bytes, patience, self._app.tell)
+        return self._terms
 
 
 def _name_statuses() -> None:

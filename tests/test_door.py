@@ -22,6 +22,7 @@ from proxy import guard, protocol, server
 from proxy.app import App
 from proxy.client import CONNECTION
 from proxy.fields import times_forwarded
+from proxy.observe import Record
 from proxy.server import running
 
 pytestmark = pytest.mark.anyio
@@ -318,6 +319,17 @@ async def test_a_body_that_breaks_after_the_answer_has_begun_cuts_it() -> None:
         await client.until(b"soon\r\n")
         await client.say(b"no chunk")
         assert await client.rest() == b""
+
+
+async def test_whoever_hears_of_exchanges_hears_of_what_is_refused_at_the_door() -> None:
+    told: list[Record] = []
+    app = App(settings("http://127.0.0.1:9"))
+    app.observers.append(told.append)
+    async with running(app) as url, await connect(url) as client:
+        await client.say(b"what?\r\n\r\n")
+        message(await client.rest(), 400)
+    (record,) = told
+    assert (record.status, record.ended, record.path) == (400, "refused", "-")
 
 
 # Requests, though of odd shapes.
@@ -804,6 +816,20 @@ async def test_what_came_before_a_head_does_not_count_for_it(before: bytes) -> N
         assert (await answer(client))[1] == b"ok"
         await client.say(b"\r\n")
         assert (await answer(client))[1] == b"ok"
+
+
+async def test_a_connection_that_stays_goes_by_the_configuration_in_force() -> None:
+    large = GET + b"x-a: %b\r\n\r\n" % (b"x" * 400)
+    upstream = Upstream()
+    async with raw_upstream(upstream.play) as base:
+        app = App(settings(base))
+        async with running(app) as url, await connect(url) as client:
+            await client.say(large)
+            assert (await answer(client))[1] == b"ok"
+            await app.reload(settings(base, more={"limits": {"header_bytes": 300}}))
+            await client.say(large)
+            assert "300" in message(await client.rest(), 431)
+    assert len(upstream.asked) == 1
 
 
 @pytest.mark.parametrize(("count", "status"), [(200, b"200"), (201, b"431")])

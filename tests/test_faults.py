@@ -44,8 +44,6 @@ from stage import (
 )
 from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream
 
-from proxy import protocol
-
 pytestmark = pytest.mark.anyio
 
 SOON = 0.05
@@ -843,10 +841,10 @@ def endless(road: Road) -> Play:
 
 @pytest.mark.parametrize("road", [NATIVE, BYTES], ids=lambda road: road.name)
 async def test_a_client_that_takes_nothing_makes_the_upstream_wait_and_is_left(
-    proxy: Proxy, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, road: Road
+    log: pytest.LogCaptureFixture, road: Road, anyio_backend: object
 ) -> None:
-    monkeypatch.setattr(protocol, "PATIENCE", 1.0)
-    async with proxy.nothing_left():
+    del anyio_backend
+    async with staged(idle=10 * SOON) as proxy, proxy.nothing_left():
         proxy.stage.scripts.append(endless(road))
         async with await proxy.client(road.request):
             await until(lambda: paused(proxy))
