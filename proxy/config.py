@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 from .errors import ConfigError, Problem
 from .fields import HOP_BY_HOP
 from .nudges import Nudge, Window
+from .redaction import without_keys
 from .versions import dates
 from .versions.models import ModelTarget
 from .yamltext import (
@@ -304,6 +305,8 @@ def _base_url(value: Value) -> str:
         raise value.wrong("has a user name or password", "they belong under credentials")
     if "?" in text or "#" in text:
         raise value.wrong("has a query or a fragment", rule)
+    if without_keys(text) != text:
+        raise value.wrong("has what looks like a key", "they belong under credentials")
     match = re.fullmatch(
         r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(/[!-~]*)?",
         text,

@@ -25,6 +25,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from .redaction import without_keys
+
 STATUS_OF_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -64,8 +66,13 @@ class ProxyError(Exception):
 
 
 class RequestError(ProxyError):
+    """Its message may name what was asked for, where a key may stand by mistake."""
+
     status = 400
     type = "invalid_request_error"
+
+    def __init__(self, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(without_keys(message), headers)
 
 
 class VersionRequired(RequestError):

@@ -45,7 +45,8 @@ from .interruption import Interruptible
 from .keepalive import Keepalive
 from .negotiation import negotiate, translates
 from .nudges import Nudge
-from .observe import Ended, Observer, Record
+from .observe import LONGEST, Ended, Observer, Record
+from .redaction import without_keys
 from .routing import Match, Routes
 from .translation import Translation
 from .upstream import Upstream
@@ -88,7 +89,8 @@ class Relay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client(scope, receive, send)
         path = client.path.decode("latin-1")
-        exchange = Exchange(self._config, self.learned, client, Record(client.method, path))
+        record = Record(client.method, without_keys(path[:LONGEST]))
+        exchange = Exchange(self._config, self.learned, client, record)
         try:
             guard.check(client.fields, client.path, self._config.limits.header_bytes)
             match = self._routes.find(client.method, path)
@@ -157,7 +159,7 @@ class Exchange:
         if translation is not None and translation.changes:
             record.changes = translation.changes
             record.dropped = tuple(translation.dropped)
-            record.model = translation.model_asked or "-"
+            record.model = without_keys(translation.model_asked or "-")
             record.answered_by = translation.model or "-"
             record.streams = translation.streams
             record.events_received = translation.events_taken

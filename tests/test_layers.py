@@ -11,6 +11,7 @@ import pytest
 import proxy
 
 ORDER = [
+    "redaction",
     "errors",
     "fields",
     "identity",
