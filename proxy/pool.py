@@ -51,10 +51,16 @@ class Pool:
         """How many connections are used, and how many are free."""
         return len(self._all) - len(self._free), len(self._free)
 
-    def free(self) -> Connection | None:
-        """A connection that was used before, the one used last, None if none is as it was left."""
+    def free(self, within: float = KEEP) -> Connection | None:
+        """A connection that was used before, the one used last, None if none is as it was left.
+
+        It became free ``within`` the last seconds.
+        """
         while self._free:
-            connection, _ = self._free.popitem()
+            connection, since = self._free.popitem()
+            if connection.loop.time() - since > within:
+                self._free[connection] = since  # behind the older ones, where it was
+                return None
             if connection.quiet():
                 return connection
             connection.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import chain
@@ -57,6 +57,9 @@ ANSWER_LIMIT = 64 << 20
 
 ERROR_LIMIT = 1 << 20
 """The largest error body that is read for its message, in bytes."""
+
+AT_HAND = 64 << 10
+"""The largest body that is read before it is passed on, in bytes."""
 
 BODILESS = (204, 304)
 """Statuses of answers without a body (RFC 9112 §6.3)."""
@@ -212,11 +215,20 @@ class Exchange:
     async def _pass_through(self, match: Match, upstream: Upstream) -> None:
         """Relay bytes as they come; at most the version in the header is raised."""
         client = self._client
-        body = client.upload() if client.has_body else None
         answer = self._answer = await upstream.call(
-            client.method, self._target(match.path), self._request_fields(), body
+            client.method, self._target(match.path), self._request_fields(), await self._upload()
         )
         await self._pass_back(answer)
+
+    async def _upload(self) -> bytes | AsyncIterator[bytes] | None:
+        """The body to pass on: whole where it is small, so that it is at hand to be sent again."""
+        client = self._client
+        if not client.has_body:
+            return None
+        announced = values(client.fields, b"content-length")
+        if announced and int(announced[0]) <= AT_HAND:
+            return await client.body(AT_HAND)
+        return client.upload()
 
     async def _pass_back(self, answer: Answer) -> None:
         self.record.streams |= _is_stream(answer)

@@ -18,7 +18,11 @@ from . import config
 from .errors import UpstreamTimeout, UpstreamUnreachable
 from .fields import Fields, values, with_key, without
 from .http1 import Answer, Connection
-from .pool import Pool
+from .pool import KEEP, Pool
+
+FRESH = 1.0
+"""Seconds that a connection may have been free for a body that cannot be sent again. Upstreams
+close those that were free for longer, and may be about to."""
 
 
 class Upstream:
@@ -52,19 +56,22 @@ class Upstream:
         """Send a request and wait for the head of its response.
 
         ``target`` is the path and query as they shall stand on the wire, below the base URL. A
-        body that comes in parts stands behind the ``content-length`` among ``fields``, or chunked.
+        body stands behind the ``content-length`` among ``fields``; without one it is given its
+        own, or chunked if it comes in parts, which cannot be sent again.
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamNonsense.
         """
         fields = self._fields(fields)
         stream: AsyncIterator[bytes] | None = None
         whole = b""
         chunked = False
+        framed = bool(values(fields, b"content-length"))
         if isinstance(body, bytes):
             whole = body
-            fields.append((b"content-length", str(len(body)).encode()))
+            if not framed:
+                fields.append((b"content-length", str(len(body)).encode()))
         elif body is not None:
             stream = body
-            chunked = not values(fields, b"content-length")
+            chunked = not framed
             if chunked:
                 fields.append((b"transfer-encoding", b"chunked"))
         request = _head(method, self._prefix + target, fields) + whole
@@ -76,7 +83,7 @@ class Upstream:
                 answer.send(stream, self._timeouts.first_byte, chunked=chunked)
             return answer
 
-        used = self._pool.free()
+        used = self._pool.free(KEEP if stream is None else FRESH)
         if used is not None:
             answer = send(used)
             try:

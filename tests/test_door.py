@@ -647,7 +647,7 @@ async def test_a_body_that_stalls_ends_the_upstreams_call(monkeypatch: pytest.Mo
         cut.set()
 
     async with at_the_door(play) as client:
-        await client.say(POST + b"content-length: 9\r\n\r\nabc")
+        await client.say(POST + CHUNKED + chunk(b"abc"))
         message(await client.rest(), 408, "timeout_error")
         await happened(cut)
 
@@ -663,7 +663,7 @@ async def test_a_body_that_stalls_after_the_answer_has_begun_cuts_it(
         await side.rest()
 
     async with at_the_door(play) as client:
-        await client.say(POST + b"content-length: 9\r\n\r\nabc")
+        await client.say(POST + CHUNKED + chunk(b"abc"))
         assert (await client.rest()).endswith(b"\r\n\r\nsoon")
 
 

@@ -44,6 +44,8 @@ from stage import (
 )
 from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream
 
+from proxy.relay import AT_HAND
+
 pytestmark = pytest.mark.anyio
 
 SOON = 0.05
@@ -633,8 +635,8 @@ async def test_an_answer_may_come_a_byte_at_a_time(
 
 
 GET = b"%b /v1/models HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n"
-UPLOAD = post("/v1/files", b"x" * 99, b"anthropic-version: 2023-06-01")[:-1]
-"""An upload that is never finished."""
+UPLOAD = post("/v1/files", b"x" * (AT_HAND + 1), b"anthropic-version: 2023-06-01")[:-1]
+"""An upload that is never finished, and too large to wait for."""
 
 PASSED = {
     "a length without a body": (GET % b"HEAD", b"200 OK\r\ncontent-length: 77\r\n\r\n", True),
@@ -724,22 +726,48 @@ async def test_a_request_is_repeated_once_if_nothing_was_heard_of_it(
 ) -> None:
     stage = proxy.stage
     stage.good = road.good
-    repeats = road is not BYTES  # whose body is not kept
     async with proxy.nothing_left():
-        stage.scripts.append(closes_at_reuse(stage, reuse.play))
-        if repeats:
-            stage.scripts.extend(reuse.and_then)
+        stage.scripts.extend((closes_at_reuse(stage, reuse.play), *reuse.and_then))
         check_good(road, await proxy.ask(road.request))
         requests = stage.requests
         got = await proxy.ask(road.request)
-        if reuse.message or not repeats:
-            check_refused(got, 502, FAILED, reuse.message or CLOSED)
+        if reuse.message:
+            check_refused(got, 502, FAILED, reuse.message)
         else:
             check_good(road, got)
-        assert stage.requests - requests == (reuse.tries if repeats else 1)
+        assert stage.requests - requests == reuse.tries
         assert not stage.scripts
         check_good(road, await proxy.ask(road.request))
     assert len(told(log)) == 3
+
+
+LARGE = post("/v1/files", b"x" * (AT_HAND + 1), b"anthropic-version: 2023-06-01")
+UNKNOWN = (
+    b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n"
+    b"anthropic-version: 2023-06-01\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"abc") + END
+)
+
+
+@pytest.mark.parametrize("rested", [False, True], ids=["fresh", "rested"])
+@pytest.mark.parametrize("request_", [LARGE, UNKNOWN], ids=["large", "of unknown size"])
+async def test_a_body_that_is_not_kept_avoids_connections_that_may_be_about_to_close(
+    proxy: Proxy, log: pytest.LogCaptureFixture, request_: bytes, *, rested: bool
+) -> None:
+    stage = proxy.stage
+    stage.good = BYTES.good
+    async with proxy.nothing_left():
+        stage.scripts.append(closes_at_reuse(stage, closes))
+        check_good(BYTES, await proxy.ask(BYTES.request))
+        await until(lambda: len(proxy.pool._free) == 1)  # noqa: SLF001
+        if rested:
+            for connection in proxy.pool._free:  # noqa: SLF001
+                proxy.pool._free[connection] -= 1.1  # noqa: SLF001
+        got = await proxy.ask(request_)
+        if rested:
+            check_good(BYTES, got)
+        else:
+            check_refused(got, 502, FAILED, CLOSED)
+    assert len(told(log)) == 2
 
 
 async def test_what_comes_unasked_on_a_free_connection_is_no_answer(proxy: Proxy) -> None:
