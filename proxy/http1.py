@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import re
 import select
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any, cast
 
 import httptools
@@ -36,6 +38,13 @@ it, a trailer, what stands beside the size of a chunk. None of it is handed on b
 
 UNREAD_SIZE = 64 << 10
 """How much of an answer may wait to be read before its upstream is made to wait, in bytes."""
+
+LEFT_OVER = 1 << 20
+"""How much of an answer is read when its connection is lost, in bytes."""
+
+TURNS = 4
+"""How often the event loop may look for what has arrived before more of a request is sent. It hears
+at the second turn."""
 
 Take = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before the next, None for nothing."""
@@ -441,7 +450,15 @@ class Connection(asyncio.Protocol):
         return answer
 
     async def write(self, data: bytes) -> None:
-        """Send more of the request; returns when the upstream keeps up."""
+        """Send more of the request; returns when the upstream keeps up.
+
+        What it has said is heard first: it may have refused the rest and reset the connection, and
+        a write that fails discards what was not read yet.
+        """
+        for _ in range(TURNS):
+            if self.closed or not self._transport.is_reading() or not _readable(self._socket):
+                break
+            await asyncio.sleep(0)
         if self.closed:
             return  # the answer knows
         self._transport.write(data)
@@ -505,6 +522,9 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self.resume_writing()
         if self._answer is not None:
+            if exc is not None and self._transport.get_extra_info("ssl_object") is None:
+                for part in _left_over(self._socket):
+                    self._answer.arrived(part)
             self._answer.lost(said_all=self._said_all and exc is None)
         self._gone(self)
 
@@ -519,11 +539,27 @@ class Connection(asyncio.Protocol):
 
 def _readable(opened: socket.socket) -> bool:
     """Whether something has arrived, be it the end."""
+    if opened.fileno() < 0:
+        return True  # it is closed, of which TLS tells a turn later
     if sys.platform == "win32":
         return bool(select.select([opened], [], [], 0)[0])
     poll = select.poll()  # select itself knows only the first thousand files
     poll.register(opened, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _left_over(lost: socket.socket) -> Iterator[bytes]:
+    """What had arrived when a write failed, of which the event loops read no more.
+
+    Under TLS it cannot be had: who could decipher it is gone.
+    """
+    if sys.platform == "win32":
+        return
+    left = LEFT_OVER
+    with suppress(OSError):
+        while left > 0 and (part := os.read(lost.fileno(), UNREAD_SIZE)):
+            left -= len(part)
+            yield part
 
 
 def _said_goodbye(tls: ssl.SSLObject | None) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from proxy import config
@@ -85,6 +88,29 @@ async def raw_upstream(play: Play, tls: ssl.SSLContext | None = None) -> AsyncIt
     finally:
         server.close()
     assert not failures
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate for one name, which vouches for itself, and its key."""
+
+    file: Path
+    key: Path
+
+    @classmethod
+    def made(cls, place: Path, host: str) -> Self:
+        """One for a ``host`` as openssl writes it, in files whose names begin with ``place``."""
+        made = cls(place.with_suffix(".pem"), place.with_suffix(".key"))
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+        subject = ["-subj", "/CN=test", "-addext", f"subjectAltName={host}"]
+        files = ["-out", str(made.file), "-keyout", str(made.key)]
+        subprocess.run([*command.split(), *subject, *files], check=True, capture_output=True)
+        return made
+
+    def serve(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.file, self.key)
+        return context
 
 
 async def connect(url: str) -> Side:

@@ -12,12 +12,9 @@ import json
 import logging
 import os
 import socket
-import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from stage import (
@@ -42,7 +39,16 @@ from stage import (
     staged,
     until,
 )
-from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream
+from support import (
+    PATIENCE,
+    STREAM_HEAD,
+    Certificate,
+    Play,
+    Side,
+    chunk,
+    completion,
+    raw_upstream,
+)
 
 from proxy.relay import AT_HAND
 
@@ -974,31 +980,12 @@ async def nameless() -> AsyncIterator[str]:
     yield "http://no-such-host.invalid"
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """A certificate for one name, which vouches for itself, and its key."""
-
-    file: Path
-    key: Path
-
-    def serve(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.file, self.key)
-        return context
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certificate]:
     """One for the address that upstreams have in tests, and one for another host."""
     folder = tmp_path_factory.mktemp("tls")
-    made = {}
-    for name, host in (("right", "IP:127.0.0.1"), ("wrong", "DNS:api.example")):
-        made[name] = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-        subject = ["-subj", "/CN=test", "-addext", f"subjectAltName={host}"]
-        files = ["-out", str(made[name].file), "-keyout", str(made[name].key)]
-        subprocess.run([*command.split(), *subject, *files], check=True, capture_output=True)
-    return made
+    hosts = {"right": "IP:127.0.0.1", "wrong": "DNS:api.example"}
+    return {name: Certificate.made(folder / name, host) for name, host in hosts.items()}
 
 
 def unreachable(why: str) -> str:

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import struct
+import threading
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from stage import until
-from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, raw_upstream, settings
+from support import (
+    PATIENCE,
+    STREAM_HEAD,
+    Certificate,
+    Play,
+    Side,
+    chunk,
+    raw_upstream,
+    settings,
+)
 
 from proxy import errors
 from proxy.config import Timeouts
@@ -203,6 +215,88 @@ async def test_an_upload_that_fails_after_its_answer_ends_the_connection() -> No
             await ended.wait()
 
 
+class Refusing:
+    """An upstream in a thread of its own that answers a head, reads no more and resets.
+
+    ``answer`` is said in two parts, the last of it with the reset.
+    """
+
+    def __init__(self, answer: bytes, last: bytes, tls: ssl.SSLContext | None = None) -> None:
+        self._answer = answer
+        self._last = last
+        self._tls = tls
+        self._may_reset = threading.Event()
+        self._has_reset = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._may_reset.set()
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        opened, _ = self._listener.accept()
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a reset discards it
+        with self._tls.wrap_socket(opened, server_side=True) if self._tls else opened as side:
+            side.recv(1 << 10)
+            side.sendall(self._answer)
+            self._may_reset.wait(PATIENCE)
+            side.sendall(self._last)
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._has_reset.set()
+
+    def reset(self) -> None:
+        """Have it reset, while the event loop cannot look."""
+        self._may_reset.set()
+        assert self._has_reset.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate.made(tmp_path_factory.mktemp("tls") / "upstream", "IP:127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("secure", "paused"),
+    [(False, False), (False, True), (True, False)],
+    ids=["plain", "plain, paused", "tls"],
+)
+async def test_an_early_answer_is_read_though_the_upload_is_reset(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate, *, secure: bool, paused: bool
+) -> None:
+    """The next write is what finds out."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    size = (100 << 10) if paused else 2
+    said = b"HTTP/1.1 413 Large\r\ncontent-length: %d\r\n\r\n" % (size + 4)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"some"
+        for _ in range(3):
+            await asyncio.sleep(0)  # uvloop sends what was written a turn later
+        if paused:
+            (connection,) = upstream._pool._all  # noqa: SLF001
+            await until(lambda: not connection._transport.is_reading())  # noqa: SLF001
+        here.reset()
+        yield b"more"
+        yield b"last"
+
+    parts = (said + b"x" * size, b"last") if paused else (b"", said + b"x" * size + b"last")
+    with Refusing(*parts, certificate.serve() if secure else None) as here:
+        async with connected(here.url) as upstream:
+            answer = await upstream.call("POST", "/", [(b"content-length", b"12")], body())
+            assert answer.status == 413
+            await until(lambda: answer._upload is not None and answer._upload.done())  # noqa: SLF001
+            assert (await answer.read_all(1 << 20)).endswith(b"last")
+            answer.close()
+
+
 async def test_a_request_that_is_not_all_sent_ends_its_connection() -> None:
     async def play(side: Side) -> None:
         await side.head()
@@ -354,6 +448,24 @@ async def test_a_connection_with_something_unread_is_not_used_again() -> None:
         await until(lambda: not connection.quiet())
         assert upstream._pool.free() is None  # noqa: SLF001
         assert connection.closed
+
+
+async def test_a_connection_can_be_asked_at_every_turn_while_it_is_lost(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate
+) -> None:
+    """Over TLS it is told a turn after its socket was closed."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    async with (
+        raw_upstream(silent, certificate.serve()) as url,
+        connected(url) as upstream,
+    ):
+        connection = await upstream._pool.new()  # noqa: SLF001
+        assert connection.quiet()
+        connection._transport.abort()  # noqa: SLF001
+        while not connection.closed:
+            connection.quiet()
+            await asyncio.sleep(0)
+        assert not connection.quiet()
 
 
 async def test_what_stands_beside_the_parts_of_a_body_is_counted_from_each() -> None:
