@@ -8,24 +8,51 @@ https://www.rfc-editor.org/rfc/rfc9110#section-8.4
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from .errors import UpstreamNonsense
+from .errors import UpstreamBrokeOff, UpstreamNonsense
 
 PIECE = 256 << 10
 """The most that is unpacked at a time, in bytes."""
-
-Decode = Callable[[bytes], Iterator[bytes]]
 
 _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """Codings that zlib reads, and how it is told of them."""
 
 
-def decoding(coding: bytes) -> Decode | None:
-    """What turns parts of a body of ``content-encoding: coding`` into plain ones; None if they are.
+class Decoding:
+    """Turns the parts of one body into plain ones; each call takes a part."""
 
-    Raises UpstreamNonsense for a coding that was neither asked for nor is known, and so does the
-    result for bytes that are not in it.
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._inflater = zlib.decompressobj(window)
+        self._begun = False
+
+    def __call__(self, part: bytes) -> Iterator[bytes]:
+        """What stands in ``part``, in pieces; raises UpstreamNonsense for what is not coded so."""
+        self._begun = True
+        try:
+            while part:
+                if self._inflater.eof:  # another member, or nonsense (RFC 1952 §2.2)
+                    self._inflater = zlib.decompressobj(self._window)
+                if piece := self._inflater.decompress(part, PIECE):
+                    yield piece
+                part = self._inflater.unused_data or self._inflater.unconsumed_tail
+        except zlib.error as error:
+            raise UpstreamNonsense("upstream's answer is not in its content-encoding") from error
+
+    def end(self) -> None:
+        """Say that there is no further part; raises UpstreamBrokeOff where one is missing.
+
+        Its last bytes are what tells a whole body from a cut one (RFC 1952 §2.3.1).
+        """
+        if self._begun and not self._inflater.eof:
+            raise UpstreamBrokeOff("upstream's answer ends before its content-encoding does")
+
+
+def decoding(coding: bytes) -> Decoding | None:
+    """What decodes a body of ``content-encoding: coding``; None if it is plain.
+
+    Raises UpstreamNonsense for a coding that was neither asked for nor is known.
     """
     coding = coding.strip().lower()
     if coding in (b"", b"identity"):
@@ -34,19 +61,4 @@ def decoding(coding: bytes) -> Decode | None:
         raise UpstreamNonsense(
             f"upstream sent content-encoding {coding[:40]!r} though asked not to"
         )
-    window = _WINDOW[coding]
-    inflater = zlib.decompressobj(window)
-
-    def inflate(part: bytes) -> Iterator[bytes]:
-        nonlocal inflater
-        try:
-            while part:
-                if inflater.eof:  # another member, or nonsense (RFC 1952 §2.2)
-                    inflater = zlib.decompressobj(window)
-                if piece := inflater.decompress(part, PIECE):
-                    yield piece
-                part = inflater.unused_data or inflater.unconsumed_tail
-        except zlib.error as error:
-            raise UpstreamNonsense("upstream's answer is not in its content-encoding") from error
-
-    return inflate
+    return Decoding(_WINDOW[coding])

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import httptools
 
-from .coding import Decode, decoding
+from .coding import Decoding, decoding
 from .errors import (
     UpstreamBrokeOff,
     UpstreamNonsense,
@@ -200,7 +200,10 @@ class Answer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def read_all(self, limit: int) -> bytes:
-        """The whole body, decoded; raises UpstreamNonsense when it passes ``limit`` bytes."""
+        """The whole body, decoded; raises UpstreamNonsense when it passes ``limit`` bytes.
+
+        Raises as read and what decodes it do, too.
+        """
         decode = self.decoding()
         parts: list[bytes] = []
         size = 0
@@ -210,9 +213,11 @@ class Answer:
                 if size > limit:
                     raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
                 parts.append(piece)
+        if decode is not None:
+            decode.end()
         return b"".join(parts)
 
-    def decoding(self) -> Decode | None:
+    def decoding(self) -> Decoding | None:
         """What decodes the body, part by part, None if it is plain; raises UpstreamNonsense."""
         return decoding(b", ".join(values(self.fields, b"content-encoding")))
 

@@ -301,6 +301,8 @@ class Exchange:
 
         with Keepalive(self._client, ping) if keepalive else nullcontext():
             await answer.forward(take, enough=lambda: translation.ended)
+        if decode is not None and not translation.ended:
+            decode.end()
         if not translation.started:
             raise UpstreamNonsense("upstream's stream ended before its first event")
         if (wait := self._client.write_all(translation.finish())) is not None:

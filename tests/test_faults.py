@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -607,6 +608,28 @@ async def test_an_odd_answer_is_an_answer_and_only_that(
             check_good(road, await proxy.ask(road.request))
         assert stage.connections - connections == (1 if kept else 2)
     assert told(log) == ["ended=complete"] * 2
+
+
+@pytest.mark.parametrize("road", TRANSLATED, ids=lambda road: road.name)
+async def test_gzip_that_ends_early_is_no_whole_answer(
+    proxy: Proxy, log: pytest.LogCaptureFixture, road: Road
+) -> None:
+    """Its framing does not tell, and all that can be read of one body is JSON."""
+    head, body = unchunked(road)
+    if road.streams:
+        body = parsed(b"".join(road.parts[:2]) + END).body
+    zipper = zlib.compressobj(wbits=31)
+    body = zipper.compress(body) + zipper.flush(zlib.Z_SYNC_FLUSH)
+    fields = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
+    proxy.stage.good = head[:-2] + fields + body
+    async with proxy.nothing_left():
+        got = await proxy.ask(road.request)
+    message = "upstream's answer ends before its content-encoding does"
+    if road.streams:
+        check_finished(got, FAILED, message)
+    else:
+        check_refused(got, 502, FAILED, message)
+    assert told(log) == [f'ended="upstream failed" error="{FAILED}: {message}"']
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)

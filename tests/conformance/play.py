@@ -200,7 +200,6 @@ class ScriptedAnswer(Answer):
         self._silent_until: float | None = None
         part.open_answers += 1
         self._open = True
-        self.received = 0
 
     async def read(self) -> bytes:
         if not self._rest:
