@@ -57,6 +57,10 @@ FIELDS = 200
 HEAD_SIZE = 64 << 10
 """The most that a head may take before applications that set no limit, in bytes."""
 
+BESIDE = 1 << 10
+"""What a head may take beside what is counted of it, in bytes: method and version, blanks, ends of
+lines. It is counted so once it is there, however it was cut on its way."""
+
 PIPELINED = 8
 """How many requests may wait behind the one that is answered before the client is made to wait.
 While it waits nobody hears that it left, until something is written to it."""
@@ -104,8 +108,10 @@ class Protocol(HttpToolsProtocol):
 
     _part: Literal["head", "body"] | None = None
     """What is being read: nothing is, before a request and after it."""
-    _segment = 0
-    """The length of what has just arrived."""
+    _segment = b""
+    """What has just arrived."""
+    _head: bytes | bytearray = b""
+    """What arrived before it of the head that is being read, and what stood before that."""
     _mixed = False
     """Whether something else stood in it before or beside the head that is being read."""
     _framing = 0
@@ -156,7 +162,7 @@ class Protocol(HttpToolsProtocol):
         """Read what has arrived, and refuse what can be told to be wrong."""
         if self._refusal is not None:
             return
-        self._segment = len(data)
+        self._segment = data
         self._mixed = False
         try:
             self._parse(data)
@@ -165,8 +171,13 @@ class Protocol(HttpToolsProtocol):
             return
         if self._part is not None and not self._mixed:
             self._framing += len(data)
-            if self._framing > self._terms.head_size:
+            uncounted = BESIDE if self._part == "head" else 0
+            if self._framing > self._terms.head_size + uncounted:
                 self._refuse(self._too_large())
+        if self._part == "head":
+            self._head = self._head or bytearray()
+            self._head += data
+        self._segment = b""
         self._watch()
 
     def pause_writing(self) -> None:
@@ -196,6 +207,7 @@ class Protocol(HttpToolsProtocol):
         cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
         self._terms = self.config.terms()
         self._part = "head"
+        self._head = b""
         self._framing = 0
         self._due = self.loop.time() + HEAD_WITHIN
 
@@ -215,13 +227,18 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or raise the RequestError to refuse it with."""
+        limit = self._terms.head_size
         if (
-            self._framing + self._segment > self._terms.head_size
-            and guard.size(self.url, self.headers) > self._terms.head_size
+            self._framing + len(self._segment) + len(self.headers) > limit
+            and guard.size(self.url, self.headers) > limit
         ):
             raise self._too_large()
         version = self.parser.get_http_version()
-        guard.check_head(self.parser.get_method(), self.url, version, self.headers)
+        method = self.parser.get_method()
+        guard.check_head(method, self.url, version, self.headers)
+        if not self._stands(b"%b %b HTTP/1." % (method, self.url)):
+            raise InvalidRequest("the first line must be a method, a target and HTTP/1.1")
+        self._head = b""
         old = version == "1.0"
         self.expect_100_continue &= not old  # RFC 9110 §10.1.1
         super().on_headers_complete()
@@ -279,6 +296,10 @@ class Protocol(HttpToolsProtocol):
                 rest = memoryview(rest)[offer.args[0] :]
             else:
                 return
+
+    def _stands(self, line: bytes) -> bool:
+        """Whether ``line`` has arrived. The parser tells neither protocols nor blanks apart."""
+        return line in self._segment or line in self._head + self._segment
 
     def _too_large(self) -> HeaderTooLarge:
         return HeaderTooLarge(f"the header is larger than {self._terms.head_size} bytes")

@@ -176,6 +176,11 @@ NO_REQUESTS = {
     "words": b"EHLO " + CANARY + b"\r\n",
     "unknown method": with_line(b"BREW / HTTP/1.1"),
     "method in lower case": with_line(b"get / HTTP/1.1"),
+    "another protocol's version": with_line(b"GET / RTSP/1.0"),
+    "another protocol's newer version": with_line(b"POST / RTSP/1.1"),
+    "another protocol's method": with_line(b"SOURCE / ICE/1.0"),
+    "two blanks behind the method": with_line(b"GET  / HTTP/1.1"),
+    "two blanks before the version": with_line(b"GET /  HTTP/1.1"),
     "blank before the method": with_line(b" GET / HTTP/1.1"),
     "no version": with_line(b"GET /"),
     "HTTP/0.9": with_line(b"GET / HTTP/0.9"),
@@ -816,6 +821,28 @@ async def test_what_came_before_a_head_does_not_count_for_it(before: bytes) -> N
         assert (await answer(client))[1] == b"ok"
         await client.say(b"\r\n")
         assert (await answer(client))[1] == b"ok"
+
+
+def in_parts(size: int) -> Callable[[bytes], list[bytes]]:
+    """Cuts into parts of a ``size``."""
+    return lambda data: [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, b"200"), (1, b"431")], ids=["at", "beyond"])
+@pytest.mark.parametrize(
+    "cut", [in_parts(9999), in_parts(300), in_parts(7)], ids=["whole", "halves", "crumbs"]
+)
+async def test_a_head_is_measured_alike_however_it_is_cut(
+    cut: Callable[[bytes], list[bytes]], more: int, status: bytes
+) -> None:
+    taken = len(b"/v1/models?a=bhostproxyx-a") + 2 * len(b": \r\n")
+    value = b"x" * (400 - taken + more)
+    sent = b"GET /v1/models?a=b HTTP/1.1\r\nhost: proxy\r\nx-a: %b\r\n\r\n" % value
+    async with door(Upstream(), {"limits": {"header_bytes": 400}}) as client:
+        for part in cut(sent):
+            await client.say(part)
+            await asyncio.sleep(0)
+        assert (await client.head()).startswith(b"HTTP/1.1 %b " % status)
 
 
 async def test_a_connection_that_stays_goes_by_the_configuration_in_force() -> None:
