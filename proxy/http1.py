@@ -524,11 +524,11 @@ class Connection(asyncio.Protocol):
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
+        by_us, self.closed = self.closed, True
         self.resume_writing()
         if self._answer is not None:
-            if exc is not None and self._transport.get_extra_info("ssl_object") is None:
-                for part in _left_over(self._socket):
+            if not by_us:
+                for part in _left_over(self._socket, self._transport.get_extra_info("ssl_object")):
                     self._answer.arrived(part)
             self._answer.lost(said_all=self._said_all and exc is None)
         self._gone(self)
@@ -553,16 +553,20 @@ def _readable(opened: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _left_over(lost: socket.socket) -> Iterator[bytes]:
-    """What had arrived when a write failed, of which the event loops read no more.
+def _left_over(lost: socket.socket, tls: ssl.SSLObject | None) -> Iterator[bytes]:
+    """What had arrived before a write failed, or while the upstream was made to wait.
 
-    Under TLS it cannot be had: who could decipher it is gone.
+    The event loops read no more of it; uvloop lets go of what TLS has read, too. What stands behind
+    that in the socket cannot be had: who could decipher it is gone.
     """
-    if sys.platform == "win32":
+    if tls is None and sys.platform == "win32":
         return
     left = LEFT_OVER
     with suppress(OSError):
-        while left > 0 and (part := os.read(lost.fileno(), UNREAD_SIZE)):
+        while left > 0:
+            part = tls.read(UNREAD_SIZE) if tls else os.read(lost.fileno(), UNREAD_SIZE)
+            if not part:
+                return
             left -= len(part)
             yield part
 

@@ -2,6 +2,8 @@
 
 A table: a fault, the moments at which it can happen, and on each road what becomes of it. A case
 is played over real sockets, and after each the proxy must stand as before and serve the next.
+Signals need a process of their own: SIGTERM and the second one mid-stream are in test_cli and
+test_reload, SIGHUP with a good and with a broken file in test_reload.
 """
 
 from __future__ import annotations
@@ -1074,6 +1076,13 @@ async def test_an_upstream_whose_tls_fails(
         await check_unreachable(proxy, log, message, status)
 
 
+def says_no_more(side: Side) -> None:
+    """Close one direction of the connection, of which TLS knows nothing."""
+    opened: socket.socket = side.writer.get_extra_info("socket")
+    with socket.socket(fileno=os.dup(opened.fileno())) as same:
+        same.shutdown(socket.SHUT_WR)
+
+
 @pytest.mark.usefixtures("anyio_backend")
 async def test_over_tls_an_end_must_be_told(
     log: pytest.LogCaptureFixture,
@@ -1090,9 +1099,7 @@ async def test_over_tls_an_end_must_be_told(
 
     async def is_cut(side: Side) -> None:
         await stage.answer(side, answer)
-        opened: socket.socket = side.writer.get_extra_info("socket")
-        with socket.socket(fileno=os.dup(opened.fileno())) as same:
-            same.shutdown(socket.SHUT_WR)
+        says_no_more(side)
         await side.rest()
 
     async with (
@@ -1108,3 +1115,98 @@ async def test_over_tls_an_end_must_be_told(
             check_good(road, await proxy.ask(road.request))
     failed = f'ended="upstream failed" error="api_error: {BROKE_OFF}"'
     assert told(log) == ["ended=complete", failed, *["ended=complete"] * len(ROADS)]
+
+
+@pytest.mark.usefixtures("anyio_backend")
+@pytest.mark.parametrize(
+    ("framed", "goodbye"),
+    [(False, True), (True, True), (True, False)],
+    ids=["until closed", "chunked", "chunked, without a goodbye"],
+)
+async def test_over_tls_an_end_is_heard_behind_all_that_a_slow_client_has_not_taken(
+    log: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    certificates: dict[str, Certificate],
+    *,
+    framed: bool,
+    goodbye: bool,
+) -> None:
+    """It arrives while the upstream is made to wait, with the last of its answer."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["right"].file))
+    stage = Stage()
+    sent = 0
+    closes = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        nonlocal sent
+        await side.request()
+        await side.say(BYTES.parts[0] if framed else unchunked(BYTES)[0])
+        while not paused(slow):
+            await side.say(chunk(LONG) if framed else LONG)
+            sent += len(LONG)
+            for _ in range(9):  # or more were on its way than the proxy has room for
+                await asyncio.sleep(0)
+        await side.say(chunk(b"last") + END if framed else b"last")
+        if not goodbye:
+            says_no_more(side)
+        closes.set()
+        if not goodbye:
+            await side.rest()
+
+    async with (
+        raw_upstream(stage.play, certificates["right"].serve()) as url,
+        proxied(stage, url, {}) as slow,
+        slow.nothing_left(),
+    ):
+        stage.scripts.append(play)
+        async with await slow.client(BYTES.request) as client:
+            await closes.wait()
+            for _ in range(99):
+                await asyncio.sleep(0)
+            answer = parsed(await client.rest())
+    assert answer.whole
+    assert (len(answer.body), answer.body[-4:]) == (sent + 4, b"last")
+    assert told(log) == ["ended=complete"]
+
+
+@asynccontextmanager
+async def handshake() -> AsyncIterator[str]:
+    """A host that says nothing when TLS is spoken to it."""
+    async with raw_upstream(stalls) as url:
+        yield url.replace("http:", "https:")
+
+
+CONNECTING = pytest.mark.parametrize("place", [black_hole, handshake])
+
+
+@pytest.mark.usefixtures("anyio_backend")
+@CONNECTING
+async def test_a_drain_ends_what_still_connects(
+    log: pytest.LogCaptureFixture, place: Callable[[], AbstractAsyncContextManager[str]]
+) -> None:
+    message = "the proxy is shutting down"
+    async with (
+        place() as url,
+        proxied(Stage(), url, {}) as proxy,
+        proxy.nothing_left(),
+        await proxy.client(NATIVE.request) as client,
+    ):
+        await until(lambda: len(proxy.app.exchanges) == 1)
+        proxy.app.drain()
+        check_refused(await client.rest(), 503, "overloaded_error", message)
+    assert told(log) == [f'ended=drained error="overloaded_error: {message}"']
+
+
+@pytest.mark.usefixtures("anyio_backend")
+@CONNECTING
+async def test_a_client_that_leaves_what_still_connects_leaves_nothing(
+    log: pytest.LogCaptureFixture, place: Callable[[], AbstractAsyncContextManager[str]]
+) -> None:
+    async with (
+        place() as url,
+        proxied(Stage(), url, {}) as proxy,
+        proxy.nothing_left(),
+        await proxy.client(NATIVE.request),
+    ):
+        await until(lambda: len(proxy.app.exchanges) == 1)
+    assert told(log) == ['ended="client left before the first byte"']
