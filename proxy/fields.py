@@ -35,6 +35,9 @@ _NEVER_NAMED_AWAY = (b"anthropic-", b"content-")
 _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-control"))
 
 
+_LOOK_ALIKES = (b"anthropic_version", b"x_api_key", b"x-api_key", b"x_api-key")
+
+
 def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """Every value of the field ``name`` , in order."""
     return [value for key, value in fields if key == name]
@@ -87,9 +90,10 @@ def _named_by_connection(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[byt
 def for_upstream(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
     """The client's fields as they go to the upstream.
 
-    ``Host`` is the upstream's own business, ``Expect`` was answered by our server.
+    ``Host`` is the upstream's own business, ``Expect`` was answered by our server. What CGI and
+    WSGI (RFC 3875 §4.1.18) cannot tell from a field that decides here, decides nothing there.
     """
-    return [*without(end_to_end(fields), b"host", b"expect"), VIA]
+    return [*without(end_to_end(fields), b"host", b"expect", *_LOOK_ALIKES), VIA]
 
 
 def for_client(fields: Sequence[tuple[bytes, bytes]]) -> Fields:

@@ -684,6 +684,7 @@ PASSED = {
         b"307 There\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
         True,
     ),
+    "the head of a stream without end": (GET % b"HEAD", STREAM_HEAD.partition(b" ")[2], True),
     "more than its length": (GET % b"GET", b"200 OK\r\ncontent-length: 2\r\n\r\nokay", False),
     "an answer that did not wait": (UPLOAD, b"413 Large\r\ncontent-length: 0\r\n\r\n", False),
 }

@@ -1,0 +1,113 @@
+"""What has broken proxies like this one, each with its defence: the table of pitfalls.md, held.
+
+Below it stand the tests of those that have no better place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support import STREAM_HEAD, Side, chunk, completion, connect, raw_upstream, settings
+
+from proxy.app import App
+from proxy.server import running
+
+pytestmark = pytest.mark.anyio
+
+HERE = Path(__file__).parent
+ROW = re.compile(r"^\| (?P<what>[^|]+) \| (?P<defence>[^|]+) \| (?P<held>[^|]+) \|$")
+ROWS = [
+    row
+    for line in (HERE / "pitfalls.md").read_text().splitlines()
+    if (row := ROW.match(line)) and not row["what"].startswith(("---", "what "))
+]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def test_every_pitfall_is_held_by_what_there_is() -> None:
+    tests = "".join(file.read_text() for file in HERE.rglob("test_*.py"))
+    assert len(ROWS) > 60
+    for row in ROWS:
+        held = re.findall(r"`([^`]+)`", row["held"])
+        if row["held"].startswith("impossible: "):
+            continue
+        assert held, row["what"]
+        for name in held:
+            case = HERE / "conformance" / "cases" / f"{name}.yaml"
+            assert case.exists() if "/" in name else f"def {name}(" in tests, name
+
+
+async def asked(sent: bytes, said: bytes = STREAM_HEAD + completion(" Hi") + chunk(b"")) -> Heard:
+    """What comes of a request: what the upstream heard, and what the client got."""
+    heard: list[bytes] = []
+
+    async def play(side: Side) -> None:
+        head, body = await side.request()
+        heard.append(head + body)
+        await side.say(said)
+
+    async with (
+        raw_upstream(play) as base,
+        running(App(settings(base, bridge=True))) as url,
+        await connect(url) as client,
+    ):
+        await client.say(sent)
+        got = await client.rest()
+        return b"".join(heard), got
+
+
+Heard = tuple[bytes, bytes]
+
+
+def post(path: bytes, body: dict[str, object], *fields: bytes) -> bytes:
+    written = json.dumps(body).encode()
+    lines = [b"POST %b HTTP/1.1" % path, b"host: proxy", b"connection: close", *fields]
+    return b"\r\n".join((*lines, b"content-length: %d" % len(written), b"", written))
+
+
+CALL = {"prompt": "\n\nHuman: Hi\n\nAssistant:", "max_tokens_to_sample": 9, "stream": True}
+
+
+def started(model: str) -> bytes:
+    """A stream of the upstream that begins as ``model``, and breaks off."""
+    message = {"type": "message_start", "message": {"id": "m", "model": model}}
+    event = b"event: message_start\ndata: %b\n\n" % json.dumps(message).encode()
+    return STREAM_HEAD + chunk(event) + chunk(b"")
+
+
+async def test_a_model_cannot_add_fields_to_its_answer() -> None:
+    model = "x\r\nset-cookie: a=b\r\n\r\n\u00e9"
+    _, got = await asked(post(b"/v1/complete", CALL | {"model": model}), started(model))
+    assert b"\r\nset-cookie" not in got
+    _, got = await asked(post(b"/v1/complete", CALL | {"model": "claude-v1"}), started(model))
+    assert b"\r\nset-cookie" not in got
+    assert b"\r\nx-proxy-model: x??set-cookie: a=b?????\r\n" in got
+
+
+async def test_streams_are_not_held_back_by_what_stands_in_front() -> None:
+    _, got = await asked(post(b"/v1/complete", CALL | {"model": "claude-v1"}), started("claude"))
+    assert b"\r\nx-accel-buffering: no\r\n" in got
+
+
+async def test_the_environment_does_not_say_where_to_connect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    heard, _ = await asked(post(b"/v1/messages", {}, b"anthropic-version: 2023-06-01"))
+    assert heard.startswith(b"POST /v1/messages HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("name", [b"anthropic_version", b"X_Api_Key", b"x-api_key"])
+async def test_fields_that_some_servers_cannot_tell_apart_do_not_cross(name: bytes) -> None:
+    fields = (b"anthropic-version: 2023-06-01", b"x-api-key: k", name + b": 2022-01-01")
+    heard, _ = await asked(post(b"/v1/messages", {}, *fields))
+    assert b"x-api-key: k\r\n" in heard
+    assert b"2022-01-01" not in heard
