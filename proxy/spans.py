@@ -25,6 +25,7 @@ from . import config
 from .fields import Fields, values, without
 from .http1 import Answer
 from .observe import LONGEST, Record
+from .redaction import without_keys
 from .upstream import Upstream
 from .versions import droppable
 
@@ -77,7 +78,7 @@ class Spans:
                     {
                         "http.request.method": method,
                         "url.scheme": scope["scheme"],
-                        "url.path": scope["raw_path"].decode("latin-1")[:LONGEST],
+                        "url.path": without_keys(scope["raw_path"].decode("latin-1")[:LONGEST]),
                     },
                 )
             )

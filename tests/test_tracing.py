@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from processes import ROOT, served, write_config
-from stage import BRIDGED
+from stage import BRIDGED, until
 from support import Play, Side, connect, raw_upstream, settings
 
 from proxy.app import App
@@ -161,6 +161,14 @@ async def test_what_fails_is_told_by_its_kind_alone() -> None:
     assert refused.status.status_code is StatusCode.UNSET  # the client's fault, not the server's
     assert not any("SECRET" in span.to_json() for span in (*spans, refused))
     assert f"{spans[0].context.trace_id:032x}" != TRACE  # it was told twice, which is not at all
+
+
+async def test_a_span_shows_no_key_that_stands_in_a_path() -> None:
+    async with traced(Upstream(b"").play) as proxy:
+        await proxy.ask(b"GET /-x/sk-ant-canary HTTP/1.1\r\nhost: a b\r\n\r\n", b"}}")
+        await until(lambda: bool(proxy.kept.get_finished_spans()))
+    (exchange,) = proxy.kept.get_finished_spans()
+    assert told(exchange)["url.path"] == "/-x/[key]"
 
 
 async def test_the_environment_says_where_spans_go(tmp_path: Path) -> None:
