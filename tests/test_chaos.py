@@ -393,4 +393,5 @@ async def test_under_chaos_every_stream_is_true_and_nothing_is_left() -> None:
         await settled("descriptors are left", lambda: descriptors() <= before[0])
     assert endings.total() == EXCHANGES
     assert set(services.played) == set(UPSTREAMS)
-    assert set(endings) == {"ended", "left", "left before", "refused"}
+    # How much a client has when it leaves is for the machine to say.
+    assert {"ended", "refused"} < set(endings) <= {"ended", "left", "left before", "refused"}
