@@ -79,6 +79,7 @@ ABOUT = {
     "upstreams.*.timeouts.connect": "For the connection.",
     "upstreams.*.timeouts.first_byte": "From the request to the first byte of its answer.",
     "upstreams.*.timeouts.idle": "Between two pieces of its answer.",
+    "upstreams.*.timeouts.total": "For all of its answer, from the request sent.",
     "version_when_missing": "The version of requests that name none.",
 }
 """What each key is for, in a sentence; ``*`` stands for a free name, ``[]`` for an item."""
