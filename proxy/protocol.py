@@ -428,8 +428,9 @@ def _refusal(error: httptools.HttpParserError) -> RequestError:
 
 def _record(error: RequestError) -> Record:
     """The record of a request that no exchange will tell of, without a byte of it."""
-    told = f"{error.type}: {error.message}"
-    return Record("-", "-", status=error.status, ended="refused", error=told)
+    record = Record("-", "-", status=error.status, ended="refused")
+    record.error, record.fault = f"{error.type}: {error.message}", type(error).__name__
+    return record
 
 
 def _end_by_closing(cycle: RequestResponseCycle) -> None:
