@@ -19,6 +19,7 @@ from . import admin, observe
 from .config import Config
 from .config import Upstream as UpstreamSettings
 from .exchanges import OpenExchanges
+from .journal import Journal
 from .learning import learned
 from .metrics import Metrics
 from .observe import Observer, Record
@@ -56,7 +57,9 @@ class App:
         self.metrics = Metrics(shared, worker)
         self.exchanges = OpenExchanges(config.limits.concurrent_exchanges)
         """Those under way, whichever configuration they began with."""
-        self.observers: list[Observer] = [observe.write, self.metrics.count]
+        self.journal = Journal(config.ledger, shared)
+        """The migration ledger; where it is kept stays as it was at the start."""
+        self.observers: list[Observer] = [observe.write, self.metrics.count, self.journal.count]
         """Those who are told of each exchange that is over."""
         self.spans = spans
         if spans is not None:
@@ -143,6 +146,7 @@ class App:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         await self._rooms.open(self._connect)
+        await self.journal.sync()
         self.ready = True
         looking = asyncio.create_task(self._keep_looking()) if self._looks else None
         await send({"type": "lifespan.startup.complete"})
@@ -152,6 +156,7 @@ class App:
             looking.cancel()
         for rooms in (self._rooms, *self._retired):
             await rooms.close()
+        await self.journal.close()
         if self.spans is not None:
             await asyncio.to_thread(self.spans.close)
         await send({"type": "lifespan.shutdown.complete"})

@@ -173,6 +173,14 @@ class Admin:
 
 
 @dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where the migration ledger is kept, None for memory alone, and how many entries it has."""
+
+    file: str | None = None
+    entries: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One whole configuration. Of ``routes`` and ``models`` the first that matches counts."""
 
@@ -185,6 +193,7 @@ class Config:
     routes: tuple[Route, ...]
     limits: Limits
     admin: Admin
+    ledger: Ledger
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -231,6 +240,7 @@ def read(root: Value) -> Config:
             routes=field.require("routes", lambda value: _routes(value, names), ()),
             limits=field.take("limits", _limits, Limits()),
             admin=field.take("admin", _admin, Admin()),
+            ledger=field.take("ledger", _ledger, Ledger()),
         )
         if field.fine("routes"):
             _refuse_unused(field, config.routes)
@@ -564,6 +574,15 @@ def _admin(value: Value) -> Admin:
         if field.has("host") and not field.has("port"):
             field.refuse("host", "has no effect without port", "an address is both of them")
         return admin
+
+
+def _ledger(value: Value) -> Ledger:
+    usual = Ledger()
+    with Fields(value) as field:
+        return Ledger(
+            file=field.take("file", matching(r"[^\0]+", "must be the path of a file"), usual.file),
+            entries=field.take("entries", whole(100, 100_000), usual.entries),
+        )
 
 
 # Paths.

@@ -59,6 +59,8 @@ class Record:
     upstream_version: str = "-"
     changes: Sequence[str] = ()
     """The names of the version changes that the request took."""
+    notes: Sequence[str] = ()
+    """What else the request had made different, and why; see change.Call."""
     model: str = "-"
     """The model that was asked for."""
     answered_by: str = "-"

@@ -162,6 +162,7 @@ class Exchange:
         if translation is not None and translation.changes:
             record.changes = translation.changes
             record.dropped = tuple(translation.dropped)
+            record.notes = translation.notes
             record.model = without_keys(translation.model_asked or "-")
             record.answered_by = translation.model or "-"
             record.streams = translation.streams

@@ -214,8 +214,8 @@ def serve(
 def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
     """The configuration as it is now, or None if that is broken, which is told in the log.
 
-    Where to listen stays as it was ``before``: others hold the address, and clients know it.
-    Either way it is counted in ``metrics``.
+    Where to listen stays as it was ``before``: others hold the address, and clients know it. So
+    does where the ledger is kept, which is open. Either way it is counted in ``metrics``.
     """
     try:
         now = load()
@@ -229,8 +229,11 @@ def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
     host, port = before.server.host, before.server.port
     if (now.server.host, now.server.port) != (host, port):
         log.warning("server.host and server.port stay %s and %d until a restart", host, port)
+    if now.ledger != before.ledger:
+        log.warning("ledger.file and ledger.entries stay as they were until a restart")
     server = replace(now.server, host=host, port=port)
-    return replace(now, server=server, admin=_admin_again(now.admin, before.admin))
+    admin = _admin_again(now.admin, before.admin)
+    return replace(now, server=server, admin=admin, ledger=before.ledger)
 
 
 def _admin_again(now: Admin, before: Admin) -> Admin:

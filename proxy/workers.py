@@ -27,7 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from . import logs, server, tracing
+from . import journal, logs, server, tracing
 from .app import App
 from .config import Config
 from .metrics import Metrics, reserve
@@ -65,6 +65,7 @@ def serve(load: server.Load, workers: int = 1) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill until somebody heeds it
     config = load()
     tracing.exporters(os.environ)  # raises here, once, and not in each worker
+    journal.check(config.ledger)  # as does this
     with (
         server.listen(config.server.host, config.server.port) as listener,
         server.listen_for_admin(config.admin) as admin,
@@ -124,7 +125,8 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
             yield Path(made.name)
             return
     log.warning(
-        "no folder can be shared by the workers (%s): there are no metrics", why.strerror or why
+        "no folder can be shared by the workers (%s): there are no metrics, and each has a ledger of its own",
+        why.strerror or why,
     )
     yield None
 

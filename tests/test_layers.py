@@ -43,6 +43,8 @@ ORDER = [
     "upstream",
     "spans",
     "tracing",
+    "ledger",
+    "journal",
     "relay",
     "learning",
     "admin",

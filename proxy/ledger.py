@@ -1,0 +1,326 @@
+"""The migration ledger: who still needs the proxy, for what, and since when.
+
+Counts only ever grow, and adding two ledgers is adding their counts. So several processes can
+each count for themselves, write down what was added, and sum up what all have written, in any
+order. Strangers choose most of the names in here: each is short, and there are so many and no
+more; what exceeds that is counted as OTHER, never lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from typing import Any, NamedTuple
+
+from .jsontext import dumps
+from .observe import Record
+from .versions.completions_became_incremental import CompletionsBecameIncremental
+from .versions.messages_became_incremental import MessagesBecameIncremental
+from .versions.unset_parameters_refused import ONLY_THEN
+
+UNKNOWN = "-"
+"""What a record says where it does not know."""
+
+NEWER = "newer"
+"""The version of clients whose version is newer than all we know, and passes through."""
+
+OTHER = "(other)"
+"""Under what is counted that there is no room for."""
+
+LONGEST = 100
+"""The most that is kept of a name, in characters."""
+
+NAMES = 24
+"""How many names of one kind an entry tells apart."""
+
+HOUR, DAY = 3_600, 86_400
+HOURS, DAYS = 72, 120
+"""For how many hours and days is kept how many exchanges they had."""
+
+FORGET = 10
+"""Which part of the entries is summed up, one in so many, when there are too many."""
+
+_SNAPSHOTS = {
+    CompletionsBecameIncremental.__name__: "whole text in every event",
+    MessagesBecameIncremental.__name__: "whole Message in every event",
+}
+_NOTED = {"stop_sequences": "blank stop sequences", **{name: name for name in ONLY_THEN}}
+"""What clients use that today's API has no like of, by the version change or the note of the
+translation that tells; parameters that were left out are counted by their own names."""
+
+FAILURES = frozenset(
+    ("refused", "upstream refused", "upstream failed", "client stalled", "drained", "crashed")
+)
+"""The ways to end that are errors to a client; see observe.Ended."""
+
+
+class Who(NamedTuple):
+    """What an entry is kept for. ``key`` is a fingerprint, ``version`` the client's."""
+
+    key: str
+    client: str
+    route: str
+    model: str
+    version: str
+
+
+NOBODY = Who(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
+"""Whose requests are counted that no route takes: they are no use of the API."""
+
+Counts = dict[str, int]
+
+
+@dataclass(slots=True)
+class Entry:
+    """What somebody did. Times are in seconds since 1970, UTC; sizes in bytes, of bodies."""
+
+    first: float
+    last: float
+    answered_by: str = UNKNOWN
+    """The model that was asked in place of theirs, lately."""
+    exchanges: int = 0
+    translated: int = 0
+    """How many the client could not have had without the proxy."""
+    passed: int = 0
+    """How many passed through. What was refused before its version was known is neither."""
+    streams: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    ended: Counts = field(default_factory=dict)
+    dropped: Counts = field(default_factory=dict)
+    changes: Counts = field(default_factory=dict)
+    features: Counts = field(default_factory=dict)
+    """What they use that today's API has no like of."""
+
+    @property
+    def errors(self) -> int:
+        """How many ended in an error."""
+        return sum(count for ended, count in self.ended.items() if ended in FAILURES)
+
+    def count(self, record: Record, now: float, *, translated: bool, passed: bool) -> None:
+        """Add one exchange that is over ``now``."""
+        self.last = now
+        self.exchanges += 1
+        self.translated += translated
+        self.passed += passed
+        self.bytes_received += record.bytes_received
+        self.bytes_sent += record.bytes_sent
+        _count(self.ended, record.ended)
+        for change in record.changes:
+            _count(self.changes, change)
+        if record.dropped:
+            for name in islice(record.dropped, NAMES):
+                _count(self.dropped, name)
+            if (more := len(record.dropped) - NAMES) > 0:
+                _count(self.dropped, OTHER, more)
+        if record.answered_by != UNKNOWN:
+            self.answered_by = record.answered_by
+        for feature in _features(record):
+            _count(self.features, feature)
+        self.streams += record.streams
+
+    def add(self, other: Entry) -> None:
+        """Add what ``other`` counted."""
+        if other.last >= self.last and other.answered_by != UNKNOWN:
+            self.answered_by = other.answered_by
+        self.first = min(self.first, other.first)
+        self.last = max(self.last, other.last)
+        self.exchanges += other.exchanges
+        self.translated += other.translated
+        self.passed += other.passed
+        self.streams += other.streams
+        self.bytes_received += other.bytes_received
+        self.bytes_sent += other.bytes_sent
+        _add(self.ended, other.ended)
+        _add(self.dropped, other.dropped)
+        _add(self.changes, other.changes)
+        _add(self.features, other.features)
+
+    def told(self) -> dict[str, Any]:
+        """The entry as JSON; see read."""
+        return {field.name: getattr(self, field.name) for field in _FIELDS}
+
+    @classmethod
+    def read(cls, told: dict[str, Any]) -> Entry:
+        """An entry as ``told`` tells it; raises what strange values raise."""
+        entry = cls(float(told["first"]), float(told["last"]), _kept(str(told["answered_by"])))
+        for part in _FIELDS[3:]:
+            value = told[part.name]
+            if part.type == "int":
+                setattr(entry, part.name, int(value))
+            else:
+                _add(getattr(entry, part.name), {str(name): int(n) for name, n in value.items()})
+        return entry
+
+
+_FIELDS = fields(Entry)
+
+
+class Buckets:
+    """How many exchanges there were in each of the last ``kept`` spans of ``seconds``.
+
+    ``spans`` maps the number of a span since 1970 to, by version, how many were translated and how
+    many passed through.
+    """
+
+    def __init__(self, seconds: int, kept: int) -> None:
+        self.seconds = seconds
+        self.kept = kept
+        self.spans: dict[int, dict[str, list[int]]] = {}
+
+    def count(self, now: float, version: str, *, translated: bool) -> None:
+        """Add one exchange."""
+        span = self.spans.get(number := int(now) // self.seconds)
+        if span is None:
+            span = self._new(number)
+        counts = span.get(version) or span.setdefault(version, [0, 0])
+        counts[not translated] += 1
+
+    def add(self, told: Iterable[tuple[int, dict[str, list[int]]]]) -> None:
+        """Add what others counted; raises what strange values raise."""
+        for number, versions in told:
+            span = self.spans.get(number)
+            if span is None:
+                span = self._new(number)
+            for version, (translated, passed) in versions.items():
+                known = version in span or len(span) < NAMES
+                counts = span.setdefault(_kept(version) if known else OTHER, [0, 0])
+                counts[0] += int(translated)
+                counts[1] += int(passed)
+
+    def _new(self, number: int) -> dict[str, list[int]]:
+        span = self.spans[number] = {}
+        while len(self.spans) > self.kept:
+            del self.spans[min(self.spans)]
+        return span
+
+
+class Ledger:
+    """At most ``limit`` entries. Those that were not seen for longest are summed up as others."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.entries: dict[Who, Entry] = {}
+        self.others: Entry | None = None
+        """The sum of the entries there was no room for."""
+        self.summed_up = 0
+        """How many these were; one that came back counts again."""
+        self.hours = Buckets(HOUR, HOURS)
+        self.days = Buckets(DAY, DAYS)
+        self.revision = 0
+        """Grows with each change."""
+
+    def count(self, record: Record, now: float) -> None:
+        """Add an exchange that is over ``now``."""
+        version = record.client_version
+        translated = bool(record.changes) or version != record.upstream_version
+        unread = version == UNKNOWN and record.ended == "refused"
+        if version == UNKNOWN and not unread:
+            version = NEWER
+        who: tuple[str, ...] = NOBODY  # a plain tuple finds what a Who is kept under, and is cheap
+        if record.route != UNKNOWN:
+            who = (record.key, record.client, record.route, record.model[:LONGEST], version)
+        entry = self.entries.get(who)  # type: ignore[call-overload]
+        if entry is None:
+            entry = self._entry(Who(*map(_kept, who)), now)
+        entry.count(record, now, translated=translated, passed=not (translated or unread))
+        if not unread:
+            self.hours.count(now, version, translated=translated)
+            self.days.count(now, version, translated=translated)
+        self.revision += 1
+
+    def add(self, other: Ledger) -> None:
+        """Add all that ``other`` counted."""
+        for who, entry in other.entries.items():
+            self._entry(who, entry.first).add(entry)
+        if other.others is not None:
+            self._sum_up(other.others, other.summed_up)
+        self.hours.add(other.hours.spans.items())
+        self.days.add(other.days.spans.items())
+        self.revision += 1
+
+    def _entry(self, who: Who, now: float) -> Entry:
+        entry = self.entries.get(who)
+        if entry is None:
+            if len(self.entries) >= self.limit:
+                self._make_room()
+            entry = self.entries[who] = Entry(now, now)
+        return entry
+
+    def _make_room(self) -> None:
+        """Sum up those that have been gone for longest: who still calls stays to be seen."""
+        by_age = sorted(self.entries.items(), key=lambda item: item[1].last)
+        for who, entry in by_age[: -(-self.limit // FORGET)]:
+            del self.entries[who]
+            self._sum_up(entry, 1)
+
+    def _sum_up(self, entry: Entry, count: int) -> None:
+        if self.others is None:
+            self.others = Entry(entry.first, entry.last)
+        self.others.add(entry)
+        self.summed_up += count
+
+    # As text, to be read again.
+
+    def line(self) -> bytes:
+        """All of it as one line of JSON."""
+        others = self.others
+        return dumps(
+            {
+                "ledger": 1,
+                "entries": [[*who, entry.told()] for who, entry in self.entries.items()],
+                "others": None if others is None else [self.summed_up, others.told()],
+                "hours": list(self.hours.spans.items()),
+                "days": list(self.days.spans.items()),
+            }
+        )
+
+    def read(self, told: Any) -> None:
+        """Add what ``line`` wrote, parsed; raises ValueError, having added nothing, for another."""
+        part = Ledger(self.limit)
+        try:
+            if told["ledger"] != 1:
+                raise ValueError("the form of the line is not known")
+            for *names, entry in told["entries"]:
+                who = Who(*map(_kept, map(str, names)))
+                part._entry(who, float(entry["first"])).add(Entry.read(entry))
+            if told["others"] is not None:
+                count, others = told["others"]
+                part._sum_up(Entry.read(others), int(count))
+            part.hours.add((int(number), span) for number, span in told["hours"])
+            part.days.add((int(number), span) for number, span in told["days"])
+        except (AttributeError, KeyError, OverflowError, TypeError) as error:
+            raise ValueError("the line is not one of a ledger") from error
+        self.add(part)
+
+
+def _features(record: Record) -> Iterator[str]:
+    """What an exchange used that today's API has no like of; its newest versions have nothing."""
+    if record.streams and record.client_version < record.upstream_version:
+        for change in record.changes:
+            if change in _SNAPSHOTS:
+                yield _SNAPSHOTS[change]
+    for note in record.notes:
+        if (name := note.partition(":")[0]) in _NOTED:
+            yield _NOTED[name]
+
+
+def _count(counts: Counts, name: str, more: int = 1) -> None:
+    try:
+        counts[name] += more
+    except KeyError:
+        name = _kept(name)
+        if len(counts) >= NAMES and name not in counts:
+            name = OTHER
+        counts[name] = counts.get(name, 0) + more
+
+
+def _add(counts: Counts, more: Counts) -> None:
+    for name, count in more.items():
+        _count(counts, name, count)
+
+
+def _kept(name: str) -> str:
+    """A name as far as it is kept; one that could not be written is made so that it can."""
+    return name[:LONGEST].encode("utf-8", "replace").decode()
