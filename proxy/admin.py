@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from .errors import NoRoute
+from .errors import NoRoute, ProxyError
 from .metrics import CONTENT_TYPE
 
 PREFIX = b"/-/"
@@ -50,6 +50,10 @@ def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> Sta
         error = NoRoute(f"no such endpoint: {request.scope['path']}")
         return Response(error.body(), error.status, _date(), "application/json")
 
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ProxyError)  # noqa: S101  (registered for no other)
+        return Response(error.body(), error.status, _date(), "application/json")
+
     routes: list[BaseRoute] = [
         Route("/-/healthy", healthy),
         Route("/-/ready", ready),
@@ -57,7 +61,8 @@ def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> Sta
         *more,
     ]
     app = Starlette(
-        routes=routes if enabled else [], exception_handlers={404: nothing, 405: nothing}
+        routes=routes if enabled else [],
+        exception_handlers={404: nothing, 405: nothing, ProxyError: refused},
     )
     app.router.redirect_slashes = False
     return app

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import admin, observe
+from . import admin, observe, page, playground
 from .config import Config
 from .config import Upstream as UpstreamSettings
 from .exchanges import OpenExchanges
@@ -174,7 +174,9 @@ class _Rooms:
         self.exchange: ASGIApp = (
             app.spans.around(self.relay) if app.spans is not None else self.relay
         )
-        self.admin = admin.build(app, enabled=config.admin.enabled)
+        seen = page.routes(app.journal)
+        tried = playground.routes(config, app.exchanges, self.relay.learned)
+        self.admin = admin.build(app, enabled=config.admin.enabled, more=[*seen, *tried])
         elsewhere = config.admin.port is not None
         self.admin_here = admin.build(app, enabled=False) if elsewhere else self.admin
         """What is under /-/ on the proxy's own port."""

@@ -7,7 +7,7 @@ nobody who raises one thinks about HTTP, and nobody who answers one thinks about
       · RequestError            the client's fault
           VersionRequired, InvalidVersion, UnsupportedVersion,
           InvalidRequest, NoRoute, MethodNotAllowed, RequestTooLarge, HeaderTooLarge,
-          RequestTimeout, NotSupported
+          RequestTimeout, NotSupported, ForeignOrigin
       · UpstreamError           the upstream's fault
           UpstreamRefused       it answered with an error of its own
           UpstreamUnreachable, UpstreamNonsense, UpstreamBrokeOff, UpstreamTimeout
@@ -104,6 +104,13 @@ class MethodNotAllowed(RequestError):
         super().__init__(
             f"{path} does not take {method}, only {allow}", ((b"allow", allow.encode()),)
         )
+
+
+class ForeignOrigin(RequestError):
+    """A page of somebody else's asks, in the name of whoever looks at it (RFC 6454 §7)."""
+
+    status = 403
+    type = "permission_error"
 
 
 class RequestTooLarge(RequestError):

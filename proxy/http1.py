@@ -77,6 +77,7 @@ class Answer:
         "_bodiless",
         "_complete",
         "_connection",
+        "_ear",
         "_enough",
         "_error",
         "_has_head",
@@ -137,6 +138,7 @@ class Answer:
         self._sending = False
         """Whether any of the request's body is missing upstream."""
         self._take: Take | None = None
+        self._ear: Callable[[bytes], None] | None = None
         self._wait: Awaitable[None] | None = None
         self._enough: Callable[[], bool] = never
         self._left = False
@@ -190,6 +192,10 @@ class Answer:
                 finally:
                     self._take = None
 
+    def overhear(self, ear: Callable[[bytes], None]) -> None:
+        """Have each part of the body told to ``ear``, too, when it is read."""
+        self._ear = ear
+
     def _taken(self) -> bytes:
         self._silent_at = self._loop.time() + self._idle
         self._beside = 0
@@ -197,7 +203,10 @@ class Answer:
         if self._paused:
             self._paused = False
             self._connection.resume_reading()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        taken = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._ear is not None:
+            self._ear(taken)
+        return taken
 
     async def read_all(self, limit: int) -> bytes:
         """The whole body, decoded; raises UpstreamNonsense when it passes ``limit`` bytes.

@@ -1,0 +1,127 @@
+"""The page that answers who still speaks an old version, and the ledger that it reads.
+
+The page is one file that needs no other and no network but the ledger's own endpoint. What it shows
+was named by strangers, so its policy lets nothing run but its own script, and nothing be fetched
+from elsewhere. https://www.w3.org/TR/CSP3/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator
+from email.utils import formatdate
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, get_args
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from .errors import InvalidRequest
+from .journal import Journal
+from .report import as_csv, as_json
+
+FILE = Path(__file__).with_name("page.html")
+
+Form = Literal["json", "csv", "html"]
+
+_MEDIA_TYPES: dict[Form, str] = {
+    "json": "application/json",
+    "csv": "text/csv; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+}
+
+
+def routes(journal: Journal) -> list[Route]:
+    """``GET /-/ledger`` in its three forms, and ``GET /-/``, which leads there."""
+    process = uuid4().hex
+
+    async def ledger(request: Request) -> Response:
+        form = _form(request)
+        if form == "html":
+            text, policy = _page()
+            return Response(text, headers=_page_fields(policy))
+        ledger = await journal.ledger()
+        tag = f'"{process}-{form}-{ledger.revision}"'
+        fields = _fields(form) | {"etag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=fields)
+        if form == "csv":
+            fields["content-disposition"] = 'attachment; filename="ledger.csv"'
+            return StreamingResponse(_unhurried(as_csv(ledger)), headers=fields)
+        return StreamingResponse(_unhurried(as_json(ledger, time.time())), headers=fields)
+
+    async def top(_: Request) -> Response:
+        # Relative, because something in front of us may have put it below a path of its own.
+        return RedirectResponse("ledger?format=html", headers={"date": formatdate(usegmt=True)})
+
+    return [Route("/-/", top), Route("/-/ledger", ledger)]
+
+
+def _form(request: Request) -> Form:
+    """The form that is asked for, by name or as browsers and spreadsheets do; else JSON."""
+    forms: tuple[Form, ...] = get_args(Form)
+    asked = request.query_params.get("format")
+    if asked is None:
+        accepted = request.headers.get("accept", "").lower()
+        named = [(accepted.find(form), form) for form in forms if form in accepted]
+        return min(named)[1] if named else "json"
+    for form in forms:
+        if asked == form:
+            return form
+    raise InvalidRequest(f"format: must be one of {', '.join(forms)}")
+
+
+def _fields(form: Form) -> dict[str, str]:
+    return {
+        "content-type": _MEDIA_TYPES[form],
+        "cache-control": "no-cache",
+        "vary": "accept",
+        "x-content-type-options": "nosniff",
+        "date": formatdate(usegmt=True),
+    }
+
+
+def _page_fields(policy: str) -> dict[str, str]:
+    return _fields("html") | {
+        "content-security-policy": policy,
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+    }
+
+
+@cache
+def _page() -> tuple[bytes, str]:
+    """The page, and its policy: its own style and script by their hashes, and what is beside it."""
+    text = FILE.read_bytes()
+    policy = {
+        "default-src": "'none'",
+        "style-src": _hash(text, b"style"),
+        "script-src": _hash(text, b"script"),
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return text, "; ".join(f"{name} {value}" for name, value in policy.items())
+
+
+def _hash(text: bytes, element: bytes) -> str:
+    """What the one ``element`` of the page holds, as CSP names it."""
+    (held,) = re.findall(rb"<%b>(.*?)</%b>" % (element, element), text, re.DOTALL)
+    return f"'sha256-{b64encode(sha256(held).digest()).decode()}'"
+
+
+async def _unhurried(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Part by part, with the streams of others served in between."""
+    for part in parts:
+        yield part
+        await asyncio.sleep(0)

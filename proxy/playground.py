@@ -1,0 +1,331 @@
+"""One exchange to look at: what goes over both wires, told while it happens.
+
+It goes by the same routes as any other, on a relay and connections of its own, so that nothing
+listens on those of real clients. It is counted among the open exchanges and logged, but it is no
+use of the API that somebody depends on, so the ledger and the metrics leave it out. What it shows
+is bounded in size and time, and no key is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope
+
+from . import config, jsontext, observe
+from .client import CONNECTION, ClientLeft, Gone
+from .config import Config
+from .errors import ForeignOrigin, InvalidRequest, NoRoute, ProxyError, RequestTooLarge
+from .exchanges import OpenExchanges
+from .explain import explain
+from .fields import VERSION, Fields
+from .http1 import Answer
+from .observe import Record
+from .relay import Relay
+from .upstream import Upstream
+from .versions.models import Profile
+
+log = logging.getLogger("proxy")
+
+LARGEST_BODY = 1 << 20
+"""The largest request that is tried, in bytes."""
+
+LARGEST_SHOW = 8 << 20
+"""How much is shown of an exchange, in bytes; then it ends."""
+
+LONGEST = 120.0
+"""How long one may take, in seconds; then it ends."""
+
+NO_KEY = b"no-key-needed"
+"""The key of a request without one: the sandbox wants one and takes any, the API will refuse it."""
+
+_WORTH_SHOWING = (b"content-type", VERSION, b"x-proxy-", b"retry-after", b"request-id")
+"""How fields begin that are shown; any other may hold what is not for everyone."""
+
+_KEYS = (b"x-api-key", b"authorization")
+
+Tell = Callable[[dict[str, Any]], None]
+"""Takes what has happened, as a line to be."""
+
+
+def routes(config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profile]) -> list[Route]:
+    """``POST /-/playground`` and ``POST /-/explain``.
+
+    Both take a request as an old client would send it, with its fields and its body, and the path
+    that it would call as ``?path=``. The first answers with JSON lines, see Play; the second says
+    what would go upstream, and why.
+    """
+
+    async def playground(request: Request) -> Response:
+        asked = await _asked(request)
+        lines = Play(config, exchanges, learned).lines(asked, _explained(config, asked))
+        fields = _fields() | {"x-accel-buffering": "no"}
+        return StreamingResponse(lines, headers=fields, media_type="application/x-ndjson")
+
+    async def explanation(request: Request) -> Response:
+        told = jsontext.dumps(_explained(config, await _asked(request)))
+        return Response(told, headers=_fields(), media_type="application/json")
+
+    return [
+        Route("/-/playground", playground, methods=["POST"]),
+        Route("/-/explain", explanation, methods=["POST"]),
+    ]
+
+
+class Play:
+    """One exchange, told as JSON lines.
+
+    Each is an object with ``ms`` since the beginning, and one of: ``explain``, as /-/explain says
+    it; a ``wire`` (``client`` or ``upstream``) with ``sent``, ``fields`` and ``body`` for a
+    request, ``status`` and ``fields`` for the head of an answer, or ``text`` for what has come of
+    its body; ``ended``, which comes last, with ``error`` where something went wrong.
+    """
+
+    def __init__(
+        self, config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profile]
+    ) -> None:
+        self._upstreams = {
+            name: Overheard(settings, self._tell) for name, settings in config.upstreams.items()
+        }
+        self._relay = Relay(config, self._upstreams, exchanges, self._over)
+        self._relay.learned |= learned
+        self._began = time.monotonic()
+        self._lines: deque[bytes] = deque()
+        self._news = asyncio.Event()
+        self._room = LARGEST_SHOW
+        self._viewer = Viewer(self._tell)
+        self._ended: dict[str, Any] = {"ended": "crashed", "error": "a fault of the proxy's"}
+        self._why = ""
+
+    async def lines(self, asked: Asked, explained: dict[str, Any]) -> AsyncIterator[bytes]:
+        """The lines, as they come to be; the exchange ends with whoever reads them."""
+        self._tell({"explain": explained})
+        sent = {"sent": f"POST {asked.path}", "fields": _worth_showing(asked.fields)}
+        self._tell({"wire": "client", **sent, "body": asked.body.decode("utf-8", "replace")})
+        playing = asyncio.create_task(self._play(asked))
+        try:
+            while not playing.done() or self._lines:
+                while self._lines:
+                    yield self._lines.popleft()
+                self._news.clear()
+                if not playing.done():
+                    await self._news.wait()
+        finally:
+            self._viewer.leave()
+            await asyncio.wait([playing])
+
+    async def _play(self, asked: Asked) -> None:
+        limit = asyncio.get_running_loop().call_later(
+            LONGEST, self._stop, f"it took longer than {LONGEST:g} seconds"
+        )
+        try:
+            await self._relay(asked.scope(self._viewer), _receive(asked.body), self._viewer.take)
+        except Exception:
+            log.exception("a fault of ours in the playground")
+        finally:
+            limit.cancel()
+            for upstream in self._upstreams.values():
+                await upstream.close()
+            self._room = LARGEST_SHOW
+            self._tell(self._ended)
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        ms = round((time.monotonic() - self._began) * 1000, 1)
+        told = jsontext.dumps({"ms": ms, **line}) + b"\n"
+        self._room -= len(told)
+        if self._room >= 0:
+            self._lines.append(told)
+            self._news.set()
+        else:
+            self._stop(f"it is longer than the {LARGEST_SHOW >> 20} MiB that are shown")
+
+    def _stop(self, why: str) -> None:
+        self._why = self._why or why
+        self._viewer.leave()
+
+    def _over(self, record: Record) -> None:
+        self._ended = {"ended": record.ended, "error": self._why or record.error}
+        observe.write(record)
+
+
+class Viewer:
+    """The client of such an exchange; see client.Connection. It shows what it gets."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._show = tell
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._tell_left: Callable[[Gone], None] | None = None
+        self._left = False
+
+    def when_left(self, tell: Callable[[Gone], None]) -> None:
+        self._tell_left = tell
+        if self._left:
+            tell(ClientLeft())
+
+    def leave(self) -> None:
+        """Want no more; the exchange ends as it does when a client leaves."""
+        if not self._left and self._tell_left is not None:
+            self._tell_left(ClientLeft())
+        self._left = True
+
+    def write(self, data: bytes) -> bool:
+        if text := self._decode(data):
+            self._show({"wire": "client", "text": text})
+        return True
+
+    async def take(self, message: Message) -> None:
+        """Take what is sent; see the ASGI specification."""
+        if message["type"] == "http.response.start":
+            fields = _worth_showing(message["headers"])
+            self._show({"wire": "client", "status": message["status"], "fields": fields})
+        else:
+            self.write(message["body"])
+
+
+class Overheard(Upstream):
+    """An upstream whose wire is shown."""
+
+    def __init__(self, settings: config.Upstream, tell: Tell) -> None:
+        super().__init__(settings)
+        self._tell = tell
+
+    async def call(
+        self, method: str, target: str, fields: Fields, body: bytes | AsyncIterator[bytes] | None
+    ) -> Answer:
+        """As any upstream's; a ``body`` is shown that is whole, as all translated ones are."""
+        sent = {"sent": f"{method} {target}", "fields": _worth_showing(self._fields(fields))}
+        text = body.decode("utf-8", "replace") if isinstance(body, bytes) else None
+        self._show(sent | {"body": text, "upstream": self.name})
+        answer = await super().call(method, target, fields, body)
+        self._show({"status": answer.status, "fields": _worth_showing(answer.fields)})
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        answer.overhear(lambda part: self._show({"text": decode(part)}))
+        return answer
+
+    def _show(self, line: dict[str, Any]) -> None:
+        self._tell({"wire": "upstream", **line})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request that is tried."""
+
+    path: str
+    version: str | None
+    key: bytes
+    body: bytes
+
+    @property
+    def fields(self) -> Fields:
+        fields = [
+            (b"host", b"playground"),
+            (b"user-agent", b"playground"),
+            (b"accept-encoding", b"identity"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(self.body)).encode()),
+            (b"x-api-key", self.key),
+        ]
+        if self.version is not None:
+            fields.append((VERSION, self.version.encode("latin-1")))
+        return fields
+
+    def scope(self, viewer: Viewer) -> Scope:
+        """The request as an application is told of it; see the ASGI specification."""
+        return {
+            "type": "http",
+            "method": "POST",
+            "path": self.path,
+            "raw_path": self.path.encode("latin-1"),
+            "query_string": b"",
+            "headers": self.fields,
+            "extensions": {CONNECTION: viewer},
+        }
+
+
+async def _asked(request: Request) -> Asked:
+    """The request to try; raises RequestError.
+
+    That it must be JSON and come from the page's own origin keeps other pages out: they would need
+    the consent of a preflight, which nobody answers. https://fetch.spec.whatwg.org/#http-cors-protocol
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise ForeignOrigin("this is for the page of the proxy alone")
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise InvalidRequest("the content-type must be application/json")
+    path = request.query_params.get("path", "/v1/complete")
+    if f"{path}/".startswith("/-/"):
+        raise NoRoute("what is under /-/ is the proxy's own")
+    if not re.fullmatch(r"/[!-~]*", path) or "?" in path:
+        raise InvalidRequest("path: must be the path of a request, such as /v1/complete")
+    return Asked(
+        path=path,
+        version=request.headers.get("anthropic-version"),
+        key=request.headers.get("x-api-key", "").encode("latin-1") or NO_KEY,
+        body=await _body(request),
+    )
+
+
+async def _body(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST_BODY:
+            raise RequestTooLarge(f"what is tried is at most {LARGEST_BODY} bytes long")
+    return b"".join(parts)
+
+
+def _explained(config: Config, asked: Asked) -> dict[str, Any]:
+    """What would go upstream, and why; or the error that the client would get."""
+    version = config.version_when_missing if asked.version is None else asked.version
+    try:
+        told = explain(config, asked.body, version=version, path=asked.path)
+    except ProxyError as error:
+        return error.envelope() | {"status": error.status}
+    return {
+        "path": urlsplit(told.url).path,
+        "version": told.version,
+        "body": told.body.decode("utf-8", "replace"),
+        "dropped": told.dropped,
+        "notes": told.notes,
+    }
+
+
+def _receive(body: bytes) -> Receive:
+    """A client that has sent ``body``, and waits."""
+    rest = [body]
+
+    async def receive() -> Message:
+        if not rest:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": rest.pop(), "more_body": False}
+
+    return receive
+
+
+def _worth_showing(fields: Fields) -> list[tuple[str, str]]:
+    """Some fields, by name and value; of a key, that there is one."""
+    return [
+        (name.decode("latin-1"), "…" if name in _KEYS else value.decode("latin-1"))
+        for name, value in fields
+        if name.startswith(_WORTH_SHOWING) or name in _KEYS
+    ]
+
+
+def _fields() -> dict[str, str]:
+    return {"cache-control": "no-store", "date": formatdate(usegmt=True)}
