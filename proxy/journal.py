@@ -162,37 +162,32 @@ class File:
 
     def beginning(self, length: int) -> bytes:
         """Its first bytes, which are none if it is new; raises OSError if it cannot be written."""
-        with self._locked() as opened:
+        with self.locked() as opened:
             return os.pread(opened, length, 0)
 
     def append(self, line: bytes) -> None:
-        """Append one line; raises OSError, after which none of it counts.
-
-        Whoever was killed while writing, or met a full disk, left a line without an end.
-        """
-        with self._locked() as opened:
-            size = os.fstat(opened).st_size
-            torn = size and os.pread(opened, 1, size - 1) != b"\n"
-            text = (b"\n" if torn else b"") + line + b"\n"
-            if os.write(opened, text) < len(text):
+        """Append one line; raises OSError, after which none of it counts."""
+        with self.locked() as opened:
+            _end_torn_line(opened)
+            if os.write(opened, line + b"\n") <= len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def news(self) -> tuple[bool, list[bytes]]:
-        """The whole lines that were appended since it was last asked, by whomever.
+        """The lines that were appended since it was last asked, by whomever.
 
         Also whether they are all there are, because the file is another than it was.
         """
-        with self._locked() as opened:
+        with self.locked() as opened:
+            _end_torn_line(opened)
             size = os.fstat(opened).st_size
             text = b"".join(_parts(opened, self.read_up_to, size))
             anew, self._anew = self._anew, False
-        end = text.rfind(b"\n") + 1
-        self.read_up_to += end
-        return anew, [line for line in text[:end].split(b"\n") if line.startswith(_MARK)]
+        self.read_up_to += len(text)
+        return anew, [line for line in text.split(b"\n") if line.startswith(_MARK)]
 
     def rewrite(self, line: bytes) -> None:
         """Have the file say ``line`` alone, unless somebody has appended what was not read."""
-        with self._locked() as opened:
+        with self.locked() as opened:
             if os.fstat(opened).st_size != self.read_up_to:
                 return
             beside = self.path.with_name(f"{self.path.name}.new")
@@ -214,7 +209,7 @@ class File:
             self._opened = None
 
     @contextmanager
-    def _locked(self) -> Iterator[int]:
+    def locked(self) -> Iterator[int]:
         """The file, which nobody else writes to for the moment: the one that bears its name."""
         while True:
             opened = self._open()
@@ -304,6 +299,13 @@ def _lock(opened: int, path: Path) -> None:
             time.sleep(0.005)
         else:
             return
+
+
+def _end_torn_line(opened: int) -> None:
+    """End the last line where a crash or a full disk has not: nobody else is writing it."""
+    size = os.fstat(opened).st_size
+    if size and os.pread(opened, 1, size - 1) != b"\n":
+        os.write(opened, b"\n")
 
 
 def _parts(opened: int, start: int, end: int) -> Iterator[bytes]:

@@ -35,7 +35,7 @@ NAMES = 24
 """How many names of one kind an entry tells apart."""
 
 HOUR, DAY = 3_600, 86_400
-HOURS, DAYS = 72, 120
+HOURS, DAYS = 72, 90
 """For how many hours and days is kept how many exchanges they had."""
 
 FORGET = 10
@@ -100,7 +100,8 @@ class Entry:
 
     def count(self, record: Record, now: float, *, translated: bool, passed: bool) -> None:
         """Add one exchange that is over ``now``."""
-        self.last = now
+        if now > self.last:  # clocks are set back now and then
+            self.last = now
         self.exchanges += 1
         self.translated += translated
         self.passed += passed

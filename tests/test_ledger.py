@@ -1,0 +1,573 @@
+"""Who used what is told in full, whatever strangers call themselves and however a process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from processes import served, write_config
+from stage import until
+from support import (
+    LAST,
+    PATIENCE,
+    STREAM_HEAD,
+    Side,
+    chunk,
+    completion,
+    connect,
+    old_request,
+    raw_upstream,
+    settings,
+)
+
+from proxy import config, journal, jsontext, ledger
+from proxy.app import App
+from proxy.cli import main
+from proxy.journal import Journal
+from proxy.ledger import NOBODY, OTHER, Entry, Ledger, Who
+from proxy.observe import Record
+from proxy.report import as_csv, as_json, summary
+from proxy.server import running
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_800_000_000.0
+"""2027-01-15T08:00:00Z"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def record(**more: Any) -> Record:
+    """An exchange of an old client that was translated."""
+    usual = {
+        "route": "complete",
+        "client": "anthropic-python/0.2.8",
+        "key": "0123456789ab",
+        "model": "claude-v1",
+        "client_version": "2023-01-01",
+        "upstream_version": "2023-06-01",
+        "changes": ("CompletionsBecameIncremental",),
+    }
+    made = Record("POST", "/v1/complete")
+    for name, value in (usual | more).items():
+        setattr(made, name, value)
+    return made
+
+
+def passed(**more: Any) -> Record:
+    """An exchange that passed through."""
+    return record(client_version="2023-06-01", changes=(), model="-", **more)
+
+
+def counted(*records: Record, limit: int = 100, now: float = NOW) -> Ledger:
+    """A ledger of exchanges a second apart."""
+    made = Ledger(limit)
+    for seconds, each in enumerate(records):
+        made.count(each, now + seconds)
+    return made
+
+
+def told(of: Ledger, now: float = NOW) -> dict[str, Any]:
+    """A ledger as programs read it."""
+    read: dict[str, Any] = json.loads(b"".join(as_json(of, now)))
+    return read
+
+
+def total(of: Ledger) -> int:
+    """All exchanges that a ledger knows of."""
+    others = 0 if of.others is None else of.others.exchanges
+    return others + sum(entry.exchanges for entry in of.entries.values())
+
+
+# What is counted.
+
+
+def test_an_entry_says_who_did_what_and_when() -> None:
+    made = counted(
+        record(streams=True, answered_by="claude-haiku-4-5", bytes_received=5, bytes_sent=70),
+        record(
+            ended="upstream refused",
+            dropped=("top_p",),
+            notes=("tags: left out, it asks for nothing", "model: a answers for b"),
+        ),
+        record(model="claude-2"),
+    )
+    first, second = told(made)["entries"]
+    assert first == {
+        "key": "0123456789ab",
+        "client": "anthropic-python/0.2.8",
+        "route": "complete",
+        "model": "claude-v1",
+        "version": "2023-01-01",
+        "answered_by": "claude-haiku-4-5",
+        "first": "2027-01-15T08:00:00Z",
+        "last": "2027-01-15T08:00:01Z",
+        "exchanges": 2,
+        "translated": 2,
+        "passed": 0,
+        "streams": 1,
+        "errors": 1,
+        "bytes_received": 5,
+        "bytes_sent": 70,
+        "ended": {"complete": 1, "upstream refused": 1},
+        "dropped": {"top_p": 1},
+        "features": {"whole text in every event": 1, "tags": 1},
+        "changes": {"CompletionsBecameIncremental": 2},
+    }
+    assert (second["model"], second["exchanges"]) == ("claude-2", 1)
+
+
+def test_the_share_that_has_migrated_is_told() -> None:
+    made = counted(*[passed(key="new")] * 3, record())
+    answer = summary(made, NOW)
+    assert answer["clients"] == answer["keys"] == 1
+    assert (answer["translated"], answer["passed"]) == (1, 3)
+    assert answer["versions"] == ["2023-01-01"]
+    assert answer["last"] == "2027-01-15T08:00:03Z"
+
+
+def test_who_was_not_seen_for_long_no_longer_needs_it_but_when_is_told() -> None:
+    answer = summary(counted(record()), NOW + 31 * 86_400)
+    assert (answer["clients"], answer["translated"]) == (0, 0)
+    assert answer["last"] == "2027-01-15T08:00:00Z"
+
+
+def test_a_version_newer_than_all_known_passes_and_one_that_was_refused_counts_as_neither() -> None:
+    unknown = {"client_version": "-", "upstream_version": "-", "changes": ()}
+    made = counted(record(**unknown), record(**unknown, ended="refused"))
+    newer, refused = made.entries.items()
+    assert newer[0].version == "newer"
+    assert (newer[1].passed, newer[1].translated) == (1, 0)
+    assert refused[0].version == "-"
+    assert (refused[1].passed, refused[1].translated, refused[1].exchanges) == (0, 0, 1)
+
+
+def test_what_no_route_takes_is_one_entry_whoever_asks() -> None:
+    made = counted(*(record(route="-", key=f"{n}", client=f"scanner/{n}") for n in range(9)))
+    assert {who: entry.exchanges for who, entry in made.entries.items()} == {NOBODY: 9}
+
+
+def test_exchanges_are_told_by_hour_and_day_and_only_so_many() -> None:
+    made = Ledger(100)
+    for day in range(200):
+        made.count(record() if day % 2 else passed(), NOW + day * 86_400)
+    now = NOW + 199 * 86_400
+    shown = told(made, now)
+    assert len(shown["days"]) == ledger.DAYS
+    assert shown["days"][-1] == ["2027-08-02T00:00:00Z", {"2023-01-01": [1, 0]}]
+    assert shown["days"][-2] == ["2027-08-01T00:00:00Z", {"2023-06-01": [0, 1]}]
+    assert [time for time, _ in shown["hours"]] == [
+        "2027-07-31T08:00:00Z",
+        "2027-08-01T08:00:00Z",
+        "2027-08-02T08:00:00Z",
+    ]
+
+
+# What strangers may do to it.
+
+
+def test_there_are_so_many_entries_and_those_gone_for_longest_are_summed_up() -> None:
+    made = counted(*(record(key=f"{n}") for n in range(1_000)), limit=100)
+    assert len(made.entries) <= 100
+    assert Who("999", *next(iter(made.entries))[1:]) in made.entries
+    assert total(made) == 1_000
+    assert made.summed_up == 1_000 - len(made.entries)
+    others = told(made)["others"]
+    assert others["entries"] == made.summed_up
+    assert others["first"] == "2027-01-15T08:00:00Z"
+
+
+def test_names_are_short_and_few_and_can_be_written() -> None:
+    many = tuple(f"parameter {n} " + "x" * 500 for n in range(1_000))
+    made = counted(record(model="m" * 5_000), record(dropped=many), record(model="\ud800"))
+    assert [len(who.model) for who in made.entries] == [100, 9, 1]
+    dropped = list(made.entries.values())[1].dropped
+    assert len(dropped) <= ledger.NAMES + 1
+    assert dropped[OTHER] == 1_000 - ledger.NAMES
+    assert max(map(len, dropped)) == 100
+    made.count(record(model="\ud800"), NOW)
+    assert len(made.entries) == 3
+    again = Ledger(100)
+    again.read(jsontext.loads(made.line()))
+    assert told(again) == told(made)
+
+
+def test_no_cell_of_the_csv_is_a_formula() -> None:
+    nasty = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "＝1", 'a,b"c\nd')  # noqa: RUF001
+    made = counted(*(record(model=name, dropped=(name,)) for name in nasty))
+    head, *rows = csv.reader(io.StringIO(b"".join(as_csv(made)).decode(), newline=""))
+    models = [row[head.index("model")] for row in rows]
+    assert models == [*(f"'{name}" for name in nasty[:-1]), nasty[-1]]
+    cells = [cell for row in rows for cell in row]
+    assert not [cell for cell in cells if cell.lstrip()[:1] in {"=", "+", "-", "@", "＝"}]  # noqa: RUF001
+
+
+def test_the_csv_tells_the_others_too() -> None:
+    made = counted(*(record(key=f"{n}") for n in range(101)), limit=100)
+    rows = list(csv.DictReader(io.StringIO(b"".join(as_csv(made)).decode(), newline="")))
+    assert len(rows) == len(made.entries) + 1
+    assert rows[-1]["key"] == "10 others"
+    assert sum(int(row["exchanges"]) for row in rows) == 101
+
+
+# How ledgers add up.
+
+
+def test_the_order_in_which_ledgers_are_added_does_not_matter() -> None:
+    parts = [
+        counted(record(), record(dropped=("a",)), passed()),
+        counted(record(streams=True, answered_by="x"), now=NOW + 90),
+        counted(record(ended="crashed"), record(key="other"), now=NOW - 86_400),
+    ]
+    lines = [part.line() for part in parts]
+    sums = set()
+    for order in permutations(lines):
+        made = Ledger(100)
+        for line in order:
+            made.read(jsontext.loads(line))
+        shown = told(made)
+        shown["entries"].sort(key=lambda row: (row["key"], row["version"]))
+        sums.add(json.dumps(shown, sort_keys=True))
+    assert len(sums) == 1
+    assert total(made) == 6
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"[]",
+        b"7",
+        b'{"ledger":2}',
+        b'{"ledger":1,"entries":[["only","four","names","here",{}]]}',
+        b'{"ledger":1,"entries":[],"others":null,"hours":[["a",{}]],"days":[]}',
+        b'{"ledger":1,"entries":[],"others":null,"hours":[[1e999,{}]],"days":[]}',
+        b'{"ledger":1,"entries":[],"others":[1,null],"hours":[],"days":[]}',
+        b'{"ledger":1,"entries":[],"others":null,"hours":[[1,{"v":[1]}]],"days":[]}',
+    ],
+)
+def test_a_line_that_is_none_adds_nothing(line: bytes) -> None:
+    made = counted(record())
+    before = made.line()
+    with pytest.raises(ValueError, match=r"line|number|unpack|literal"):
+        made.read(jsontext.loads(line))
+    assert made.line() == before
+
+
+def test_an_entry_is_read_as_it_was_written() -> None:
+    made = counted(record(streams=True, dropped=("a",), bytes_sent=3, ended="drained"))
+    (entry,) = made.entries.values()
+    assert Entry.read(jsontext.loads(jsontext.dumps(entry.told()))) == entry
+
+
+# The file.
+
+
+def kept(file: Path) -> Journal:
+    return Journal(config.Ledger(str(file), 100), clock=lambda: NOW)
+
+
+async def sums(file: Path) -> int:
+    """How many exchanges whoever opens the file now would know of."""
+    read = kept(file)
+    found = total(await read.ledger())
+    await read.close()
+    return found
+
+
+async def test_all_who_share_a_file_sum_up_alike(tmp_path: Path) -> None:
+    one, other = (Journal(config.Ledger(), tmp_path) for _ in range(2))
+    for count in range(1, 5):
+        for each in (one, other):
+            each.count(record())
+            each.count(passed())
+        assert total(await one.ledger()) == 4 * count - 2  # the other has not written yet
+        assert total(await other.ledger()) == 4 * count
+        assert told(await one.ledger()) == told(await other.ledger())
+    await one.close()
+    await other.close()
+    assert stat.S_IMODE((tmp_path / "ledger").stat().st_mode) == 0o600
+
+
+async def test_it_is_written_by_itself_soon_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "FLUSH", 0.01)
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await until(lambda: file.exists() and file.read_bytes().endswith(b"\n"))
+    one.count(record())
+    await until(lambda: file.read_bytes().count(b"\n") == 2)
+    assert await sums(file) == 2
+    await one.close()
+
+
+@pytest.mark.parametrize(("cut", "whole"), [(1, 2), (2, 1), (40, 1)])
+async def test_a_torn_line_is_passed_over_and_what_follows_is_not(
+    tmp_path: Path, cut: int, whole: int
+) -> None:
+    file = tmp_path / "ledger"
+    for _ in range(2):
+        one = kept(file)
+        one.count(record())
+        await one.close()
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert await sums(file) == whole
+    after = kept(file)
+    after.count(record())
+    await after.close()
+    assert await sums(file) == whole + 1
+
+
+async def test_a_line_of_something_else_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await one.close()
+    with file.open("ab") as opened:
+        opened.write(b'\x00\xff\n\n{"ledger":1}\n[1]\n')
+    assert await sums(file) == 1
+    assert "1 lines" in caplog.text
+
+
+async def test_a_disk_that_is_full_is_logged_once_and_nothing_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "ledger"
+    file.symlink_to("/dev/full")
+    one = kept(file)
+    for count in range(1, 4):
+        one.count(record())
+        assert total(await one.ledger()) == count
+    assert caplog.text.count("cannot be written") == 1
+    file.unlink()
+    assert total(await one.ledger()) == 3
+    await one.close()
+    assert await sums(file) == 3
+
+
+async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "SMALL", 2_000)
+    file = tmp_path / "ledger"
+    one, other = kept(file), kept(file)
+    largest = 0
+    for count in range(1, 101):
+        for each in (one, other):
+            each.count(record())
+            await each.sync()
+        largest = max(largest, file.stat().st_size)
+        assert total(await one.ledger()) == 2 * count
+    assert largest < 10_000 < 200 * len(counted(record()).line())
+    assert total(await other.ledger()) == 200
+    await one.close()
+    await other.close()
+    assert await sums(file) == 200
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["ledger"]  # noqa: PTH208
+
+
+async def test_a_file_that_is_taken_away_begins_anew(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await one.sync()
+    file.unlink()
+    one.count(record())
+    assert total(await one.ledger()) == 1
+    await one.close()
+
+
+async def test_a_lock_that_another_keeps_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal, "LOCKED", 0.01)
+    file = tmp_path / "ledger"
+    holder = journal.File(file)
+    one = kept(file)
+    one.count(record())
+    with holder.locked():
+        assert total(await one.ledger()) == 1
+    assert "it is locked by another" in caplog.text
+    assert total(await one.ledger()) == 1
+    holder.close()
+    await one.close()
+    assert await sums(file) == 1
+
+
+# The process.
+
+
+def test_a_file_that_cannot_be_written_ends_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("my own notes")
+    cases = {
+        tmp_path: "cannot be written: Is a directory",
+        tmp_path / "missing" / "ledger": "cannot be written: No such file or directory",
+        foreign: "is no ledger: name another file, or a new one",
+    }
+    file = tmp_path / "proxy.yaml"
+    for path, why in cases.items():
+        write_config(file, "http://127.0.0.1:9", ledger={"file": str(path)})
+        assert main(["serve", "--config", str(file)]) == 1
+        assert capsys.readouterr().err == f"anthropic-version-proxy: ledger.file {path} {why}\n"
+    assert foreign.read_text() == "my own notes"
+
+
+async def answer_all(side: Side) -> None:
+    """Answer every request with a short stream."""
+    while True:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))
+
+
+async def ask(url: str, times: int) -> None:
+    """Stream completions as an old client does, each on a connection of its own."""
+    for _ in range(times):
+        async with await connect(url) as client:
+            await client.say(old_request())
+            await client.until(b"[DONE]\r\n\r\n\r\n0\r\n\r\n")
+
+
+async def seen(url: str) -> int:
+    """How many exchanges the ledger tells of, on a connection of its own."""
+    async with httpx.AsyncClient() as client:
+        answer = (await client.get(f"{url}/-/ledger")).raise_for_status().json()
+    return sum(entry["exchanges"] for entry in answer["entries"])
+
+
+async def test_the_kill_of_a_process_costs_a_second_at_most(tmp_path: Path) -> None:
+    file, kept_in = tmp_path / "proxy.yaml", tmp_path / "ledger.jsonl"
+    async with raw_upstream(answer_all) as upstream:
+        write_config(file, upstream, ledger={"file": str(kept_in)})
+        async with served("serve", "--config", str(file)) as proxy:
+            await ask(proxy.url, 2)
+            await until(lambda: kept_in.stat().st_size > 0)
+            proxy.signal(signal.SIGKILL)
+            await proxy.ended()
+    assert await sums(kept_in) == 2
+
+
+async def test_an_orderly_end_costs_nothing(tmp_path: Path) -> None:
+    kept_in = tmp_path / "ledger.jsonl"
+    for before in (0, 1):
+        async with proxy(ledger={"file": str(kept_in)}) as (_, url):
+            assert await seen(url) == before
+            await ask(url, 1)
+    assert await sums(kept_in) == 2
+
+
+async def test_workers_add_up_whichever_answers(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    async with raw_upstream(answer_all) as upstream:
+        write_config(file, upstream)
+        async with served("serve", "--config", str(file), "--workers", "2") as proxy:
+            await ask(proxy.url, 20)
+            async with asyncio.timeout(PATIENCE):
+                while await seen(proxy.url) < 20:  # noqa: ASYNC110  (another process writes)
+                    await asyncio.sleep(0.05)
+            assert [await seen(proxy.url) for _ in range(10)] == [20] * 10
+            assert await proxy.stopped() == 0
+
+
+# The endpoint.
+
+
+@asynccontextmanager
+async def proxy(**more: dict[str, Any]) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    async with raw_upstream(answer_all) as upstream:
+        app = App(settings(upstream, more=more))
+        async with running(app) as url, httpx.AsyncClient(base_url=url) as client:
+            yield client, url
+
+
+async def test_an_exchange_stands_in_the_ledger_when_its_answer_is_over() -> None:
+    async with proxy() as (client, url):
+        await ask(url, 2)
+        (entry,) = (await client.get("/-/ledger")).json()["entries"]
+    assert entry["client"] == "anthropic-python/0.2.8"
+    assert entry["route"] == "complete"
+    assert (entry["exchanges"], entry["streams"], entry["translated"]) == (2, 2, 2)
+    assert entry["ended"] == {"complete": 2}
+    assert entry["features"] == {"whole text in every event": 2}
+    assert entry["key"] == "8254c329a928"
+
+
+@pytest.mark.parametrize(
+    ("accept", "query", "content_type"),
+    [
+        ("*/*", "", "application/json"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "", "text/html; charset=utf-8"),
+        ("text/csv", "", "text/csv; charset=utf-8"),
+        ("text/html", "?format=json", "application/json"),
+        ("text/html", "?format=csv", "text/csv; charset=utf-8"),
+        ("application/json", "?format=html", "text/html; charset=utf-8"),
+    ],
+)
+async def test_the_form_is_the_one_that_is_asked_for(
+    accept: str, query: str, content_type: str
+) -> None:
+    async with proxy() as (client, _):
+        answer = await client.get(f"/-/ledger{query}", headers={"accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == content_type
+    assert answer.headers["vary"] == "accept"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_what_has_not_changed_is_not_sent_again() -> None:
+    async with proxy() as (client, url):
+        first = await client.get("/-/ledger")
+        again = {"if-none-match": first.headers["etag"]}
+        assert (await client.get("/-/ledger", headers=again)).status_code == 304
+        assert (await client.get("/-/ledger?format=csv", headers=again)).status_code == 200
+        await ask(url, 1)
+        assert (await client.get("/-/ledger", headers=again)).status_code == 200
+
+
+async def test_the_top_leads_to_the_page_and_an_unknown_form_nowhere() -> None:
+    async with proxy() as (client, _):
+        top = await client.get("/-/")
+        assert (top.status_code, top.headers["location"]) == (307, "ledger?format=html")
+        wrong = await client.get("/-/ledger?format=xml")
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["message"] == "format: must be one of json, csv, html"
+
+
+async def test_without_admin_there_is_no_ledger() -> None:
+    async with proxy(admin={"enabled": False}) as (client, _):
+        for path in ("/-/", "/-/ledger"):
+            assert (await client.get(path)).status_code == 404
+        assert (await client.post("/-/playground", json={})).status_code == 404
+
+
+def test_a_reload_keeps_the_ledger_where_it_is(tmp_path: Path) -> None:
+    from proxy.server import read_again  # noqa: PLC0415
+
+    before = settings("http://127.0.0.1:9", more={"ledger": {"entries": 200}})
+    now = settings("http://127.0.0.1:9", more={"ledger": {"file": str(tmp_path / "new")}})
+    read = read_again(lambda: now, before)
+    assert read is not None
+    assert read.ledger == before.ledger
+    assert not os.listdir(tmp_path)  # noqa: PTH208
