@@ -100,8 +100,7 @@ class Entry:
 
     def count(self, record: Record, now: float, *, translated: bool, passed: bool) -> None:
         """Add one exchange that is over ``now``."""
-        if now > self.last:  # clocks are set back now and then
-            self.last = now
+        self.last = max(self.last, now)  # clocks are set back now and then
         self.exchanges += 1
         self.translated += translated
         self.passed += passed

@@ -1,0 +1,282 @@
+"""Both wires of one exchange are told as they happen, without a key, and for our own page alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from stage import until
+from support import LAST, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream, settings
+
+from proxy import playground
+from proxy.app import App
+from proxy.server import running
+
+pytestmark = pytest.mark.anyio
+
+JSON = {"content-type": "application/json"}
+OLD = {
+    "model": "claude-v1",
+    "prompt": "\n\nHuman: Hi\n\nAssistant:",
+    "max_tokens_to_sample": 9,
+    "stream": True,
+}
+KEY = "sk-ant-hunter2"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Upstream:
+    """An upstream that streams one completion, whose end it holds back until it is let on."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.asked = b""
+        self.left = asyncio.Event()
+
+    async def play(self, side: Side) -> None:
+        try:
+            head, body = await side.request()
+            self.asked = head + body
+            await side.say(STREAM_HEAD + completion(" Grüße"))
+            going_on, leaving = map(asyncio.ensure_future, (self.go_on.wait(), side.rest()))
+            await asyncio.wait((going_on, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if going_on.done():
+                await side.say(LAST + chunk(b""))
+            going_on.cancel()
+            await leaving
+        finally:
+            self.left.set()
+
+
+@asynccontextmanager
+async def proxied(
+    play: Play, *, bridge: bool = False, **more: dict[str, Any]
+) -> AsyncIterator[tuple[httpx.AsyncClient, App]]:
+    async with raw_upstream(play) as upstream:
+        app = App(settings(upstream, bridge=bridge, more=more))
+        async with running(app) as url, httpx.AsyncClient(base_url=url) as client:
+            yield client, app
+
+
+async def play(client: httpx.AsyncClient, **asked: Any) -> list[dict[str, Any]]:
+    """All lines of an exchange."""
+    request = {"json": OLD, **asked}
+    answer = (await client.post("/-/playground", **request)).raise_for_status()
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name != "ms"} for line in lines]
+
+
+async def test_both_wires_are_told_in_the_order_of_what_happened() -> None:
+    upstream = Upstream()
+    async with proxied(upstream.play) as (client, _):
+        lines = await play(client, headers={"x-api-key": KEY, "anthropic-version": "2023-01-01"})
+    assert [line["ms"] for line in lines] == sorted(line["ms"] for line in lines)
+    explained, asked, sent, head, first, *rest, ended = without_times(lines)
+    assert explained["explain"]["path"] == "/v1/complete"
+    assert asked == {
+        "wire": "client",
+        "sent": "POST /v1/complete",
+        "fields": [
+            ["content-type", "application/json"],
+            ["x-api-key", "…"],
+            ["anthropic-version", "2023-01-01"],
+        ],
+        "body": json.dumps(OLD, separators=(",", ":")),
+    }
+    assert (sent["wire"], sent["sent"], sent["upstream"]) == (
+        "upstream",
+        "POST /v1/complete",
+        "api",
+    )
+    assert ["anthropic-version", "2023-06-01"] in sent["fields"]
+    assert json.loads(sent["body"]) == OLD
+    assert (head["wire"], head["status"]) == ("upstream", 200)
+    assert first["wire"] == "upstream"
+    assert "event: completion" in first["text"]
+    assert rest[0]["status"] == 200
+    said = {
+        wire: "".join(line.get("text", "") for line in lines if line.get("wire") == wire)
+        for wire in ("client", "upstream")
+    }
+    assert '"completion":" Grüße"' in said["client"]
+    assert said["client"].endswith("data: [DONE]\r\n\r\n")
+    assert "[DONE]" not in said["upstream"]
+    assert ended == {"ended": "complete", "error": ""}
+    assert f"x-api-key: {KEY}".encode() in upstream.asked
+    assert "hunter2" not in json.dumps(lines)
+
+
+async def test_events_are_told_while_the_exchange_goes_on() -> None:
+    upstream = Upstream()
+    upstream.go_on.clear()
+    async with (
+        proxied(upstream.play) as (client, app),
+        client.stream("POST", "/-/playground", json=OLD) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if '"wire":"client","text":' in line and not upstream.go_on.is_set():
+                assert len(app.exchanges) == 1
+                upstream.go_on.set()
+        assert json.loads(line)["ended"] == "complete"
+
+
+async def test_it_is_no_use_of_the_api_that_anybody_depends_on() -> None:
+    async with proxied(Upstream().play) as (client, _):
+        await play(client)
+        told = (await client.get("/-/ledger")).json()
+    assert told["entries"] == []
+    assert told["days"] == []
+
+
+async def test_a_key_of_the_proxys_own_is_sent_and_not_shown() -> None:
+    upstream = Upstream()
+    async with raw_upstream(upstream.play) as url:
+        own = {"base_url": url, "speaks": ["2023-06-01"], "credentials": {"bearer": KEY}}
+        own["headers"] = {"set": {"x-team": "hunter2"}}
+        app = App(settings(url, more={"upstreams": {"api": own}}))
+        async with running(app) as proxy, httpx.AsyncClient(base_url=proxy) as client:
+            lines = await play(client)
+    assert f"authorization: Bearer {KEY}".encode() in upstream.asked
+    assert b"x-team: hunter2" in upstream.asked
+    assert "hunter2" not in json.dumps(lines)
+    sent = next(line for line in lines if line.get("upstream"))
+    assert ["authorization", "…"] in sent["fields"]
+
+
+async def test_failures_are_told_as_the_client_gets_them() -> None:
+    async def close(side: Side) -> None:
+        await side.request()
+
+    async with proxied(close) as (client, _):
+        lines = await play(client)
+    assert next(line["status"] for line in lines if "status" in line) == 502
+    assert lines[-1]["ended"] == "upstream failed"
+    assert lines[-1]["error"] == "api_error: upstream api closed the connection"
+
+
+async def test_what_is_refused_never_goes_upstream() -> None:
+    async with proxied(Upstream().play, bridge=True) as (client, _):
+        lines = without_times(await play(client, json={"model": "claude-v1"}))
+    explained, _, head, body, ended = lines
+    assert explained["explain"]["error"]["message"] == "prompt: Field required"
+    assert (head["wire"], head["status"]) == ("client", 400)
+    assert "prompt: Field required" in body["text"]
+    assert ended["ended"] == "refused"
+
+
+async def test_it_counts_among_the_open_exchanges() -> None:
+    upstream = Upstream()
+    upstream.go_on.clear()
+    async with proxied(upstream.play, limits={"concurrent_exchanges": 1}) as (client, app):
+        first = asyncio.create_task(play(client))
+        await until(lambda: len(app.exchanges) == 1 and bool(upstream.asked))
+        second = await play(client)
+        assert next(line["status"] for line in second if "status" in line) == 503
+        upstream.go_on.set()
+        assert (await first)[-1]["ended"] == "complete"
+
+
+async def test_it_ends_with_whoever_looks_at_it() -> None:
+    upstream = Upstream()
+    upstream.go_on.clear()
+    async with proxied(upstream.play) as (client, app):
+        async with client.stream("POST", "/-/playground", json=OLD):
+            await until(lambda: bool(upstream.asked))
+        await upstream.left.wait()
+        await until(lambda: len(app.exchanges) == 0)
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "why"),
+    [
+        ("LONGEST", 0.05, "it took longer than 0.05 seconds"),
+        ("LARGEST_SHOW", 900, "it is longer than the 0 MiB that are shown"),
+    ],
+)
+async def test_it_is_bounded_in_time_and_size(
+    bound: str, value: float, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(playground, bound, value)
+    upstream = Upstream()
+    upstream.go_on.clear()
+    async with proxied(upstream.play) as (client, _):
+        lines = await play(client)
+        await upstream.left.wait()
+    assert lines[-1]["error"] == why
+    assert lines[-1]["ended"].startswith("client left")
+
+
+# Who may ask, and for what.
+
+
+@pytest.mark.parametrize("endpoint", ["/-/playground", "/-/explain"])
+@pytest.mark.parametrize(
+    ("fields", "status", "why"),
+    [
+        (JSON | {"origin": "https://evil.example"}, 403, "this is for the page of the proxy alone"),
+        (JSON | {"origin": "null"}, 403, "this is for the page of the proxy alone"),
+        ({"content-type": "text/plain"}, 400, "the content-type must be application/json"),
+        ({}, 400, "the content-type must be application/json"),
+    ],
+)
+async def test_other_pages_get_nothing(
+    endpoint: str, fields: dict[str, str], status: int, why: str
+) -> None:
+    upstream = Upstream()
+    async with proxied(upstream.play) as (client, _):
+        answer = await client.post(endpoint, content=json.dumps(OLD), headers=fields)
+        preflight = await client.options(endpoint, headers={"origin": "https://evil.example"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (status, why)
+    assert preflight.status_code == 404
+    assert not upstream.asked
+
+
+async def test_our_own_page_is_answered() -> None:
+    async with proxied(Upstream().play) as (client, _):
+        own = {"origin": str(client.base_url).rstrip("/")}
+        assert (await play(client, headers=own))[-1]["ended"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/-/ledger", 404), ("/-", 404), ("v1/complete", 400), ("/v1/a b", 400), ("/v1?x=1", 400)],
+)
+async def test_only_the_path_of_a_request_is_called(path: str, status: int) -> None:
+    upstream = Upstream()
+    async with proxied(upstream.play) as (client, _):
+        answer = await client.post("/-/playground", params={"path": path}, json=OLD)
+    assert answer.status_code == status
+    assert not upstream.asked
+
+
+async def test_what_is_tried_is_bounded() -> None:
+    async with proxied(Upstream().play) as (client, _):
+        body = b" " * (playground.LARGEST_BODY + 1)
+        answer = await client.post("/-/explain", content=body, headers=JSON)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (413, "request_too_large")
+
+
+async def test_explain_says_what_would_go_upstream_and_why() -> None:
+    upstream = Upstream()
+    asked = {**OLD, "temperature": 1, "top_p": 0.5, "tags": {}}
+    async with proxied(upstream.play, bridge=True) as (client, _):
+        told = (await client.post("/-/explain", json=asked)).json()
+    assert (told["path"], told["version"]) == ("/v1/messages", "2023-06-01")
+    assert json.loads(told["body"])["messages"] == [{"role": "user", "content": "Hi"}]
+    assert told["dropped"] == {"top_p": "the model takes it or temperature, not both"}
+    assert "model: claude-haiku-4-5 answers for claude-v1" in told["notes"]
+    assert not upstream.asked
