@@ -19,6 +19,9 @@ Play = Callable[["Side"], Awaitable[None]]
 PATIENCE = 20.0
 """Seconds after which a test gives up on something that should have happened long ago."""
 
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients that never speak TLS, whom certificates would cost a tenth of a second."""
+
 
 class Side:
     """One end of a connection, for a test that decides about every byte."""
