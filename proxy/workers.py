@@ -125,7 +125,8 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
             yield Path(made.name)
             return
     log.warning(
-        "no folder can be shared by the workers (%s): there are no metrics, and each has a ledger of its own",
+        "no folder can be shared by the workers (%s): there are no metrics, and each worker has a "
+        "ledger of its own",
         why.strerror or why,
     )
     yield None

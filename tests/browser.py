@@ -28,6 +28,8 @@ FLAGS = (
     "--disable-quic",
     "--disable-dev-shm-usage",
     "--no-first-run",
+    "--hide-scrollbars",
+    "--disable-lcd-text",  # whose colours are of the screen that it is drawn for
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",

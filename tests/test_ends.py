@@ -474,10 +474,10 @@ async def test_the_log_tells_a_failure_without_the_upstreams_words(
         assert SECRET not in line
 
 
-async def test_nothing_but_the_probes_is_under_the_admin_prefix() -> None:
+async def test_what_is_not_ours_under_the_admin_prefix_goes_nowhere() -> None:
     gate = Gate()
     async with proxy_to(gate.play) as (_, url):
-        for target in (b"GET /-/healthy/", b"GET /-/", b"POST /-/healthy", b"GET /-/x"):
+        for target in (b"GET /-/healthy/", b"GET /-/ledger/", b"POST /-/healthy", b"GET /-/x"):
             async with await connect(url) as client:
                 await client.say(
                     b"%b HTTP/1.1\r\nhost: proxy\r\ncontent-length: 0\r\n\r\n" % target

@@ -38,9 +38,10 @@ from proxy.app import App
 from proxy.cli import main
 from proxy.journal import Journal
 from proxy.ledger import NOBODY, OTHER, Entry, Ledger, Who
+from proxy.metrics import Metrics
 from proxy.observe import Record
 from proxy.report import as_csv, as_json, summary
-from proxy.server import running
+from proxy.server import read_again, running
 
 pytestmark = pytest.mark.anyio
 
@@ -561,11 +562,9 @@ async def test_without_admin_there_is_no_ledger() -> None:
 
 
 def test_a_reload_keeps_the_ledger_where_it_is(tmp_path: Path) -> None:
-    from proxy.server import read_again  # noqa: PLC0415
-
     before = settings("http://127.0.0.1:9", more={"ledger": {"entries": 200}})
     now = settings("http://127.0.0.1:9", more={"ledger": {"file": str(tmp_path / "new")}})
-    read = read_again(lambda: now, before)
+    read = read_again(lambda: now, Metrics(None, None), before)
     assert read is not None
     assert read.ledger == before.ledger
     assert not os.listdir(tmp_path)  # noqa: PTH208
