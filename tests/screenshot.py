@@ -85,7 +85,7 @@ def exchange(caller: Caller, chance: random.Random) -> Record:
     return made
 
 
-async def main(file: str, scheme: str = "light", width: str = "1040", height: str = "940") -> None:
+async def main(file: str, scheme: str = "light", width: str = "1100", height: str = "910") -> None:
     """Take the picture."""
     app = App(settings("http://127.0.0.1:9"))
     invent(app, time.time() - 240)

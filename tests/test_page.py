@@ -190,7 +190,7 @@ async def test_the_table_sorts_filters_and_opens_by_keyboard(chromium: Page, ups
         assert (await visit.rows(1))[0].startswith("b/1")
 
 
-async def test_it_is_dark_where_that_is_preferred_and_fits_a_phone(
+async def test_it_is_dark_where_that_is_preferred_and_fits_every_width(
     chromium: Page, upstream: str
 ) -> None:
     async with visited(chromium, upstream, exchanges=1) as visit:
@@ -203,9 +203,13 @@ async def test_it_is_dark_where_that_is_preferred_and_fits_a_phone(
             seen.append(await chromium.run(paper))
         await chromium("Emulation.setEmulatedMedia", features=[])
         assert seen == ["rgb(250, 248, 244)", "rgb(22, 21, 18)"]
-        size = {"width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": True}
-        await chromium("Emulation.setDeviceMetricsOverride", **size)
-        assert await chromium.run("document.documentElement.scrollWidth") == 360
+        await visit.ask("claude-" + "x" * 200, "a" * 40 + "/1.2.3-with-a-long-tail", {"y" * 90: 1})
+        await visit.look()
+        await visit.rows(2)
+        for width in (360, 800, 1000):
+            size = {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+            await chromium("Emulation.setDeviceMetricsOverride", **size)
+            assert await chromium.run("document.documentElement.scrollWidth") == width
         await chromium("Emulation.clearDeviceMetricsOverride")
 
 
