@@ -71,10 +71,7 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profi
 
     async def playground(request: Request) -> Response:
         asked = await _asked(request)
-        play = Play(config, exchanges, learned)
-        if (connection := request.scope.get("extensions", {}).get(CONNECTION)) is not None:
-            connection.when_left(play.leave)
-        lines = play.lines(asked, _explained(config, asked))
+        lines = Play(config, exchanges, learned).lines(asked, _explained(config, asked))
         fields = _fields() | {"x-accel-buffering": "no"}
         return StreamingResponse(lines, headers=fields, media_type="application/x-ndjson")
 
@@ -129,10 +126,6 @@ class Play:
         finally:
             self._viewer.leave()
             await asyncio.wait([playing])
-
-    def leave(self, _: Gone) -> None:
-        """End the exchange: nobody looks at it any more."""
-        self._viewer.leave()
 
     async def _play(self, asked: Asked) -> None:
         limit = asyncio.get_running_loop().call_later(

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import stat
 from collections.abc import AsyncIterator
@@ -204,6 +205,10 @@ def test_names_are_short_and_few_and_can_be_written() -> None:
     assert max(map(len, dropped)) == 100
     made.count(record(model="\ud800"), NOW)
     assert len(made.entries) == 3
+    for name in "abcdefgh":  # in one exchange after the other
+        made.count(record(dropped=(name,)), NOW)
+    assert len(dropped) <= ledger.NAMES + 1
+    assert dropped[OTHER] == 1_008 - ledger.NAMES
     again = Ledger(100)
     again.read(jsontext.loads(made.line()))
     assert told(again) == told(made)
@@ -429,11 +434,14 @@ def test_a_file_that_cannot_be_written_ends_the_start(
         tmp_path / "missing" / "ledger": "cannot be written: No such file or directory",
         foreign: "is no ledger: name another file, or a new one",
     }
-    file = tmp_path / "proxy.yaml"
     for path, why in cases.items():
-        write_config(file, "http://127.0.0.1:9", ledger={"file": str(path)})
-        assert main(["serve", "--config", str(file)]) == 1
-        assert capsys.readouterr().err == f"anthropic-version-proxy: ledger.file {path} {why}\n"
+        with pytest.raises(OSError, match=re.escape(f"ledger.file {path} {why}")):
+            journal.check(config.Ledger(str(path)))
+    file = tmp_path / "proxy.yaml"
+    write_config(file, "http://127.0.0.1:9", ledger={"file": str(tmp_path)})
+    assert main(["serve", "--config", str(file)]) == 1
+    told = f"anthropic-version-proxy: ledger.file {tmp_path} cannot be written: Is a directory\n"
+    assert capsys.readouterr().err == told
     assert foreign.read_text() == "my own notes"
 
 
