@@ -97,9 +97,8 @@ class Play:
     def __init__(
         self, config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profile]
     ) -> None:
-        self._upstreams = {
-            name: Overheard(settings, self._tell) for name, settings in config.upstreams.items()
-        }
+        self._settings = config.upstreams
+        self._upstreams: dict[str, Overheard] = {}
         self._relay = Relay(config, self._upstreams, exchanges, self._over)
         self._relay.learned |= learned
         self._began = time.monotonic()
@@ -132,6 +131,9 @@ class Play:
             LONGEST, self._stop, f"it took longer than {LONGEST:g} seconds"
         )
         try:
+            for name, settings in self._settings.items():
+                # It reads the certificates to trust, which no stream of others shall wait for.
+                self._upstreams[name] = await asyncio.to_thread(Overheard, settings, self._tell)
             await self._relay(asked.scope(self._viewer), _receive(asked.body), self._viewer.take)
         except Exception:
             log.exception("a fault of ours in the playground")
