@@ -17,4 +17,5 @@ call            a request as version changes see it
 event           one server-sent event as version changes see it
 snapshot        one event of 2023-01-01: the whole text so far
 pass through    unchanged, byte for byte
+ledger          who still needs the proxy, for what, and since when
 """

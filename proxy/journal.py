@@ -124,8 +124,7 @@ class Journal:
         elif news.revision:
             self._summed.add(news)
         if file.read_up_to > self._wordy_at:
-            said = await asyncio.to_thread(_rewrite, file, self._summed)
-            self._wordy_at = max(SMALL, WORDY * said)
+            self._wordy_at = await asyncio.to_thread(_rewrite, file, self._summed)
 
     def _flush_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -180,6 +179,9 @@ class File:
         with self.locked() as opened:
             _end_torn_line(opened)
             size = os.fstat(opened).st_size
+            if size < self.read_up_to:  # somebody has emptied it
+                self.read_up_to = 0
+                self._anew = True
             text = b"".join(_parts(opened, self.read_up_to, size))
             anew, self._anew = self._anew, False
         self.read_up_to += len(text)
@@ -275,11 +277,15 @@ def _news(file: File, limit: int) -> tuple[bool, Ledger]:
 
 
 def _rewrite(file: File, summed: Ledger) -> int:
-    """Write the file anew if it is wordy; returns the size of what it says, in bytes."""
+    """Write the file anew if it is wordy; returns at what size to look again, in bytes."""
     line = summed.line()
     if WORDY * len(line) < file.read_up_to:
-        file.rewrite(line)
-    return len(line)
+        try:
+            file.rewrite(line)
+        except OSError as error:  # as where the file alone is mounted, and not its folder
+            log.warning("ledger: %s cannot be written anew, and grows: %s", file.path, error)
+            return 2 * file.read_up_to
+    return max(SMALL, WORDY * len(line))
 
 
 def _told(error: OSError) -> str:

@@ -28,6 +28,9 @@ NEWER = "newer"
 OTHER = "(other)"
 """Under what is counted that there is no room for."""
 
+HIDDEN = "(hidden)"
+"""What stands for a name that looks like a key."""
+
 LONGEST = 100
 """The most that is kept of a name, in characters."""
 
@@ -322,5 +325,10 @@ def _add(counts: Counts, more: Counts) -> None:
 
 
 def _kept(name: str) -> str:
-    """A name as far as it is kept; one that could not be written is made so that it can."""
+    """A name as far as it is kept; one that could not be written is made so that it can.
+
+    What looks like a key that has gone astray is not kept at all.
+    """
+    if name.lstrip().startswith("sk-"):
+        return HIDDEN
     return name[:LONGEST].encode("utf-8", "replace").decode()

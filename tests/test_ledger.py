@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import permutations
 from pathlib import Path
@@ -214,6 +214,12 @@ def test_names_are_short_and_few_and_can_be_written() -> None:
     assert told(again) == told(made)
 
 
+def test_a_key_that_has_gone_astray_is_not_kept() -> None:
+    made = counted(*[record(model="sk-ant-hunter2", dropped=("sk-hunter2",))] * 2)
+    assert b"hunter2" not in made.line()
+    assert total(made) == 2
+
+
 def test_no_cell_of_the_csv_is_a_formula() -> None:
     nasty = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "＝1", 'a,b"c\nd')  # noqa: RUF001
     made = counted(*(record(model=name, dropped=(name,)) for name in nasty))
@@ -393,15 +399,35 @@ async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
     assert os.listdir(tmp_path) == ["ledger"]  # noqa: PTH208
 
 
-async def test_a_file_that_is_taken_away_begins_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [Path.unlink, lambda file: os.truncate(file, 0)])
+async def test_a_file_that_is_taken_away_or_emptied_begins_anew(
+    tmp_path: Path, way: Callable[[Path], None]
+) -> None:
     file = tmp_path / "ledger"
     one = kept(file)
-    one.count(record())
-    await one.sync()
-    file.unlink()
+    for _ in range(3):
+        one.count(record())
+        await one.sync()
+    way(file)
     one.count(record())
     assert total(await one.ledger()) == 1
     await one.close()
+    assert await sums(file) == 1
+
+
+async def test_a_file_that_cannot_be_replaced_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal, "SMALL", 2_000)
+    file = tmp_path / "ledger"
+    (tmp_path / "ledger.new").mkdir()
+    one = kept(file)
+    for count in range(1, 30):
+        one.count(record())
+        assert total(await one.ledger()) == count
+    assert 0 < caplog.text.count("cannot be written anew") < 5
+    await one.close()
+    assert await sums(file) == 29
 
 
 async def test_a_lock_that_another_keeps_harms_nothing(
