@@ -580,7 +580,7 @@ def _ledger(value: Value) -> Ledger:
     usual = Ledger()
     with Fields(value) as field:
         return Ledger(
-            file=field.take("file", matching(r"[^\0]+", "must be the path of a file"), usual.file),
+            file=field.take("file", matching(r".+", "must be the path of a file"), usual.file),
             entries=field.take("entries", whole(100, 100_000), usual.entries),
         )
 

@@ -451,7 +451,7 @@ async def test_a_lock_that_another_keeps_harms_nothing(
 
 
 def test_a_file_that_cannot_be_written_ends_the_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     foreign = tmp_path / "notes.txt"
     foreign.write_text("my own notes")
@@ -467,7 +467,7 @@ def test_a_file_that_cannot_be_written_ends_the_start(
     write_config(file, "http://127.0.0.1:9", ledger={"file": str(tmp_path)})
     assert main(["serve", "--config", str(file)]) == 1
     told = f"anthropic-version-proxy: ledger.file {tmp_path} cannot be written: Is a directory\n"
-    assert capsys.readouterr().err == told
+    assert capfd.readouterr().err == told
     assert foreign.read_text() == "my own notes"
 
 
