@@ -24,7 +24,7 @@ from proxy.server import running
 DAYS = 70
 
 
-class Caller(NamedTuple):
+class Program(NamedTuple):
     """Somebody who calls ``most`` times a day, ever more or, if ``leaving``, ever less."""
 
     client: str
@@ -37,22 +37,22 @@ class Caller(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-CALLERS = (
-    Caller("anthropic-python/0.2.8", "a1f2c10bf3d1", "claude-v1", "2023-01-01", 36, leaving=True),
-    Caller("anthropic-python/0.2.8", "a1f2c10bf3d1", "claude-2", "2023-01-01", 14, leaving=True),
-    Caller(
+PROGRAMS = (
+    Program("anthropic-python/0.2.8", "a1f2c10bf3d1", "claude-v1", "2023-01-01", 36, leaving=True),
+    Program("anthropic-python/0.2.8", "a1f2c10bf3d1", "claude-2", "2023-01-01", 14, leaving=True),
+    Program(
         *("langchain/0.0.224", "77d0c95e0b12", "claude-v1.3", "2023-01-01", 22),
         leaving=True,
         dropped=("top_p",),
         notes=("stop_sequences: the blank ones are enforced by the proxy",),
     ),
-    Caller(
+    Program(
         *("python-requests/2.31.0", "c93a9be0771f", "claude-instant-v1", "2023-01-01", 5),
         leaving=True,
         notes=("tags: left out, it asks for nothing",),
     ),
-    Caller("anthropic-python/0.125.0", "5be0c93a7712", "-", "2023-06-01", 180, leaving=False),
-    Caller("anthropic-typescript/1.12.0", "d1b2077fa0c4", "-", "2026-10-21", 70, leaving=False),
+    Program("anthropic-python/0.125.0", "5be0c93a7712", "-", "2023-06-01", 180, leaving=False),
+    Program("anthropic-typescript/1.12.0", "d1b2077fa0c4", "-", "2026-10-21", 70, leaving=False),
 )
 
 
@@ -62,25 +62,25 @@ def invent(app: App, now: float) -> None:
     chance = random.Random(7)  # noqa: S311  (it is for looks)
     app.journal._clock = lambda: clock[0]  # noqa: SLF001
     for day in range(DAYS):
-        for caller in CALLERS:
-            part = 1.05 - day / DAYS if caller.leaving else (day + 10) / DAYS
-            for _ in range(int(chance.random() * caller.most * part + 0.5)):
+        for program in PROGRAMS:
+            part = 1.05 - day / DAYS if program.leaving else (day + 10) / DAYS
+            for _ in range(int(chance.random() * program.most * part + 0.5)):
                 clock[0] = now - (DAYS - 1 - day + chance.random()) * DAY
-                app.journal.count(exchange(caller, chance))
+                app.journal.count(exchange(program, chance))
 
 
-def exchange(caller: Caller, chance: random.Random) -> Record:
-    """One of a caller's exchanges."""
-    old = caller.leaving
+def exchange(program: Program, chance: random.Random) -> Record:
+    """One of a program's exchanges."""
+    old = program.leaving
     made = Record("POST", "/v1/complete")
     made.route = "complete" if old else "/{rest:path}"
-    made.client, made.key, made.model = caller.client, caller.key, caller.model
-    made.client_version = caller.version
-    made.upstream_version = "2023-06-01" if old else caller.version
+    made.client, made.key, made.model = program.client, program.key, program.model
+    made.client_version = program.version
+    made.upstream_version = "2023-06-01" if old else program.version
     made.changes = ("CompletionsBecameIncremental", "CompleteThroughMessages") if old else ()
     made.answered_by = "claude-haiku-4-5-20251001" if old else "-"
     made.streams = old and chance.random() < 0.7
-    made.dropped, made.notes = caller.dropped, caller.notes
+    made.dropped, made.notes = program.dropped, program.notes
     made.ended = "upstream refused" if chance.random() < 0.02 else "complete"
     return made
 
