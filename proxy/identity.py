@@ -10,6 +10,7 @@ from functools import lru_cache
 from hashlib import sha256
 
 from .fields import Fields, key_of, values
+from .redaction import without_keys
 
 UNKNOWN = "-"
 """The kind of a client that says nothing of itself, and the fingerprint of no key."""
@@ -41,6 +42,8 @@ def fingerprint_of(fields: Fields) -> str:
 @lru_cache(maxsize=256)
 def _kind(value: bytes) -> str:
     text = value[:200].decode("latin-1").strip()
+    if without_keys(text) != text:  # one gone astray, and a part of it may be in the name
+        return "other"
     if sdk := _SDK.match(text):  # these name the language where others have their version
         return f"{_SDK_NAMES[sdk[1]]}/{sdk[2]}"
     product = _PRODUCT.match(text)
