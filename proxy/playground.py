@@ -264,9 +264,11 @@ async def _asked(request: Request) -> Asked:
     the consent of a preflight, which nobody answers. https://fetch.spec.whatwg.org/#http-cors-protocol
     """
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    host = request.headers.get("host")
+    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
         raise ForeignOrigin("this is for the page of the proxy alone")
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    if media_type.lower() != "application/json":  # in any case (RFC 9110 §8.3.1)
         raise InvalidRequest("the content-type must be application/json")
     path = request.query_params.get("path", "/v1/complete")
     if f"{path}/".startswith("/-/"):

@@ -232,6 +232,8 @@ async def test_other_pages_get_nothing() -> None:
     refused = [
         (JSON | {"origin": "https://evil.example"}, 403, FOREIGN),
         (JSON | {"origin": "null"}, 403, FOREIGN),
+        (JSON | {"origin": "null", "host": ""}, 403, FOREIGN),
+        (JSON | {"origin": "http://["}, 403, FOREIGN),
         ({"content-type": "text/plain"}, 400, NOT_JSON),
         ({}, 400, NOT_JSON),
     ]
@@ -248,7 +250,7 @@ async def test_other_pages_get_nothing() -> None:
 
 async def test_our_own_page_is_answered() -> None:
     async with proxied(Upstream().play) as (client, _):
-        own = {"origin": str(client.base_url).rstrip("/")}
+        own = {"origin": str(client.base_url).rstrip("/"), "content-type": "Application/JSON"}
         assert (await play(client, headers=own))[-1]["ended"] == "complete"
 
 
