@@ -41,6 +41,9 @@ HOUR, DAY = 3_600, 86_400
 HOURS, DAYS = 72, 90
 """For how many hours and days is kept how many exchanges they had."""
 
+END_OF_TIME = 253_402_300_800
+"""The first second of the year 10000, which RFC 3339 cannot write."""
+
 FORGET = 10
 """Which part of the entries is summed up, one in so many, when there are too many."""
 
@@ -147,7 +150,8 @@ class Entry:
     @classmethod
     def read(cls, told: dict[str, Any]) -> Entry:
         """An entry as ``told`` tells it; raises what strange values raise."""
-        entry = cls(float(told["first"]), float(told["last"]), _kept(str(told["answered_by"])))
+        first, last = _moment(told["first"]), _moment(told["last"])
+        entry = cls(first, last, _kept(str(told["answered_by"])))
         for part in _FIELDS[3:]:
             value = told[part.name]
             if part.type == "int":
@@ -183,6 +187,7 @@ class Buckets:
     def add(self, told: Iterable[tuple[int, dict[str, list[int]]]]) -> None:
         """Add what others counted; raises what strange values raise."""
         for number, versions in told:
+            _moment(number * self.seconds)
             span = self.spans.get(number)
             if span is None:
                 span = self._new(number)
@@ -287,7 +292,8 @@ class Ledger:
                 raise ValueError("the form of the line is not known")
             for *names, entry in told["entries"]:
                 who = Who(*map(_kept, map(str, names)))
-                part._entry(who, float(entry["first"])).add(Entry.read(entry))
+                read = Entry.read(entry)
+                part._entry(who, read.first).add(read)
             if told["others"] is not None:
                 count, others = told["others"]
                 part._sum_up(Entry.read(others), int(count))
@@ -322,6 +328,14 @@ def _count(counts: Counts, name: str, more: int = 1) -> None:
 def _add(counts: Counts, more: Counts) -> None:
     for name, count in more.items():
         _count(counts, name, count)
+
+
+def _moment(told: Any) -> float:
+    """A time that can be shown, in seconds since 1970; raises ValueError for another."""
+    seconds = float(told)
+    if not 0 <= seconds < END_OF_TIME:
+        raise ValueError("the time is out of all bounds")
+    return seconds
 
 
 def _kept(name: str) -> str:

@@ -260,6 +260,12 @@ def test_the_order_in_which_ledgers_are_added_does_not_matter() -> None:
     assert total(made) == 6
 
 
+def line_of_one(last: str) -> str:
+    """A line with one entry, last seen at the time that ``last`` writes."""
+    text = counted(record()).line().decode()
+    return re.sub(r'"last":[^,]+', f'"last":{last}', text)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -272,12 +278,15 @@ def test_the_order_in_which_ledgers_are_added_does_not_matter() -> None:
         b'{"ledger":1,"entries":[],"others":null,"hours":[[1e999,{}]],"days":[]}',
         b'{"ledger":1,"entries":[],"others":[1,null],"hours":[],"days":[]}',
         b'{"ledger":1,"entries":[],"others":null,"hours":[[1,{"v":[1]}]],"days":[]}',
+        b'{"ledger":1,"entries":[],"others":null,"hours":[[1e15,{"v":[1,2]}]],"days":[]}',
+        b'{"ledger":1,"entries":[],"others":null,"hours":[],"days":[[-9,{"v":[1,2]}]]}',
+        *(line_of_one(last=time).encode() for time in ("1e999", "1e300", "253402300800", "-1")),
     ],
 )
 def test_a_line_that_is_none_adds_nothing(line: bytes) -> None:
     made = counted(record())
     before = made.line()
-    with pytest.raises(ValueError, match=r"line|number|unpack|literal"):
+    with pytest.raises(ValueError, match=r"line|number|unpack|literal|time"):
         made.read(jsontext.loads(line))
     assert made.line() == before
 
