@@ -14,6 +14,7 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -162,6 +163,8 @@ class File:
     def beginning(self, length: int) -> bytes:
         """Its first bytes, which are none if it is new; raises OSError if it cannot be written."""
         with self.locked() as opened:
+            if not stat.S_ISREG(os.fstat(opened).st_mode):  # /dev/null takes all and keeps nothing
+                raise OSError(errno.EINVAL, "it is no regular file", str(self.path))
             return os.pread(opened, length, 0)
 
     def append(self, line: bytes) -> None:

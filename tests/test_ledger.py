@@ -467,6 +467,7 @@ def test_a_file_that_cannot_be_written_ends_the_start(
     cases = {
         tmp_path: "cannot be written: Is a directory",
         tmp_path / "missing" / "ledger": "cannot be written: No such file or directory",
+        Path("/dev/null"): "cannot be written: it is no regular file",
         foreign: "is no ledger: name another file, or a new one",
     }
     for path, why in cases.items():
