@@ -332,11 +332,17 @@ class Protocol(HttpToolsProtocol):
             self._refuse(RequestTimeout("the head of the request did not arrive in time"))
         elif self._part is None:
             self.transport.close()
-        elif self.flow.read_paused or self.cycle.body or self.cycle.waiting_for_100_continue:
+        elif self._awaits_us():
             self._body_due = self.loop.time() + BODY_WITHIN  # it is for us to go on
             self._expect_body()
         else:
             self._refuse(RequestTimeout("the body of the request did not arrive in time"))
+
+    def _awaits_us(self) -> bool:
+        """Whether it is not the client that keeps the body waiting; once answered, it is."""
+        cycle = self.cycle
+        unread = self.flow.read_paused or cycle.body or cycle.waiting_for_100_continue
+        return bool(unread) and not cycle.response_complete
 
     # Refusals.
 

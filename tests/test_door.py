@@ -693,6 +693,18 @@ def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]
     return wait
 
 
+@pytest.mark.parametrize("part", [b"", b"{"])
+async def test_a_body_that_stalls_after_the_whole_answer_holds_no_connection(
+    monkeypatch: pytest.MonkeyPatch, part: bytes
+) -> None:
+    soon(monkeypatch, "BODY_SILENCE")
+    async with door(Upstream()) as client:
+        await client.say(
+            GET.replace(b"/v1/models", b"/-/healthy") + b"content-length: 9\r\n\r\n" + part
+        )
+        assert b"healthy" in await client.rest()
+
+
 async def test_a_body_that_the_upstream_does_not_take_does_not_stall(
     times_over: Callable[[], Awaitable[None]],
 ) -> None:
