@@ -171,7 +171,9 @@ class File:
         """Append one line; raises OSError, after which none of it counts."""
         with self.locked() as opened:
             _end_torn_line(opened)
+            size = os.fstat(opened).st_size
             if os.write(opened, line + b"\n") <= len(line):
+                os.ftruncate(opened, size)  # or each attempt would take what space comes free
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def news(self) -> tuple[bool, list[bytes]]:
@@ -180,12 +182,14 @@ class File:
         Also whether they are all there are, because the file is another than it was.
         """
         with self.locked() as opened:
-            _end_torn_line(opened)
+            with suppress(OSError):  # a full disk can still be read
+                _end_torn_line(opened)
             size = os.fstat(opened).st_size
             if size < self.read_up_to:  # somebody has emptied it
                 self.read_up_to = 0
                 self._anew = True
             text = b"".join(_parts(opened, self.read_up_to, size))
+            text = text[: text.rfind(b"\n") + 1]
             anew, self._anew = self._anew, False
         self.read_up_to += len(text)
         return anew, [line for line in text.split(b"\n") if line.startswith(_MARK)]

@@ -8,10 +8,11 @@ import io
 import json
 import os
 import re
+import resource
 import signal
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -384,6 +385,43 @@ async def test_a_disk_that_is_full_is_logged_once_and_nothing_is_lost(
     assert total(await one.ledger()) == 3
     await one.close()
     assert await sums(file) == 3
+
+
+@contextmanager
+def full_at(size: int) -> Iterator[None]:
+    """Let no file grow beyond ``size``, as on a full disk: the last write is a part."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+async def test_a_line_for_which_there_is_no_room_leaves_nothing_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await one.sync()
+    written = file.read_bytes()
+    with full_at(len(written) + 9):
+        one.count(record())
+        assert total(await one.ledger()) == 2
+        assert file.read_bytes() == written
+    await one.close()
+    assert await sums(file) == 2
+
+
+async def test_a_torn_line_on_a_full_disk_hides_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await one.close()
+    with file.open("ab") as opened:
+        opened.write(b'{"ledger":1,"ent')
+    with full_at(file.stat().st_size):
+        assert await sums(file) == 1
+    assert await sums(file) == 1
 
 
 async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
