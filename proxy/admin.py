@@ -52,7 +52,8 @@ def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> Sta
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, ProxyError)  # noqa: S101  (registered for no other)
-        return Response(error.body(), error.status, _date(), "application/json")
+        fields = {name.decode(): value.decode() for name, value in error.headers} | _date()
+        return Response(error.body(), error.status, fields, "application/json")
 
     routes: list[BaseRoute] = [
         Route("/-/healthy", healthy),

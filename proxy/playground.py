@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from . import config, jsontext, observe
 from .client import CONNECTION, ClientLeft, Gone
 from .config import Config
-from .errors import ForeignOrigin, InvalidRequest, NoRoute, ProxyError, RequestTooLarge
+from .errors import Busy, ForeignOrigin, InvalidRequest, NoRoute, ProxyError, RequestTooLarge
 from .exchanges import OpenExchanges
 from .explain import explain
 from .fields import VERSION, Fields
@@ -45,6 +45,9 @@ LARGEST_BODY = 1 << 20
 
 LARGEST_SHOW = 8 << 20
 """How much is shown of an exchange, in bytes; then it ends."""
+
+AT_ONCE = 16
+"""How many are shown at a time: what a viewer has not taken yet is kept in memory."""
 
 LONGEST = 120.0
 """How long one may take, in seconds; then it ends."""
@@ -68,12 +71,14 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profi
     that it would call as ``?path=``. The first answers with JSON lines, see Play; the second says
     what would go upstream, and why.
     """
+    playing: set[Play] = set()
 
     async def playground(request: Request) -> Response:
         asked = await _asked(request)
-        lines = Play(config, exchanges, learned).lines(asked, _explained(config, asked))
-        fields = _fields() | {"x-accel-buffering": "no"}
-        return StreamingResponse(lines, headers=fields, media_type="application/x-ndjson")
+        if len(playing) >= AT_ONCE:
+            raise Busy(f"{AT_ONCE} others are playing, try again shortly")
+        play = Play(config, exchanges, learned)
+        return Shown(playing, play, play.lines(asked, _explained(config, asked)))
 
     async def explanation(request: Request) -> Response:
         told = jsontext.dumps(_explained(config, await _asked(request)))
@@ -83,6 +88,23 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profi
         Route("/-/playground", playground, methods=["POST"]),
         Route("/-/explain", explanation, methods=["POST"]),
     ]
+
+
+class Shown(StreamingResponse):
+    """A play that is shown: one of those ``playing`` from the start until nobody looks any more."""
+
+    def __init__(self, playing: set[Play], play: Play, lines: AsyncIterator[bytes]) -> None:
+        fields = _fields() | {"x-accel-buffering": "no"}
+        super().__init__(lines, headers=fields, media_type="application/x-ndjson")
+        self._playing = playing
+        self._play = play
+        playing.add(play)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._playing.discard(self._play)
 
 
 class Play:

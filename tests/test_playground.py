@@ -11,7 +11,18 @@ from typing import Any
 import httpx
 import pytest
 from stage import until
-from support import LAST, PLAIN, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream, settings
+from support import (
+    LAST,
+    PATIENCE,
+    PLAIN,
+    STREAM_HEAD,
+    Play,
+    Side,
+    chunk,
+    completion,
+    raw_upstream,
+    settings,
+)
 
 from proxy import playground
 from proxy.app import App
@@ -269,6 +280,29 @@ async def test_what_is_tried_is_bounded() -> None:
         body = b" " * (playground.LARGEST_BODY + 1)
         answer = await client.post("/-/explain", content=body, headers=JSON)
     assert (answer.status_code, answer.json()["error"]["type"]) == (413, "request_too_large")
+
+
+async def test_only_so_many_are_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playground, "AT_ONCE", 1)
+    upstream = Upstream()
+    upstream.go_on.clear()
+    refusals = asyncio.Queue[httpx.Response]()
+
+    async with proxied(upstream.play) as (client, _):
+
+        async def ask() -> str:
+            async with client.stream("POST", "/-/playground", json=OLD) as shown:
+                if shown.status_code == 503:
+                    refusals.put_nowait(shown)
+                return (await shown.aread()).decode()
+
+        asked = [asyncio.create_task(ask()) for _ in range(20)]
+        async with asyncio.timeout(PATIENCE):
+            refused = [await refusals.get() for _ in asked[1:]]
+            assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+            upstream.go_on.set()
+            assert sum('"ended":"complete"' in each for each in await asyncio.gather(*asked)) == 1
+        assert (await play(client))[-1]["ended"] == "complete"
 
 
 async def test_explain_says_what_would_go_upstream_and_why() -> None:
