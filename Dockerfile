@@ -24,6 +24,8 @@ ENV PATH=/opt/proxy/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 # `serve` reads config/proxy.yaml here: mount your own in its place.
 WORKDIR /etc/anthropic-version-proxy
 COPY config/*.yaml config/
+# For the ledger: a new named volume takes its owner from the folder that it is mounted on.
+RUN install -d -o 10001 -g 10001 /var/lib/proxy
 # A number, for where it is checked that this is not root; nobody has it elsewhere.
 USER 10001:10001
 EXPOSE 8080

@@ -297,7 +297,10 @@ def _rewrite(file: File, summed: Ledger) -> int:
 
 def _told(error: OSError) -> str:
     where = f"ledger.file {error.filename}" if error.filename else "the ledger's file"
-    return f"{where} cannot be written: {error.strerror or error}"
+    told = f"{where} cannot be written: {error.strerror or error}"
+    if not isinstance(error, PermissionError):
+        return told
+    return f"{told}: uid {os.geteuid()} must be allowed to write there"
 
 
 def _lock(opened: int, path: Path) -> None:

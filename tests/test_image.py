@@ -74,6 +74,13 @@ def test_the_process_is_not_root_and_gets_signals_itself() -> None:
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
 
 
+def test_the_folder_that_the_readme_keeps_the_ledger_in_is_writable_for_that_user() -> None:
+    named = re.search(r"ledger: {file: (\S+)/ledger\.jsonl", (ROOT / "README.md").read_text())
+    assert named
+    user, group = instructions("USER")[0].split(":")
+    assert f"install -d -o {user} -g {group} {named[1]}" in instructions("RUN")
+
+
 def test_its_health_is_asked_for_by_the_probe() -> None:
     (check,) = instructions("HEALTHCHECK")
     assert json.loads(check.partition(" CMD ")[2]) == ["python", "-I", "-m", "proxy.probe"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import io
 import json
 import os
@@ -517,6 +518,18 @@ def test_a_file_that_cannot_be_written_ends_the_start(
     told = f"anthropic-version-proxy: ledger.file {tmp_path} cannot be written: Is a directory\n"
     assert capfd.readouterr().err == told
     assert foreign.read_text() == "my own notes"
+
+
+def test_who_may_not_write_the_file_is_told_as_whom_it_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> bytes:  # the suite may run as root, who is refused nothing
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(journal.File, "beginning", refused)
+    told = f"{tmp_path} cannot be written: Permission denied: uid {os.geteuid()} must be allowed to"
+    with pytest.raises(OSError, match=re.escape(told)):
+        journal.check(config.Ledger(str(tmp_path / "ledger")))
 
 
 async def answer_all(side: Side) -> None:
