@@ -67,10 +67,13 @@ class Journal:
         self._syncing: set[asyncio.Task[None]] = set()
         self._wordy_at = SMALL
         self._failed = False
+        self.revision = 0
+        """Grows whenever the ledger may have changed, and never goes back."""
 
     def count(self, record: Record) -> None:
         """Count an exchange that is over; to be written soon."""
         self._counted.count(record, self._clock())
+        self.revision += 1
         if self._timer is None and self._file is not None:
             self._flush_in(FLUSH)
 
@@ -120,6 +123,7 @@ class Journal:
 
     async def _read(self, file: File) -> None:
         anew, news = await asyncio.to_thread(_news, file, self._limit)
+        self.revision += anew or news.revision > 0
         if anew:
             self._summed = news
         elif news.revision:

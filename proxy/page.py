@@ -48,7 +48,7 @@ def routes(journal: Journal) -> list[Route]:
             text, policy = _page()
             return Response(text, headers=_page_fields(policy))
         ledger = await journal.ledger()
-        tag = f'"{process}-{form}-{ledger.revision}"'
+        tag = f'"{process}-{form}-{journal.revision}"'
         fields = _fields(form) | {"etag": tag}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=fields)

@@ -463,6 +463,21 @@ async def test_a_file_that_is_taken_away_or_emptied_begins_anew(
     assert await sums(file) == 1
 
 
+async def test_a_ledger_that_begins_anew_is_another(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    one = kept(file)
+    seen = set()
+    for count in range(1, 5):
+        one.count(record())
+        await one.ledger()
+        seen.add(one.revision)
+        file.unlink()
+        await one.ledger()
+        seen.add(one.revision)
+        assert len(seen) == 2 * count
+    await one.close()
+
+
 async def test_a_file_that_cannot_be_replaced_grows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -638,6 +653,21 @@ async def test_what_has_not_changed_is_not_sent_again() -> None:
         assert (await client.get("/-/ledger?format=csv", headers=again)).status_code == 200
         await ask(url, 1)
         assert (await client.get("/-/ledger", headers=again)).status_code == 200
+
+
+async def test_what_has_changed_is_sent_though_no_file_takes_it(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    async with proxy(ledger={"file": str(file)}) as (client, url):
+        file.unlink()
+        file.symlink_to("/dev/full")
+        tags = set()
+        for count in range(1, 4):
+            await ask(url, 1)
+            answer = await client.get("/-/ledger")
+            assert answer.json()["entries"][0]["exchanges"] == count
+            tags.add(answer.headers["etag"])
+        assert len(tags) == 3
+        file.unlink()
 
 
 async def test_the_top_leads_to_the_page_and_an_unknown_form_nowhere() -> None:
