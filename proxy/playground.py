@@ -230,7 +230,9 @@ class Overheard(Upstream):
         self, method: str, target: str, fields: Fields, body: bytes | AsyncIterator[bytes] | None
     ) -> Answer:
         """As any upstream's; a ``body`` is shown that is whole, as all translated ones are."""
-        sent = {"sent": f"{method} {target}", "fields": _worth_showing(self._fields(fields))}
+        # What the configuration sets may be a secret, whatever its name begins with.
+        shown = [field for field in self._fields(fields) if field not in self._set]
+        sent = {"sent": f"{method} {target}", "fields": _worth_showing(shown)}
         text = body.decode("utf-8", "replace") if isinstance(body, bytes) else None
         self._show(sent | {"body": text, "upstream": self.name})
         answer = await super().call(method, target, fields, body)

@@ -157,12 +157,12 @@ async def test_a_key_of_the_proxys_own_is_sent_and_not_shown() -> None:
     upstream = Upstream()
     async with raw_upstream(upstream.play) as url:
         own = {"base_url": url, "speaks": ["2023-06-01"], "credentials": {"bearer": KEY}}
-        own["headers"] = {"set": {"x-team": "hunter2"}}
+        own["headers"] = {"set": {"x-proxy-team": "hunter2"}}
         app = App(settings(url, more={"upstreams": {"api": own}}))
         async with running(app) as proxy, httpx.AsyncClient(verify=PLAIN, base_url=proxy) as client:
             lines = await play(client)
     assert f"authorization: Bearer {KEY}".encode() in upstream.asked
-    assert b"x-team: hunter2" in upstream.asked
+    assert b"x-proxy-team: hunter2" in upstream.asked
     assert "hunter2" not in json.dumps(lines)
     sent = next(line for line in lines if line.get("upstream"))
     assert ["authorization", "…"] in sent["fields"]
