@@ -14,6 +14,7 @@ def summary(config: Config) -> str:
         (
             f"listens on {server.host} port {server.port}",
             _admin(config.admin),
+            *([f"keeps the ledger in {config.ledger.file}"] if config.ledger.file else []),
             f"a request without version: {config.version_when_missing}",
             f"a request of a newer version than all known: {config.unknown_versions}",
             "",

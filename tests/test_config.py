@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import config
-from proxy.config import Admin, Config, Credentials, Limits, Route, Secret, Server, Timeouts
+from proxy.config import Admin, Config, Credentials, Ledger, Limits, Route, Secret, Server, Timeouts
 from proxy.errors import ConfigError
 from proxy.nudges import Nudge, Window
 from proxy.summary import summary
@@ -350,6 +350,7 @@ def test_secrets_are_equal_to_secrets_only() -> None:
 SUMMARY = """\
 listens on 127.0.0.1 port 8080
 answers under /-/ there, too
+keeps the ledger in ledger.jsonl
 a request without version: 2023-01-01
 a request of a newer version than all known: pass
 
@@ -372,8 +373,11 @@ def test_the_summary_is_a_table_of_upstreams_and_routes() -> None:
         "  - {name: old, path: /old, upstream_path: /v1/complete, methods: [POST], upstream: a,\n",
         "     bridge: messages, strict: true, nudge: {deprecation: 2027-01-01}}\n",
         "  - {path: '/{rest:path}', upstream: a, translate: false}\n",
+        "ledger: {file: ledger.jsonl}\n",
     )
     assert summary(read) == SUMMARY
+    in_memory = replace(read, ledger=Ledger())
+    assert summary(in_memory) == SUMMARY.replace("keeps the ledger in ledger.jsonl\n", "")
 
 
 def is_read_or_refused(text: str | bytes) -> bool:
