@@ -123,7 +123,7 @@ def _serve(add: Add) -> argparse.ArgumentParser:
 
 def _demo(add: Add) -> argparse.ArgumentParser:
     command = add("play an old client against the sandbox and show both wires")
-    command.add_argument("--keep", action="store_true", help="stay up and print a line to try")
+    command.add_argument("--keep", action="store_true", help="stay up and print what to try")
     return command
 
 

@@ -56,13 +56,17 @@ HEADERS = {
     "X-API-Key": "no-key-needed",
 }
 
-CURL = """
+TRY = """
 Try it yourself (Ctrl-C ends the demo):
 
   curl -N {proxy}/v1/complete \\
     -H 'anthropic-version: 2023-01-01' -H 'x-api-key: none' -H 'content-type: application/json' \\
     -d '{{"model": "claude-v1", "prompt": "\\n\\nHuman: Hi\\n\\nAssistant:", \
 "max_tokens_to_sample": 200, "stream": true}}'
+
+Who has called, for what, and a form to try more:
+
+  {proxy}/-/
 """
 
 
@@ -86,7 +90,7 @@ async def _play(*, keep: bool) -> int:
             answer = await asyncio.to_thread(_old_client, proxy_url, got)
             wires.result(answer)
             if keep:
-                print(CURL.format(proxy=proxy_url), flush=True)
+                print(TRY.format(proxy=proxy_url), flush=True)
                 await asyncio.Event().wait()
     return 0 if answer["exception"] is None else 1
 
