@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -83,7 +83,15 @@ class Upstream:
                 answer.send(stream, self._timeouts.first_byte, chunked=chunked)
             return answer
 
-        used = self._pool.free(KEEP if stream is None else FRESH)
+        return await self._answered(send, repeatable=stream is None)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+    async def _answered(self, send: Callable[[Connection], Answer], *, repeatable: bool) -> Answer:
+        """The answer to what ``send`` sends, on a free connection or a new one; raises as call."""
+        used = self._pool.free(KEEP if repeatable else FRESH)
         if used is not None:
             answer = send(used)
             try:
@@ -91,15 +99,11 @@ class Upstream:
             except UpstreamUnreachable:
                 # The upstream closed it while the request was on its way. The API's own SDKs,
                 # too, repeat a request of which nothing was heard.
-                if stream is not None or not answer.untouched:
+                if not (repeatable and answer.untouched):
                     raise
         with self._connecting():
             new = await self._pool.new()
         return await self._begun(send(new))
-
-    async def close(self) -> None:
-        """Close all connections."""
-        self._pool.close()
 
     async def _begun(self, answer: Answer) -> Answer:
         try:
