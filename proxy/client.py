@@ -1,4 +1,4 @@
-"""The client's side of one exchange: the one reader of ``receive``, the one caller of ``send``.
+"""The client's side of one exchange: it alone reads ``receive`` and calls ``send``.
 
 That the client has left it hears from our server at once, by an extension; a task of its own that
 waits for the message of the standard would cost every exchange as much as the exchange itself.

@@ -34,12 +34,12 @@ _NEVER_NAMED_AWAY = (b"anthropic-", b"content-")
 
 _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-control"))
 
-
 _LOOK_ALIKES = (b"anthropic_version", b"x_api_key", b"x-api_key", b"x_api-key")
+"""What some servers take for a field that decides here; see for_upstream."""
 
 
 def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """Every value of the field ``name`` , in order."""
+    """Every value of the field ``name``, in order."""
     return [value for key, value in fields if key == name]
 
 
