@@ -6,6 +6,8 @@ speaks; the response comes back down the same rungs.
     client ──ASGI──> guard ─> routing ─> translation.request ─> upstream ──HTTP──> API
     client <─ASGI── relay <──────────────── translation.feed <─ upstream <─HTTP── API
 
+The words:
+
 client          who calls us
 upstream        the API that we call
 exchange        one request and its response
@@ -18,4 +20,37 @@ event           one server-sent event as version changes see it
 snapshot        one event of 2023-01-01: the whole text so far
 pass through    unchanged, byte for byte
 ledger          who still needs the proxy, for what, and since when
+
+The rooms; each imports only from those before it, which tests/test_layers.py holds:
+
+pure: nothing waits, logs, or looks at a clock or a network
+    redaction                               what looks like a key is hidden
+    errors, fields, identity                failures, header fields, who a client is
+    jsontext, sse                           JSON and server-sent events as bytes
+    nudges                                  announcements and rehearsals of a version's end
+    change, versions                        what a version change is, and all there are
+    runs, translation                       the changes of one exchange, both ways
+
+the configuration
+    yamltext, config                        YAML into frozen values, each problem at its place
+    schema, summary                         the same for editors, and for people
+
+one exchange
+    routing, negotiation, explain           its route, its versions, what it would become
+    guard, interruption                     what is let in, and how it is cut
+    observe, logs, metrics                  its record, and the lines and figures of it
+    exchanges, client, keepalive            those under way, and the client's side of one
+    coding, http1, pool, upstream           the upstream's side
+    spans, tracing                          OpenTelemetry, where it is asked for
+    ledger, journal, report                 who needs the proxy: counted, kept, printed
+    relay                                   where client, upstream and translation meet
+
+the application and its processes
+    learning                                what upstreams say of their models
+    page, playground, admin                 what is under /-/
+    app                                     the rooms put together
+    sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
+    protocol, server, workers               one connection, one process, several
+    probe, terminal, demo                   the health check, colours, both wires to look at
+    arguments, cli, __main__                the command line
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,13 @@ def test_a_module_opens_with_its_law(module: Path) -> None:
 def test_imports_point_down(module: Path) -> None:
     above = ORDER[ORDER.index(room(module)) :]
     assert not [name for name in own_imports(module) if name in above and name != "versions"]
+
+
+def test_the_map_shows_every_room_in_order() -> None:
+    assert proxy.__doc__ is not None
+    _, rooms = proxy.__doc__.split("The rooms")
+    lines = re.findall(r"^ {4}(.+?) {2,}", rooms, re.MULTILINE)
+    assert ", ".join(lines).split(", ") == ORDER
 
 
 @pytest.mark.parametrize("name", PURE)
