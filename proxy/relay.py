@@ -112,8 +112,8 @@ class Relay:
             exchange.record.ended = "crashed"
             raise
         finally:
+            exchange.close()  # first, for whoever is told may fail
             self._tell(exchange.finished())
-            exchange.close()
 
 
 class Exchange:

@@ -24,6 +24,7 @@ from support import (
 )
 
 from proxy.app import App
+from proxy.observe import Record
 from proxy.relay import AT_HAND
 from proxy.server import running
 
@@ -122,6 +123,20 @@ async def test_a_client_that_leaves_ends_the_upstream_call_at_once(
                 await client.until(seen)
         await gate.wait_closed()
         assert ended in await log.line()
+
+
+async def test_an_observer_that_fails_leaves_no_call_open() -> None:
+    gate = Gate(STREAM_HEAD, completion(" Hi"))
+
+    def fail(_: Record) -> None:
+        raise ValueError
+
+    async with proxy_to(gate.play) as (app, url):
+        app.observers.insert(0, fail)
+        async with await connect(url) as client:
+            await client.say(old_request())
+            await client.until(b"}\r\n\r\n")
+        await gate.wait_closed()
 
 
 async def test_a_client_that_leaves_a_call_without_stream_ends_it_too(log: Exchanges) -> None:
