@@ -92,7 +92,7 @@ def summary(ledger: Ledger, now: float) -> dict[str, Any]:
     return {
         "days": RECENT,
         "clients": len({who.client for who in recent}),
-        "keys": len({who.key for who in recent}),
+        "keys": len({who.key for who in recent} - {UNKNOWN}),
         "versions": sorted({who.version for who in recent}),
         "last": None if last is None else _time(last),
         "translated": sum(translated for translated, _ in spans),

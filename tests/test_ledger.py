@@ -146,6 +146,12 @@ def test_the_share_that_has_migrated_is_told() -> None:
     assert answer["last"] == "2027-01-15T08:00:03Z"
 
 
+def test_no_key_is_none() -> None:
+    answer = summary(counted(record(key="-"), record()), NOW)
+    assert (answer["clients"], answer["keys"]) == (1, 1)
+    assert summary(counted(record(key="-")), NOW)["keys"] == 0
+
+
 def test_who_was_not_seen_for_long_no_longer_needs_it_but_when_is_told() -> None:
     answer = summary(counted(record()), NOW + 31 * 86_400)
     assert (answer["clients"], answer["translated"]) == (0, 0)
