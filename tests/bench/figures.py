@@ -420,7 +420,7 @@ def crowd(bench: Bench) -> list[Row]:
             earlier = Play(3, delay=400)  # a heap that has never grown would count as streams
             task = work(target, earlier, connections=500, streams=500, spread=0.5)
             load.run(task, bench.stage.stamps)
-            time.sleep(0.5)
+            time.sleep(0.5)  # what it lets go of after its answers, it lets go of untold
             base, pid = measure.share(target.pid), target.pid
             open_now: list[int] = []
             task = work(target, play, connections=streams, streams=streams, spread=streams / 400)

@@ -325,7 +325,7 @@ def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             break
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # a foreign program tells nobody that it listens
     told = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
     raise Unavailable(f"it did not start; the last that it said: {told[0][:200]}")
 
