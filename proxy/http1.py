@@ -403,8 +403,9 @@ class Answer:
             self._reusable = False
             return
         self._parts.append(part)
-        self.received += len(part)
-        self._unread += len(part)
+        size = len(part)
+        self.received += size
+        self._unread += size
         if self._unread > UNREAD_SIZE and not self._paused:
             self._paused = True
             self._connection.pause_reading()

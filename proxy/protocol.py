@@ -144,10 +144,11 @@ class Protocol(HttpToolsProtocol):
             return True  # there is nobody to wait for
         if not cycle.chunked_encoding or self.flow.write_paused:
             return False
-        if len(data) < WORTH_A_COPY:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        size = len(data)
+        if size < WORTH_A_COPY:
+            self.transport.write(b"%x\r\n%b\r\n" % (size, data))
         else:
-            self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            self.transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
         return True
 
     # For the transport.

@@ -286,6 +286,7 @@ class Exchange:
         status, the one way that old clients understand.
         """
         self.record.streams = True
+        client = self._client
         decode = answer.decoding()
 
         def take(part: bytes) -> Awaitable[None] | None:
@@ -293,22 +294,22 @@ class Exchange:
                 blocks = translation.feed(part)
             else:
                 blocks = chain.from_iterable(map(translation.feed, decode(part)))
-            if self._client.started:
-                return self._client.write_all(blocks)
-            return self._write_first(blocks, translation)
+            if client.started:
+                return client.write_all(blocks)
+            return self._write_first(iter(blocks), translation)
 
         def ping() -> bytes:
             return translation.keepalive(datetime.now(UTC))
 
-        with Keepalive(self._client, ping) if keepalive else nullcontext():
+        with Keepalive(client, ping) if keepalive else nullcontext():
             await answer.forward(take, enough=lambda: translation.ended)
         if decode is not None and not translation.ended:
             decode.end()
         if not translation.started:
             raise UpstreamNonsense("upstream's stream ended before its first event")
-        if (wait := self._client.write_all(translation.finish())) is not None:
+        if (wait := client.write_all(translation.finish())) is not None:
             await wait
-        await self._client.end()
+        await client.end()
 
     async def _write_first(self, blocks: Iterator[bytes], translation: Translation) -> None:
         try:

@@ -19,6 +19,9 @@ _INSIDE = rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*'
 """The inside of a JSON string, or what comes close enough to be looked at."""
 
 _STRING = re.compile(_INSIDE)
+_PLAIN = re.compile(rb"[ !#-\[\]-~]+")
+"""The inside of a JSON string that stands for itself, as nearly all do."""
+
 _TEXT = re.compile(rb'"(?:completion|text)": ?"(' + _INSIDE + rb')"')
 """Where a delta has its text: of a completion, of a Message."""
 
@@ -40,6 +43,7 @@ class Run:
 
     __slots__ = (
         "_after",
+        "_after_size",
         "_before",
         "_lets_pass",
         "_made_after",
@@ -59,6 +63,7 @@ class Run:
         self._before = before
         self._start = len(before)
         self._after = after
+        self._after_size = len(after)
         self._text = text
         self._made_before, self._made_after = made.around()
         self._lets_pass = lets_pass
@@ -73,27 +78,32 @@ class Run:
         end = inside.end()
         if not chunk.startswith(self._after, end) or not self._grow(inside[0]):
             return 0
-        return end + len(self._after)
+        return end + self._after_size
 
-    def take_whole(self, chunk: bytes) -> bool:
-        """Take ``chunk`` if it is one delta of the run and nothing else; says whether it was."""
-        if not (chunk.startswith(self._before) and chunk.endswith(self._after)):
-            return False
-        inside = _STRING.fullmatch(chunk, self._start, len(chunk) - len(self._after))
-        return inside is not None and self._grow(inside[0])
+    def snapshot_of(self, chunk: bytes) -> bytes | None:
+        """What the client gets for ``chunk`` if it is one delta of the run and nothing else.
+
+        Slices are compared because that costs a third of asking with what a chunk begins.
+        """
+        start, end = self._start, len(chunk) - self._after_size
+        if chunk[:start] != self._before or chunk[end:] != self._after:
+            return None
+        if not self._grow(chunk[start:end]):
+            return None
+        return b"".join((self._made_before, self._text.escaped, self._made_after))
 
     def snapshot(self) -> bytes:
         """What the client gets for the last one; the text is copied once."""
         return b"".join((self._made_before, self._text.escaped, self._made_after))
 
     def _grow(self, raw: bytes) -> bool:
-        if raw.isascii() and b"\\" not in raw:
-            if not raw or not (self._lets_pass is None or self._lets_pass(raw.decode("ascii"))):
+        if _PLAIN.fullmatch(raw):
+            if self._lets_pass is not None and not self._lets_pass(raw.decode("ascii")):
                 return False
             self._text.escaped += raw
             return True
         text = _read(raw)
-        if text is None or not (self._lets_pass is None or self._lets_pass(text)):
+        if not text or not (self._lets_pass is None or self._lets_pass(text)):
             return False
         self._text.append(text)
         return True

@@ -39,18 +39,15 @@ class Decoder:
         self._at_start = True
         self._name: str | None = None
         self._data: list[bytes] = []
-
-    @property
-    def between(self) -> bool:
+        self.between = False
         """Whether an event may begin with the next byte, as no other is under way."""
-        under_way = self._cut or self._data or self._name is not None or self._after_cr
-        return not under_way and not self._at_start
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
         """The frames that ``chunk`` completes; raises EventTooLarge.
 
         Lazy: an event is decoded when it is asked for, so ask for all before the next chunk.
         """
+        self.between = False
         lines = self._lines(chunk)
         cut = lines.pop()
         for line in lines:
@@ -72,6 +69,8 @@ class Decoder:
             self._cut_size += len(cut)
             if self._size + self._cut_size > self._limit:
                 raise self._too_large()
+        under_way = self._cut or self._data or self._name is not None or self._after_cr
+        self.between = not under_way and not self._at_start
 
     def _lines(self, chunk: bytes) -> list[bytes]:
         """Split off the lines that ``chunk`` completes; the last item is an incomplete one.

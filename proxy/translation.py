@@ -6,7 +6,7 @@ request has climbed. Bytes of an upstream's stream go in, bytes for the client c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -151,19 +151,20 @@ class Translation:
             error = step.error(error)
         return error
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
+    def feed(self, chunk: bytes) -> Iterable[bytes]:
         """The client's events for a chunk of the upstream's stream, in blocks of whole events.
 
         They are made as they are taken. Raises UpstreamRefused if the stream begins with an
         error, and UpstreamNonsense where it cannot be understood, but not before what came before
         was taken; either way finish() tells what the client is owed.
         """
-        run = self._run if self._decoder.between and not self.ended else None
-        if run is None or not run.take_whole(chunk):
-            return self._blocks(chunk)
-        self.events_taken += 1
-        self.events_made += 1
-        return iter((run.snapshot(),))  # of nearly all chunks; the long way costs twice as much
+        if self._run is not None and self._decoder.between and not self.ended:
+            snapshot = self._run.snapshot_of(chunk)
+            if snapshot is not None:  # as of nearly all chunks; the long way costs twice as much
+                self.events_taken += 1
+                self.events_made += 1
+                return (snapshot,)
+        return self._blocks(chunk)
 
     def _blocks(self, chunk: bytes) -> Iterator[bytes]:
         """Whole events, joined."""
