@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from . import jsontext, sse
 from .errors import ProxyError
@@ -265,28 +265,25 @@ class Step:
         return error if self.older else self.change.upgrade_error(error)
 
 
-class Direction(NamedTuple):
+class Direction:
     """A kind of version change and the way in which it will be taken; see Step."""
 
-    kind: type[VersionChange]
-    older: bool
+    __slots__ = ("answers", "asks", "kind", "older")
 
-    @property
-    def asks(self) -> bool:
+    def __init__(self, kind: type[VersionChange], *, older: bool) -> None:
+        self.kind = kind
+        self.older = older
+        self.asks = _overrides(kind, *(_UPGRADE if older else _DOWNGRADE))
         """Whether requests differ: others need not be read."""
-        return self._overrides("upgrade_request" if self.older else "downgrade_request")
-
-    @property
-    def answers(self) -> bool:
+        self.answers = _overrides(kind, *(_DOWNGRADES if older else _UPGRADES))
         """Whether answers differ: others need not be read."""
-        return self._overrides(*(_DOWNGRADES if self.older else _UPGRADES))
-
-    def _overrides(self, *methods: str) -> bool:
-        for name in methods:  # noqa: SIM110  (a generator costs twice as much, on every request)
-            if getattr(self.kind, name) is not getattr(VersionChange, name):
-                return True
-        return False
 
 
+def _overrides(kind: type[VersionChange], *methods: str) -> bool:
+    return any(getattr(kind, name) is not getattr(VersionChange, name) for name in methods)
+
+
+_UPGRADE = ("upgrade_request",)
+_DOWNGRADE = ("downgrade_request",)
 _DOWNGRADES = ("downgrade_response", "downgrade_event", "finish")
 _UPGRADES = ("upgrade_response", "upgrade_event", "upgrade_error", "finish_upgraded")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from starlette.types import Message, Receive, Scope, Send
 
 from .errors import ProxyError, RequestError, RequestTooLarge
-from .fields import Fields, has_body, values
+from .fields import Fields, by_name, has_body, values
 
 CONNECTION = "anthropic-version-proxy"
 """The extension in the scope under which our server offers a Connection."""
@@ -58,6 +58,7 @@ class Client:
         self.path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
         self.fields: Fields = scope["headers"]
+        self.named = by_name(self.fields)
         self.started = False
         """Whether the head of the response is out, so that the status can no longer change."""
         self.complete = False
@@ -77,14 +78,19 @@ class Client:
     @property
     def has_body(self) -> bool:
         """Whether the request announces a body (RFC 9112 §6)."""
-        return has_body(self.fields)
+        return has_body(self.named)
+
+    @property
+    def announced(self) -> int:
+        """The length that the body is said to have, in bytes; 0 where none is said."""
+        lengths = self.named.get(b"content-length")
+        return int(lengths[0]) if lengths else 0
 
     async def body(self, limit: int) -> bytes:
         """The whole request body; raises RequestTooLarge, and what upload raises."""
         if not self.has_body:
             return b""
-        announced = values(self.fields, b"content-length")
-        if announced and int(announced[0]) > limit:
+        if self.announced > limit:
             raise RequestTooLarge(f"the request body is larger than {limit} bytes")
         parts: list[bytes] = []
         async for part in self.upload():
@@ -99,8 +105,7 @@ class Client:
         Raises ClientLeft, also for a body that is cut, or the RequestError for which it was.
         """
         self._asked = True
-        announced = values(self.fields, b"content-length")
-        missing = int(announced[0]) if announced else 0
+        missing = self.announced
         more = True
         while more:
             message = await self._receive()
@@ -173,7 +178,7 @@ class Client:
     async def refuse(self, error: ProxyError, fields: Fields) -> None:
         """Answer with an error."""
         fields = [*fields, *error.headers]
-        if not self._asked and values(self.fields, b"expect"):
+        if not self._asked and b"expect" in self.named:
             # Its body may come or not (RFC 9110 §10.1.1): what follows cannot be told apart.
             fields.append((b"connection", b"close"))
         await self.answer(error.status, fields, error.body())

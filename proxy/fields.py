@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 
 Fields = list[tuple[bytes, bytes]]
 
+Named = dict[bytes, list[bytes]]
+"""The values of fields by their names, in order."""
+
 PSEUDONYM = b"anthropic-version-proxy"
 VIA = (b"via", b"1.1 " + PSEUDONYM)
 VERSION = b"anthropic-version"
@@ -37,10 +40,23 @@ _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-co
 _LOOK_ALIKES = (b"anthropic_version", b"x_api_key", b"x-api_key", b"x_api-key")
 """What some servers take for a field that decides here; see for_upstream."""
 
+_ENDS_HERE = HOP_BY_HOP | {b"host", b"expect", *_LOOK_ALIKES}
+
 
 def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """Every value of the field ``name``, in order."""
     return [value for key, value in fields if key == name]
+
+
+def by_name(fields: Iterable[tuple[bytes, bytes]]) -> Named:
+    """The values of all fields, for who asks for several: that costs less than ``values`` does."""
+    named: Named = {}
+    for name, value in fields:
+        if name in named:
+            named[name].append(value)
+        else:
+            named[name] = [value]
+    return named
 
 
 def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
@@ -48,30 +64,30 @@ def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
     return [pair for pair in fields if pair[0] not in names]
 
 
-def has_body(fields: Iterable[tuple[bytes, bytes]]) -> bool:
+def has_body(named: Named) -> bool:
     """Whether a request with these fields announces a body (RFC 9112 §6)."""
-    return any(name in (b"content-length", b"transfer-encoding") for name, _ in fields)
+    return b"content-length" in named or b"transfer-encoding" in named
 
 
-def times_forwarded(fields: Iterable[tuple[bytes, bytes]]) -> int:
+def times_forwarded(named: Named) -> int:
     """How often proxies of our name have forwarded a message with these fields (RFC 9110 §7.6.3).
 
     An entry of ``Via`` is a protocol, who received, and perhaps a comment.
     """
-    passed = values(fields, b"via")
-    if not passed:
+    if b"via" not in named:
         return 0
-    entries = b",".join(passed).lower().split(b",")
+    entries = b",".join(named[b"via"]).lower().split(b",")
     return sum(entry.split()[1:2] == [PSEUDONYM] for entry in entries)
 
 
-def end_to_end(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
-    """The fields that cross a proxy: all but the hop-by-hop ones (RFC 9110 §7.6.1).
+def _less(fields: Sequence[tuple[bytes, bytes]], ended: frozenset[bytes]) -> Fields:
+    """The fields that cross a proxy: all but those that have ``ended`` (RFC 9110 §7.6.1).
 
-    That is the well-known ones and those which ``Connection`` names, unless naming them would
-    take away what the request means or who sent it.
+    These are also the ones which ``Connection`` names, unless naming them would take away what the
+    request means or who sent it.
     """
-    ended = HOP_BY_HOP | _named_by_connection(fields)
+    if named := _named_by_connection(fields):
+        ended |= named
     return [pair for pair in fields if pair[0] not in ended]
 
 
@@ -93,28 +109,24 @@ def for_upstream(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
     ``Host`` is the upstream's own business, ``Expect`` was answered by our server. What CGI and
     WSGI (RFC 3875 §4.1.18) cannot tell from a field that decides here, decides nothing there.
     """
-    return [*without(end_to_end(fields), b"host", b"expect", *_LOOK_ALIKES), VIA]
+    return [*_less(fields, _ENDS_HERE), VIA]
 
 
 def for_client(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
     """The upstream's fields as they go to the client."""
-    return [*end_to_end(fields), VIA]
+    return [*_less(fields, HOP_BY_HOP), VIA]
 
 
-def with_version(fields: Iterable[tuple[bytes, bytes]], version: str) -> Fields:
+def with_version(fields: Sequence[tuple[bytes, bytes]], version: str) -> Fields:
     """``fields`` with exactly one ``anthropic-version``; the API refuses two, even if they agree.
 
     It stands where the first one stood, or at the end.
     """
-    told = False
-    kept: Fields = []
-    for pair in fields:
-        if pair[0] != VERSION:
-            kept.append(pair)
-        elif not told:
-            told = True
-            kept.append((pair[0], version.encode()))
-    return kept if told else [*kept, (VERSION, version.encode())]
+    kept = without(fields, VERSION)
+    told = len(kept) != len(fields)
+    at = [name for name, _ in fields].index(VERSION) if told else len(kept)
+    kept.insert(at, (VERSION, version.encode()))
+    return kept
 
 
 def safe_value(text: str) -> bytes:
@@ -122,12 +134,11 @@ def safe_value(text: str) -> bytes:
     return re.sub(rb"[^\x20-\x7e]", b"?", text.encode("ascii", "replace"))
 
 
-def key_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def key_of(named: Named) -> bytes | None:
     """The API key that the request carries; ``x-api-key`` wins, as it does at the API."""
-    pairs = list(fields)
-    for value in values(pairs, b"x-api-key"):
+    for value in named.get(b"x-api-key", ()):
         return value
-    for value in values(pairs, b"authorization"):
+    for value in named.get(b"authorization", ()):
         scheme, _, token = value.partition(b" ")
         if scheme.lower() == b"bearer":
             return token.strip()
@@ -141,7 +152,7 @@ def with_key(fields: Iterable[tuple[bytes, bytes]], form: str, key: bytes | None
     it. A request without any key stays without one: the upstream says so best.
     """
     pairs = list(fields)
-    key = key_of(pairs) if key is None else key
+    key = key_of(by_name(pairs)) if key is None else key
     if form == "as_is" or key is None:
         return pairs
     kept = without(pairs, b"x-api-key", b"authorization")

@@ -7,9 +7,10 @@ reaches a route. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 from .errors import HeaderTooLarge, InvalidRequest, LoopDetected, NotSupported
-from .fields import Fields, has_body, times_forwarded, values
+from .fields import Fields, Named, by_name, has_body, times_forwarded
 
 ROUNDS = 5
 """How often proxies of our name may have forwarded a request before it is taken for a loop. One in
@@ -23,7 +24,7 @@ _ENCODED_CONTROL = re.compile(rb"%(?:[01][0-9a-f]|7f)", re.IGNORECASE)
 
 def size(target: bytes, fields: Fields) -> int:
     """How much a head takes, in bytes: its target, and all names and values."""
-    return len(target) + sum(len(name) + len(value) + 4 for name, value in fields)
+    return len(target) + 4 * len(fields) + sum(map(len, chain.from_iterable(fields)))
 
 
 def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> None:
@@ -39,25 +40,25 @@ def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> No
         # RFC 9112 §3.2.2 would have the absolute form taken, too. Whoever sends it takes us for a
         # proxy to the host that it names, and its key would go to another.
         raise InvalidRequest("the request target must be a path of visible ASCII characters")
-    names = [name for name, _ in fields]
-    if version == "1.1" and b"host" not in names:
+    named = by_name(fields)
+    if version == "1.1" and b"host" not in named:
         raise InvalidRequest("the request has no Host")
-    if b"transfer-encoding" in names:
-        _check_codings(version, fields)
-    if b"upgrade" in names and has_body(fields):
+    if b"transfer-encoding" in named:
+        _check_codings(version, named[b"transfer-encoding"])
+    if b"upgrade" in named and has_body(named):
         # The parser leaves HTTP at such a head, and the body would be lost (RFC 9110 §7.8).
         raise InvalidRequest("a request with a body cannot ask for an upgrade")
 
 
-def _check_codings(version: str, fields: Fields) -> None:
+def _check_codings(version: str, codings: list[bytes]) -> None:
     """Let a body in that is framed in a way all agree on (RFC 9112 §6.1)."""
     if version == "1.0":
         raise InvalidRequest("HTTP/1.0 has no Transfer-Encoding")
-    if [value.strip().lower() for value in values(fields, b"transfer-encoding")] != [b"chunked"]:
+    if [coding.strip().lower() for coding in codings] != [b"chunked"]:
         raise NotSupported("the only Transfer-Encoding that is understood is chunked")
 
 
-def check(fields: Fields, target: bytes, header_bytes: int) -> None:
+def check(fields: Fields, named: Named, target: bytes, header_bytes: int) -> None:
     """Let a request in, or raise HeaderTooLarge, InvalidRequest or LoopDetected.
 
     ``target`` is the raw path; ``header_bytes`` bounds it and all names and values together.
@@ -65,12 +66,12 @@ def check(fields: Fields, target: bytes, header_bytes: int) -> None:
     if size(target, fields) > header_bytes:
         raise HeaderTooLarge(f"the header is larger than {header_bytes} bytes")
     _check_path(target)
-    hosts = values(fields, b"host")
+    hosts = named.get(b"host", ())
     if len(hosts) > 1:
         raise InvalidRequest("the request has more than one Host")
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise InvalidRequest("the request has a Host that is none")
-    if times_forwarded(fields) >= ROUNDS:
+    if times_forwarded(named) >= ROUNDS:
         raise LoopDetected("the request goes round in a loop: an upstream leads back to this proxy")
 
 

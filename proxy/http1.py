@@ -30,7 +30,7 @@ from .errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from .fields import Fields, values
+from .fields import Fields, Named, by_name
 
 HEAD_SIZE = 64 << 10
 """The most that may arrive without a part of a body, in bytes: a head with the interim ones before
@@ -68,8 +68,8 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 class Answer:
     """The upstream's response: its head, and its body as it arrives, undecoded.
 
-    ``status`` and ``fields`` are there once ``head`` has returned. ``idle`` is how long the
-    upstream may be silent within its answer, ``total`` how long all of it may take, in seconds.
+    ``status``, ``fields`` and ``named`` are there once ``head`` has returned. ``idle`` is how long
+    the upstream may be silent within its answer, ``total`` how long all of it may take, in seconds.
     """
 
     __slots__ = (
@@ -100,6 +100,7 @@ class Answer:
         "_wait",
         "_waiter",
         "fields",
+        "named",
         "received",
         "status",
         "untouched",
@@ -110,6 +111,7 @@ class Answer:
     ) -> None:
         self.status = 0
         self.fields: Fields = []
+        self.named: Named = {}
         self.received = 0
         """How much of the body has arrived, as it stands on the wire, in bytes."""
         self.untouched = True
@@ -228,7 +230,7 @@ class Answer:
 
     def decoding(self) -> Decoding | None:
         """What decodes the body, part by part, None if it is plain; raises UpstreamNonsense."""
-        return decoding(b", ".join(values(self.fields, b"content-encoding")))
+        return decoding(b", ".join(self.named.get(b"content-encoding", ())))
 
     def leave(self) -> None:
         """Wait for nothing more; the call ends with its answer, or a little later without that.
@@ -393,7 +395,7 @@ class Answer:
             self.fields.clear()
         elif not 200 <= status <= 599:  # noqa: PLR2004
             self._fail(UpstreamNonsense(f"upstream answered with status {status}"))
-        elif any(_CONTROL.search(value) for _, value in self.fields):
+        elif _CONTROL.search(b"".join([value for _, value in self.fields])):
             self._fail(UpstreamNonsense("upstream sent a control character in its header"))
         else:
             self._begin(status)
@@ -418,11 +420,12 @@ class Answer:
     def _begin(self, status: int) -> None:
         self.status = status
         self._has_head = True
+        self.named = by_name(self.fields)
         if self._bodiless or status in (204, 304):
             self.on_message_complete()
         else:  # RFC 9112 §6.3
-            framing = (b"content-length", b"transfer-encoding")
-            self._until_closed = not any(name in framing for name, _ in self.fields)
+            framed = b"content-length" in self.named or b"transfer-encoding" in self.named
+            self._until_closed = not framed
 
 
 class Connection(asyncio.Protocol):

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 from hashlib import sha256
 
-from .fields import Fields, key_of, values
+from .fields import Named, key_of
 from .redaction import without_keys
 
 UNKNOWN = "-"
@@ -25,17 +25,17 @@ _SAYS_WHO = (b"anthropic-sdk", b"client", b"user-agent")
 """The fields by which clients tell, the SDKs of 2023 in the first two."""
 
 
-def kind_of(fields: Fields) -> str:
+def kind_of(named: Named) -> str:
     """The program that a client is, as ``anthropic-python/0.2.10``, or ``other`` or UNKNOWN."""
     for name in _SAYS_WHO:
-        for value in values(fields, name):
+        for value in named.get(name, ()):
             return _kind(value)
     return UNKNOWN
 
 
-def fingerprint_of(fields: Fields) -> str:
+def fingerprint_of(named: Named) -> str:
     """Twelve hexadecimal digits by which a client's key is known again, or UNKNOWN without one."""
-    key = key_of(fields)
+    key = key_of(named)
     return UNKNOWN if key is None else sha256(key).hexdigest()[:12]
 
 

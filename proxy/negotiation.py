@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from types import MappingProxyType
 
-from .config import Config, Route
+from .config import Config, Route, Snapshots
 from .errors import InvalidVersion, UnsupportedVersion, VersionRequired
 from .routing import Match
 from .translation import Manner, Translation
@@ -48,12 +49,13 @@ def negotiate(
         used = nearest(speaks, bridge.version, bridge.living)
     else:
         used = nearest(speaks, spoken, endpoint)
-    manner = Manner(
-        strict=route.strict,
-        newest_only=route.snapshots == "latest",
-        event_limit=config.limits.event,
-    )
+    manner = _manner(route.snapshots, config.limits.event, strict=route.strict)
     return Translation(spoken, used, bridge, manner)
+
+
+@lru_cache(maxsize=64)
+def _manner(snapshots: Snapshots, event_limit: int, *, strict: bool) -> Manner:
+    return Manner(strict=strict, newest_only=snapshots == "latest", event_limit=event_limit)
 
 
 def translates(match: Match, method: str, translation: Translation) -> bool:

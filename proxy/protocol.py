@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
-import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
+from urllib.parse import unquote
 
 import httptools
 import uvicorn
@@ -28,8 +27,9 @@ from uvicorn.protocols.http.httptools_impl import (
 from . import guard, observe
 from .client import CONNECTION, ClientLeft, ClientStalled, Gone, date
 from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
-from .fields import VIA
+from .fields import VIA, values
 from .observe import Observer, Record
+from .response import Response
 
 PATIENCE = 120.0
 """Seconds that a client may take nothing of what waits for it, if nobody says otherwise."""
@@ -69,9 +69,6 @@ WORTH_A_COPY = 16 << 10
 """Up to how many bytes copying a part costs less than handing the transport three."""
 
 _NEVER = math.inf
-
-_LINGER_OFF, _RESET_AT_CLOSE = struct.pack("ii", 0, 0), struct.pack("ii", 1, 0)
-"""Values of SO_LINGER."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,17 +214,13 @@ class Protocol(HttpToolsProtocol):
 
         They would join those of the head, which the application has already judged.
         """
-        if self._part != "head":
-            return
-        if len(self.headers) == FIELDS:
-            raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
-        name = name.lower()
-        if name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue"
-        self.headers.append((name, value))
+        if self._part == "head":
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or raise the RequestError to refuse it with."""
+        if len(self.headers) > FIELDS:
+            raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
         limit = self._terms.head_size
         if (
             self._framing + len(self._segment) + len(self.headers) > limit
@@ -240,13 +233,7 @@ class Protocol(HttpToolsProtocol):
         if not self._stands(b"%b %b HTTP/1." % (method, self.url)):
             raise InvalidRequest("the first line must be a method, a target and HTTP/1.1")
         self._head = b""
-        old = version == "1.0"
-        self.expect_100_continue &= not old  # RFC 9110 §10.1.1
-        super().on_headers_complete()
-        if old:
-            _end_by_closing(self.cycle)
-        if 0 < len(self.pipeline) <= PIPELINED:
-            self.flow.resume_reading()
+        self._begin(method, version)
         self._part = "body"
         self._framing = 0
         self._body_due = self.loop.time() + BODY_WITHIN
@@ -286,6 +273,40 @@ class Protocol(HttpToolsProtocol):
             self._watch()
 
     # Reading.
+
+    def _begin(self, method: bytes, version: str) -> None:
+        """Give the request to the application, when its turn comes."""
+        path, _, query = self.url.partition(b"?")
+        scope = cast(dict[str, Any], self.scope)
+        scope["method"] = method.decode("ascii")
+        scope["http_version"] = version
+        scope["raw_path"], scope["query_string"] = path, query
+        scope["path"] = unquote(path.decode("ascii"))
+        before = self.cycle
+        self.cycle = Response(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=self._expects_to_hear(version),
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+            return
+        self.pipeline.appendleft((self.cycle, self.app))
+        if len(self.pipeline) > PIPELINED:
+            self.flow.pause_reading()
+
+    def _expects_to_hear(self, version: str) -> bool:
+        """Whether the client waits for a word before it sends the body (RFC 9110 §10.1.1)."""
+        expectations = values(self.headers, b"expect") if version != "1.0" else ()
+        return any(value.lower() == b"100-continue" for value in expectations)
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser; it leaves HTTP where a client offers to, and we do not (§7.8)."""
@@ -438,29 +459,3 @@ def _record(error: RequestError) -> Record:
     record = Record("-", "-", status=error.status, ended="refused")
     record.error, record.fault = f"{error.type}: {error.message}", type(error).__name__
     return record
-
-
-def _end_by_closing(cycle: RequestResponseCycle) -> None:
-    """Let the body of an answer end with its connection, unless its length is told.
-
-    Clients of HTTP/1.0 cannot read chunks, which uvicorn would send (RFC 9112 §6.1, §6.3). They
-    could not tell a cut body from a whole one, but for a reset.
-    """
-    send: Callable[[Any], Awaitable[None]] = cycle.send
-    opened: socket.socket = cycle.transport.get_extra_info("socket")
-    unframed = False
-
-    async def send_unframed(message: Any) -> None:
-        nonlocal unframed
-        if message["type"] == "http.response.start":
-            unframed = all(name != b"content-length" for name, _ in message["headers"])
-            if unframed:
-                cycle.chunked_encoding = False
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-        elif unframed:
-            cycle.expected_content_length = len(message.get("body", b""))
-            if not message.get("more_body", False):
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
-        await send(message)
-
-    cast(Any, cycle).send = send_unframed

@@ -36,7 +36,6 @@ from .fields import (
     for_client,
     for_upstream,
     safe_value,
-    values,
     with_version,
     without,
 )
@@ -95,7 +94,7 @@ class Relay:
         record = Record(client.method, without_keys(path[:LONGEST]))
         exchange = Exchange(self._config, self.learned, client, record)
         try:
-            guard.check(client.fields, client.path, self._config.limits.header_bytes)
+            guard.check(client.fields, client.named, client.path, self._config.limits.header_bytes)
             match = self._routes.find(client.method, path)
             with self._exchanges.one(exchange.record) as work:
                 await exchange.run(match, self._upstreams[match.route.upstream], work)
@@ -134,7 +133,7 @@ class Exchange:
         """Relay the request by its route; raises ProxyError and ClientLeft."""
         self.record.route = match.route.name
         self.record.upstream = upstream.name
-        versions = values(self._client.fields, VERSION)
+        versions = self._client.named.get(VERSION, ())
         translation = negotiate(self._config, match.route, match.endpoint, versions, self._learned)
         self._translation = translation
         if translation is not None:
@@ -153,8 +152,8 @@ class Exchange:
         """The record, with what is known only now that the client's side is over."""
         record, client, translation = self.record, self._client, self._translation
         record.seconds = time.monotonic() - record.began
-        record.client = identity.kind_of(client.fields)
-        record.key = identity.fingerprint_of(client.fields)
+        record.client = identity.kind_of(client.named)
+        record.key = identity.fingerprint_of(client.named)
         record.bytes_received = client.bytes_received
         record.bytes_sent = client.bytes_sent
         if self._answer is not None:
@@ -226,8 +225,7 @@ class Exchange:
         client = self._client
         if not client.has_body:
             return None
-        announced = values(client.fields, b"content-length")
-        if announced and int(announced[0]) <= AT_HAND:
+        if b"content-length" in client.named and client.announced <= AT_HAND:
             return await client.body(AT_HAND)
         return client.upload()
 
@@ -271,12 +269,15 @@ class Exchange:
     async def _ask(self, match: Match, upstream: Upstream, translation: Translation) -> Answer:
         """Send the translated request; when this returns, nothing of it is in memory any more."""
         sent = await self._client.body(self._config.limits.request_body)
-        if values(self._client.fields, b"content-encoding"):
+        if b"content-encoding" in self._client.named:
             raise InvalidRequest("a body to translate must come plain, without content-encoding")
         endpoint, body = translation.request(match.endpoint, sent)
-        fields = without(self._request_fields(), b"content-length")
+        fields = self._request_fields()
         if translation.answers:
-            fields = [*without(fields, b"accept-encoding"), (b"accept-encoding", b"identity")]
+            fields = without(fields, b"content-length", b"accept-encoding")
+            fields.append((b"accept-encoding", b"identity"))
+        else:
+            fields = without(fields, b"content-length")
         return await upstream.call("POST", self._target(match.prefix + endpoint), fields, body)
 
     async def _stream(self, answer: Answer, translation: Translation, *, keepalive: bool) -> None:
@@ -330,7 +331,7 @@ class Exchange:
         fields = for_upstream(self._client.fields)
         if self._translation is not None:
             return with_version(fields, self._translation.upstream)
-        version = values(fields, VERSION)[0]  # there is one, or 2023-01-01 would be assumed
+        version = self._client.named[VERSION][0]  # without one 2023-01-01 would be assumed
         return with_version(fields, version.decode("latin-1"))
 
     def _remade_fields(self) -> Fields:
@@ -341,7 +342,7 @@ class Exchange:
         """The upstream's fields, and what we add to say what was done."""
         translation = self._translation
         fields = for_client(upstream)
-        for request_id in values(fields, b"request-id"):
+        for request_id in self._answer.named.get(b"request-id", ()) if self._answer else ():
             self.record.request_id = request_id.decode("latin-1")
         if self._nudge is not None:
             fields += self._nudge.fields(fields)
@@ -374,7 +375,7 @@ def _check(answer: Answer, *, streams: bool) -> None:
 
 
 def _is_stream(answer: Answer) -> bool:
-    content_type = b"".join(values(answer.fields, b"content-type")).lower()
+    content_type = b"".join(answer.named.get(b"content-type", ())).lower()
     return content_type.startswith(b"text/event-stream")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .config import Route
 from .errors import MethodNotAllowed, NoRoute
@@ -20,22 +20,15 @@ _SLASH = re.compile(r"[/\\]|%2f|%5c", re.IGNORECASE)
 _DOTS = re.compile(rf"(?:{_SLASH.pattern})(?:\.|%2e){{1,2}}(?:{_SLASH.pattern}|$)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A route that takes a request, and the ``path`` to ask of its upstream."""
 
     route: Route
     path: str
-
-    @property
-    def endpoint(self) -> str:
-        """The path as the API names it: without what stands before its ``/v1/``."""
-        return self.path[len(self.prefix) :]
-
-    @property
-    def prefix(self) -> str:
-        """What stands before the endpoint."""
-        return self.path[: max(self.path.rfind("/v1/"), 0)]
+    prefix: str
+    """What stands before the endpoint."""
+    endpoint: str
+    """The path as the API names it: without what stands before its ``/v1/``."""
 
 
 class Routes:
@@ -67,11 +60,16 @@ class Routes:
             if found is None:
                 continue
             if route.methods is None or method in route.methods:
-                return Match(route, _upstream_path(route, asked, found))
+                return _match(route, _upstream_path(route, asked, found))
             allowed += route.methods
         if allowed:
             raise MethodNotAllowed(method, path, tuple(dict.fromkeys(allowed)))
         raise NoRoute(f"no route for {path}")
+
+
+def _match(route: Route, path: str) -> Match:
+    start = max(path.rfind("/v1/"), 0)
+    return Match(route, path, path[:start], path[start:])
 
 
 def _pattern(path: str) -> str:

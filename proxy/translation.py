@@ -66,7 +66,8 @@ class Translation:
         """With what error it ended, if it did."""
         self._bridge = bridge
         self._manner = manner
-        self._path = path(client, upstream, type(bridge) if bridge else None)
+        kind = type(bridge) if bridge else None
+        self._path = path(client, upstream, kind)  # type: ignore[arg-type]  # classes can be hashed
         self._way_back: list[Step] = []
         self._runs = False
         self._run: Run | None = None
@@ -85,10 +86,10 @@ class Translation:
 
     def concerns(self, endpoint: str) -> bool:
         """Whether anything differs for ``endpoint`` between the two versions."""
-        return any(
-            endpoint in taken.kind.endpoints and (taken.asks or taken.answers)
-            for taken in self._path
-        )
+        for taken in self._path:
+            if endpoint in taken.kind.endpoints and (taken.asks or taken.answers):
+                return True
+        return False
 
     @property
     def answers(self) -> bool:
@@ -104,19 +105,7 @@ class Translation:
         self.streams = original.get("stream") is True
         if isinstance(model := original.get("model"), str):
             self.model_asked = model
-        call = Call(endpoint, dict(original))
-        changes: list[str] = []
-        for direction in self._path:
-            if call.endpoint in direction.kind.endpoints:
-                step = self._step(direction)
-                call = step.request(call)
-                changes.append(direction.kind.__name__)
-                if direction.answers:
-                    self._way_back.insert(0, step)
-        self.changes = changes
-        self._changes_of_events = [step.event for step in self._way_back]
-        seeing = [step.change for step in self._way_back if step.change.reads_text]
-        self._runs = all(change is self._bridge for change in seeing)
+        call = self._climb(Call(endpoint, dict(original)))
         self.dropped, self.notes = call.dropped, call.notes
         if self._manner.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
@@ -130,6 +119,24 @@ class Translation:
         if b"null" in made and not jsontext.finite(call.body):
             raise InvalidRequest("The request body holds a number that is too large")
         return call.endpoint, made
+
+    def _climb(self, call: Call) -> Call:
+        """Take the changes that concern the call, and remember the way back."""
+        changes: list[str] = []
+        for direction in self._path:
+            if call.endpoint in direction.kind.endpoints:
+                changes.append(direction.kind.__name__)
+                step = self._step(direction)
+                if direction.asks:
+                    call = step.request(call)
+                if direction.answers:
+                    self._way_back.insert(0, step)
+        self.changes = changes
+        if self.streams:
+            self._changes_of_events = [step.event for step in self._way_back]
+            seeing = [step.change for step in self._way_back if step.change.reads_text]
+            self._runs = all(change is self._bridge for change in seeing)
+        return call
 
     def response(self, body: bytes) -> bytes:
         """The body of a successful response that is not a stream; raises UpstreamNonsense."""

@@ -140,9 +140,8 @@ class Upstream:
 
 def _head(method: str, target: str, fields: Fields) -> bytes:
     """The head of a request (RFC 9112 §3)."""
-    lines = [f"{method} {target} HTTP/1.1".encode("ascii")]
-    lines += [name + b": " + value for name, value in fields]
-    return b"\r\n".join((*lines, b"", b""))
+    first = f"{method} {target} HTTP/1.1".encode("ascii")
+    return b"\r\n".join((first, *map(b": ".join, fields), b"", b""))
 
 
 def _why(error: OSError) -> str:

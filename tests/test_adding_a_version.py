@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from support import Side, connect, raw_upstream
@@ -38,8 +39,18 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "VERSIONS", (*versions.VERSIONS, NEXT))
+def _added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "VERSIONS", (*versions.VERSIONS, NEXT))
+        _forget_history()
+        yield
+    _forget_history()
+
+
+def _forget_history() -> None:
+    """Have it worked out anew: it never changes while a program runs, but here."""
+    versions.dates.cache_clear()
+    versions.path.cache_clear()
 
 
 @pytest.mark.parametrize("version", ["2023-01-01", "2023-06-01", "2026-10-21"])

@@ -56,6 +56,7 @@ ORDER = [
     "sandbox_rules",
     "sandbox_wire",
     "sandbox",
+    "response",
     "protocol",
     "server",
     "workers",
@@ -75,7 +76,7 @@ ROOMS_OF = {
     "httptools": {"http1", "protocol"},
     "opentelemetry": {"spans", "tracing"},
     "prometheus_client": {"metrics"},
-    "uvicorn": {"protocol", "server"},
+    "uvicorn": {"protocol", "response", "server"},
     "yaml": {"schema", "yamltext"},
 }
 """What is imported in few modules, so that it can be exchanged there."""

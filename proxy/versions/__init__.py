@@ -7,7 +7,9 @@ back through them in reverse.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from ..change import Bridge, Direction, VersionChange
 from .citations_left_user_text import CitationsLeftUserText
@@ -56,6 +58,7 @@ VERSIONS = (
 )
 
 
+@cache
 def dates() -> tuple[str, ...]:
     """The dates of all versions, oldest first."""
     return tuple(version.date for version in VERSIONS)
@@ -67,33 +70,28 @@ def droppable() -> frozenset[str]:
     return frozenset(name for change in changes for name in change.drops)
 
 
-def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> list[Direction]:
+@cache
+def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tuple[Direction, ...]:
     """The changes from a client's version to an upstream's, in the order of a request.
 
     ``bridge`` stands in for a retired endpoint: the way leads over the version that it calls.
     """
     if bridge is None:
-        return _up(client, upstream) if client <= upstream else _down(client, upstream)
-    return [
+        return tuple(_up(client, upstream) if client <= upstream else _down(client, upstream))
+    return (
         *path(client, bridge.version),
         Direction(bridge, older=True),
         *path(bridge.version, upstream),
-    ]
+    )
 
 
-def _up(client: str, upstream: str) -> list[Direction]:
-    return [
-        Direction(change, older=True)
-        for version in VERSIONS
-        if client < version.date <= upstream
-        for change in version.changes
-    ]
+def _up(client: str, upstream: str) -> Iterator[Direction]:
+    for version in VERSIONS:
+        if client < version.date <= upstream:
+            yield from (Direction(change, older=True) for change in version.changes)
 
 
-def _down(client: str, upstream: str) -> list[Direction]:
-    return [
-        Direction(change, older=False)
-        for version in reversed(VERSIONS)
-        if upstream < version.date <= client
-        for change in reversed(version.changes)
-    ]
+def _down(client: str, upstream: str) -> Iterator[Direction]:
+    for version in reversed(VERSIONS):
+        if upstream < version.date <= client:
+            yield from (Direction(change, older=False) for change in reversed(version.changes))

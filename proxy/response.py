@@ -1,0 +1,83 @@
+"""One response on its way to a client: uvicorn's, but for the head.
+
+What stands in a head was looked through where it was read or made. Here a last look sees to it that
+no field ends before its line does. https://www.rfc-editor.org/rfc/rfc9112#section-6
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from .fields import Fields, Named, by_name
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+_BODILESS = (204, 304)
+
+_LINGER_OFF, _RESET_AT_CLOSE = struct.pack("ii", 0, 0), struct.pack("ii", 1, 0)
+"""Values of SO_LINGER."""
+
+
+class Response(RequestResponseCycle):
+    """uvicorn's, for an application that gives the names of fields in lower case.
+
+    The body for a client of HTTP/1.0 ends with its connection, unless its length is told: it
+    cannot read chunks. It could not tell a cut body from a whole one, but for a reset.
+    """
+
+    _unframed = False
+
+    async def send(self, message: Any) -> None:
+        """Send the head or a part of the body, once the client has taken enough of what waits."""
+        if self.response_started:
+            if self._unframed:
+                self._end_by_closing(message)
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if not self.disconnected:
+            self._begin(message["status"], message["headers"])
+
+    def _begin(self, status: int, fields: Fields) -> None:
+        if _CONTROL.search(b"".join(chain.from_iterable(fields))):
+            raise RuntimeError("a field of the response has a control character")
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        first = STATUS_LINE[status].removesuffix(b"\r\n")
+        framing = self._framing(status, by_name(fields))
+        lines = (first, *map(b": ".join, fields), *framing, b"", b"")
+        self.transport.write(b"\r\n".join(lines))
+
+    def _framing(self, status: int, named: Named) -> Iterator[bytes]:
+        """What else the client has to know of where the response ends, and the connection."""
+        if b"content-length" in named:
+            self.chunked_encoding = False
+            self.expected_content_length = int(named[b"content-length"][0])
+        elif self.scope["http_version"] == "1.0":
+            self.chunked_encoding = False
+            self._unframed = True
+            self._linger(_RESET_AT_CLOSE)
+        elif self.scope["method"] != "HEAD" and status not in _BODILESS:
+            self.chunked_encoding = True
+            yield b"transfer-encoding: chunked"
+        if b"connection" in named:
+            self.keep_alive = False  # nobody says there but that it ends
+        elif not self.keep_alive:
+            yield b"connection: close"
+
+    def _end_by_closing(self, message: Any) -> None:
+        self.expected_content_length = len(message.get("body", b""))
+        if not message.get("more_body", False):
+            self._linger(_LINGER_OFF)
+
+    def _linger(self, how: bytes) -> None:
+        opened: socket.socket = self.transport.get_extra_info("socket")
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
