@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.redaction import without_keys
 
@@ -25,6 +27,13 @@ HIDDEN = {
     f"/token%3D{LONG}": "/token%3D[key]",
     f"/a/{'b' * 80}/c": "/a/[key]/c",
     "two: sk-ant-a sk-ant-b": "two: [key] [key]",
+    "/s%6b-ant-x": "/[key]",
+    "/%73%6B%2Dant-x": "/[key]",
+    f"/a%2fs%6b-{LONG}": "/a%2f[key]",
+    "/%2573k-ant-x": "/[key]",
+    f"/a%252Fsk-{LONG}": "/a%2F[key]",
+    f"/token%253D{LONG}": "/token%3D[key]",
+    f"/a%20%62/{'%62' * 80}": "/a%20b/[key]",
 }
 
 SHOWN = [
@@ -39,6 +48,9 @@ SHOWN = [
     "/desk-of-a-very-long-name-indeed",
     "/risk-ante",
     "no route for /bearer",
+    "/ta%73k-0123456789abcdefghij",
+    "/a%20%62%2Fc%",
+    "/100%25/%E4%BD%A0",
     "",
 ]
 
@@ -51,3 +63,24 @@ def test_what_looks_like_a_key_is_hidden(text: str, shown: str) -> None:
 @pytest.mark.parametrize("text", SHOWN)
 def test_what_does_not_stays_readable(text: str) -> None:
     assert without_keys(text) == text
+
+
+MARKS = ["sk-ant-", "sk-", "eyJhbGciOiJIUzI1NiJ9.", "Bearer ", "x-api-key=", "token/", "password:"]
+
+
+def spelled(text: str) -> st.SearchStrategy[str]:
+    """``text`` with any of its letters encoded, once or twice."""
+    spellings = [
+        st.sampled_from(
+            [letter, f"%{ord(letter):02x}", f"%{ord(letter):02X}", f"%25{ord(letter):x}"]
+        )
+        if letter.isalnum() or letter == "-"
+        else st.just(letter)
+        for letter in text
+    ]
+    return st.tuples(*spellings).map("".join)
+
+
+@given(st.sampled_from(MARKS).flatmap(spelled))
+def test_a_key_is_hidden_however_its_beginning_is_spelled(mark: str) -> None:
+    assert "hunter2" not in without_keys(f"/v1/models/{mark}hunter2-{LONG}")
