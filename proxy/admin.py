@@ -1,4 +1,8 @@
-"""The endpoints of our own, all under ``/-/``: nothing there ever goes upstream."""
+"""The endpoints of our own, all under ``/-/``: nothing there ever goes upstream.
+
+Their paths are compared as they stand on the wire, as those of routes are: what is decoded first
+can be taken for what it is not.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import NoRoute, ProxyError
 from .metrics import CONTENT_TYPE
@@ -28,7 +33,7 @@ class Proxy(Protocol):
         """The page of metrics; None where there is none."""
 
 
-def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> Starlette:
+def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> ASGIApp:
     """The admin application: liveness, readiness while work is taken, metrics, and ``more``.
 
     Where it is not ``enabled`` nothing is there: each request is answered with 404.
@@ -66,7 +71,13 @@ def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> Sta
         exception_handlers={404: nothing, 405: nothing, ProxyError: refused},
     )
     app.router.redirect_slashes = False
-    return app
+
+    async def as_written(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+        await app(scope, receive, send)
+
+    return as_written
 
 
 def answer(text: str, status: int = 200) -> Response:
