@@ -25,7 +25,7 @@ The rooms; each imports only from those before it, which tests/test_layers.py ho
 
 pure: nothing waits, logs, or looks at a clock or a network
     redaction                               what looks like a key is hidden
-    errors, fields, identity                failures, header fields, who a client is
+    errors, fields, identity, hosts         failures, header fields, who a client is, who we are
     jsontext, sse                           JSON and server-sent events as bytes
     nudges                                  announcements and rehearsals of a version's end
     change, versions                        what a version change is, and all there are

@@ -1,12 +1,13 @@
 """The endpoints of our own, all under ``/-/``: nothing there ever goes upstream.
 
 Their paths are compared as they stand on the wire, as those of routes are: what is decoded first
-can be taken for what it is not.
+can be taken for what it is not. What probes and Prometheus ask for tells of nobody, and is answered
+by whatever name; all else only by a name of ours, see hosts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from email.utils import formatdate
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from . import hosts
 from .errors import NoRoute, ProxyError
 from .metrics import CONTENT_TYPE
 
@@ -33,10 +35,14 @@ class Proxy(Protocol):
         """The page of metrics; None where there is none."""
 
 
-def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> ASGIApp:
+def build(
+    proxy: Proxy, *, enabled: bool, names: Collection[str] = (), more: Sequence[Route] = ()
+) -> ASGIApp:
     """The admin application: liveness, readiness while work is taken, metrics, and ``more``.
 
-    Where it is not ``enabled`` nothing is there: each request is answered with 404.
+    What is ``more`` tells of people or acts for them, so it is answered only by a name of ours,
+    those in ``names`` included. Where it is not ``enabled`` nothing is there: each request is
+    answered with 404.
     """
 
     async def healthy(_: Request) -> Response:
@@ -64,7 +70,7 @@ def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> ASG
         Route("/-/healthy", healthy),
         Route("/-/ready", ready),
         Route("/-/metrics", metrics),
-        *more,
+        *(_by_our_names(route, names) for route in more),
     ]
     app = Starlette(
         routes=routes if enabled else [],
@@ -78,6 +84,17 @@ def build(proxy: Proxy, *, enabled: bool, more: Sequence[BaseRoute] = ()) -> ASG
         await app(scope, receive, send)
 
     return as_written
+
+
+def _by_our_names(route: Route, names: Collection[str]) -> Route:
+    """The same route, for those who ask by a name of ours."""
+
+    async def answered(request: Request) -> Response:
+        hosts.check(request.scope["headers"], names)
+        response: Response = await route.endpoint(request)
+        return response
+
+    return Route(route.path, answered, methods=route.methods)
 
 
 def answer(text: str, status: int = 200) -> Response:

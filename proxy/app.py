@@ -176,7 +176,9 @@ class _Rooms:
         )
         seen = page.routes(app.journal)
         tried = playground.routes(config, app.exchanges, self.relay.learned)
-        self.admin = admin.build(app, enabled=config.admin.enabled, more=[*seen, *tried])
+        self.admin = admin.build(
+            app, enabled=config.admin.enabled, names=config.admin.hosts, more=[*seen, *tried]
+        )
         elsewhere = config.admin.port is not None
         self.admin_here = admin.build(app, enabled=False) if elsewhere else self.admin
         """What is under /-/ on the proxy's own port."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
+from . import hosts
 from .errors import ConfigError, Problem
 from .fields import HOP_BY_HOP
 from .nudges import Nudge, Window
@@ -165,11 +166,13 @@ class Admin:
     """Whether the proxy answers under ``/-/``, and where.
 
     With ``port`` None it is where it answers everything else; otherwise there and nowhere else.
+    ``hosts`` are names by which it is asked beside those that nobody can own, normal as in hosts.
     """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int | None = None
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -566,14 +569,28 @@ def _admin(value: Value) -> Admin:
             enabled=field.take("enabled", flag, usual.enabled),
             host=field.take("host", _host, usual.host),
             port=field.take("port", whole(0, 65_535), usual.port),
+            hosts=field.take("hosts", several(_own_name, "must be a list of names"), usual.hosts),
         )
-        for name in ("host", "port"):
+        for name in ("host", "port", "hosts"):
             if field.has(name) and not admin.enabled:
                 rule = "leave it out, or enable what would answer there"
                 field.refuse(name, "has no effect with enabled: false", rule)
         if field.has("host") and not field.has("port"):
             field.refuse("host", "has no effect without port", "an address is both of them")
         return admin
+
+
+_host_name = matching(
+    hosts.NAME, "must be a name in ASCII such as proxy.example.com, without scheme, port, path or *"
+)
+
+
+def _own_name(value: Value) -> str:
+    name = hosts.normal(_host_name(value))
+    if hosts.belongs_to_nobody(name):
+        rule = "leave it out; addresses and names that nobody can register are answered anyway"
+        raise value.wrong(f"is {value.shown}, which has no effect", rule)
+    return name
 
 
 def _ledger(value: Value) -> Ledger:

@@ -7,7 +7,7 @@ nobody who raises one thinks about HTTP, and nobody who answers one thinks about
       · RequestError            the client's fault
           VersionRequired, InvalidVersion, UnsupportedVersion,
           InvalidRequest, NoRoute, MethodNotAllowed, RequestTooLarge, HeaderTooLarge,
-          RequestTimeout, NotSupported, ForeignOrigin
+          RequestTimeout, NotSupported, ForeignOrigin, ForeignHost
       · UpstreamError           the upstream's fault
           UpstreamRefused       it answered with an error of its own
           UpstreamUnreachable, UpstreamNonsense, UpstreamBrokeOff, UpstreamTimeout
@@ -41,6 +41,9 @@ STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 """The HTTP status that each error type has when it is not told within a stream."""
+
+LONGEST_NAME = 253
+"""The most characters that a name in DNS has (RFC 1035 §2.3.4)."""
 
 _TYPE_OF_STATUS = {status: type_ for type_, status in STATUS_OF_TYPE.items()}
 
@@ -111,6 +114,22 @@ class ForeignOrigin(RequestError):
 
     status = 403
     type = "permission_error"
+
+
+class ForeignHost(RequestError):
+    """We are asked by a name that may be somebody else's (RFC 9110 §15.5.20).
+
+    ``name`` is what a stranger sent; of it as much is told as a name can be long.
+    """
+
+    status = 421
+
+    def __init__(self, name: str) -> None:
+        shown = without_keys(name)[:LONGEST_NAME]  # once cut, a key may no longer look like one
+        super().__init__(
+            f"not answered by the name {shown!r}: ask by an address or as localhost, or add the"
+            " name to admin.hosts"
+        )
 
 
 class RequestTooLarge(RequestError):

@@ -25,6 +25,8 @@ ABOUT = {
     "admin": "The endpoints of the proxy itself, under /-/.",
     "admin.enabled": "Whether they answer.",
     "admin.host": "Where they listen, if port is given: an address of their own.",
+    "admin.hosts": "Further names by which the ledger and the playground may be asked for.",
+    "admin.hosts[]": "A name, such as an ingress has.",
     "admin.port": "The port of that address; the proxy's own, if left out.",
     "ledger": "Who still speaks an old version, and for what: /-/ledger.",
     "ledger.entries": "The most that are told apart; those gone for longest are summed up.",

@@ -242,7 +242,7 @@ def _admin_again(now: Admin, before: Admin) -> Admin:
         return now
     where = "where they are" if before.port is None else f"{before.host} and {before.port}"
     log.warning("admin.host and admin.port stay %s until a restart", where)
-    return replace(before, enabled=before.enabled and now.enabled)
+    return replace(before, enabled=before.enabled and now.enabled, hosts=now.hosts)
 
 
 def longest_stop(config: Config) -> int:

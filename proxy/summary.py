@@ -40,7 +40,8 @@ def _admin(admin: Admin) -> str:
     if not admin.enabled:
         return "answers nothing under /-/"
     where = "there, too" if admin.port is None else f"on {admin.host} port {admin.port} alone"
-    return f"answers under /-/ {where}"
+    names = f", also as {', '.join(admin.hosts)}" if admin.hosts else ""
+    return f"answers under /-/ {where}{names}"
 
 
 def _upstream_row(upstream: Upstream) -> tuple[str, ...]:

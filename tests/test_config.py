@@ -166,7 +166,7 @@ def test_every_setting_is_read() -> None:
         ),
     )
     assert read.limits == Limits(1024**3, 8_000_000, 9 * 1024, 1)
-    assert read.admin == Admin(enabled=True, host="::1", port=0)
+    assert read.admin == Admin(True, "::1", 0, hosts=("proxy.example.com", "b.example"))
 
 
 @pytest.mark.parametrize(
@@ -376,6 +376,9 @@ def test_the_summary_is_a_table_of_upstreams_and_routes() -> None:
         "ledger: {file: ledger.jsonl}\n",
     )
     assert summary(read) == SUMMARY
+    named = replace(read, admin=Admin(hosts=("a.example", "b.example")))
+    asked_as = "there, too, also as a.example, b.example"
+    assert summary(named) == SUMMARY.replace("there, too", asked_as)
     in_memory = replace(read, ledger=Ledger())
     assert summary(in_memory) == SUMMARY.replace("keeps the ledger in ledger.jsonl\n", "")
 

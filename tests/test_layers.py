@@ -16,6 +16,7 @@ ORDER = [
     "errors",
     "fields",
     "identity",
+    "hosts",
     "jsontext",
     "sse",
     "nudges",

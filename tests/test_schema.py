@@ -20,6 +20,7 @@ VALIDATOR = Draft7Validator(schema.schema())
 
 BEYOND = {
     "admin-address",
+    "admin-hosts-without-effect",
     "admin-without-effect",
     "duplicate-keys",
     "models-without-bridge",

@@ -100,9 +100,9 @@ def leaves(of: type[errors.ProxyError]) -> Iterator[type[errors.ProxyError]]:
         yield of
 
 
-ELSEWHERE = {errors.RequestTimeout, errors.ForeignOrigin}
+ELSEWHERE = {errors.RequestTimeout, errors.ForeignOrigin, errors.ForeignHost}
 """What no exchange of a case provokes: it needs time, which is skipped here, see test_door; it is
-of /-/ alone, see test_playground."""
+of /-/ alone, see test_playground and test_admin."""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""By which names the proxy itself is asked: those that cannot lead elsewhere at a stranger's will.
+
+To a browser, who has the same name is the same site. Whoever owns a name can let it lead to a page
+of theirs, and then to this proxy (DNS rebinding): in the browser of a user who can reach us, that
+page could read what is answered here. The name stands in ``Host``, which no page can change. So who
+asks by an address is answered, or by a name that nobody can own, or by one that the operator says
+is ours. https://www.rfc-editor.org/rfc/rfc9110#section-7.2
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from ipaddress import ip_address
+
+from .errors import ForeignHost
+from .fields import Fields, values
+
+NAME = r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
+"""A name as DNS has it, in ASCII; a dot at its end changes nothing (RFC 1034 §3.1)."""
+
+_RESERVED = (
+    ".localhost",  # RFC 6761 §6.3
+    ".test",  # RFC 6761 §6.2
+    ".local",  # RFC 6762 §3; a cluster's names end in .svc.cluster.local
+    ".internal",  # ICANN's resolution 2024.07.29.06
+    ".home.arpa",  # RFC 8375 §3
+)
+"""How names end that nobody can register. That is promised of no other, though .svc and .lan lead
+nowhere today."""
+
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
+
+
+def check(fields: Fields, listed: Collection[str]) -> None:
+    """Let a request in that asks by a name of ours, or raise ForeignHost.
+
+    ``listed`` are further ones, each as ``normal`` gives it. Without a name it is let in: every
+    browser sends one.
+    """
+    for value in values(fields, b"host"):
+        host = value.decode("latin-1").strip(" \t")
+        if not host:
+            continue
+        name = _without_port(host)
+        if name not in listed and not belongs_to_nobody(name):
+            raise ForeignHost(name)
+
+
+def normal(name: str) -> str:
+    """The one spelling of all that DNS does not tell apart."""
+    return name.lower().removesuffix(".")
+
+
+def belongs_to_nobody(name: str) -> bool:
+    """Whether ``name``, in its normal spelling, is an address or a name that nobody can register.
+
+    One without a dot, a container's, say, is found in the user's own network alone. Who answers for
+    names there is trusted.
+    """
+    if _is_address(name):
+        return True
+    return re.fullmatch(NAME, name) is not None and ("." not in name or name.endswith(_RESERVED))
+
+
+def _without_port(host: str) -> str:
+    """The name in a Host, normal; all of it where it is none."""
+    found = _HOST.fullmatch(host)
+    return normal(found[1]) if found else host
+
+
+def _is_address(name: str) -> bool:
+    """Whether it is an IPv4 address, or an IPv6 address in brackets (RFC 3986 §3.2.2)."""
+    bracketed = name.startswith("[") and name.endswith("]")
+    try:
+        address = ip_address(name[1:-1] if bracketed else name)
+    except ValueError:
+        return False
+    return bracketed == (address.version == 6)  # noqa: PLR2004
