@@ -7,7 +7,8 @@ lose cookies. Names are in lower case, as both parsers give them. https://www.rf
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import chain
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -40,6 +41,8 @@ _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-co
 _LOOK_ALIKES = (b"anthropic_version", b"x_api_key", b"x-api_key", b"x_api-key")
 """What some servers take for a field that decides here; see for_upstream."""
 
+_CONTROLS = bytes((*range(0x09), *range(0x0A, 0x20), 0x7F))
+
 _ENDS_HERE = HOP_BY_HOP | {b"host", b"expect", *_LOOK_ALIKES}
 
 
@@ -64,9 +67,15 @@ def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
     return [pair for pair in fields if pair[0] not in names]
 
 
-def has_body(named: Named) -> bool:
-    """Whether a request with these fields announces a body (RFC 9112 §6)."""
-    return b"content-length" in named or b"transfer-encoding" in named
+def controls(fields: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a name or value has a character that ends it too early for some (RFC 9110 §5.5)."""
+    text = b"".join(chain.from_iterable(fields))
+    return len(text.translate(None, _CONTROLS)) != len(text)
+
+
+def has_body(names: Container[bytes]) -> bool:
+    """Whether a request with fields of these names announces a body (RFC 9112 §6)."""
+    return b"content-length" in names or b"transfer-encoding" in names
 
 
 def times_forwarded(named: Named) -> int:
@@ -80,21 +89,18 @@ def times_forwarded(named: Named) -> int:
     return sum(entry.split()[1:2] == [PSEUDONYM] for entry in entries)
 
 
-def _less(fields: Sequence[tuple[bytes, bytes]], ended: frozenset[bytes]) -> Fields:
+def _less(fields: Fields, ended: frozenset[bytes], connection: Sequence[bytes]) -> Fields:
     """The fields that cross a proxy: all but those that have ``ended`` (RFC 9110 §7.6.1).
 
     These are also the ones which ``Connection`` names, unless naming them would take away what the
     request means or who sent it.
     """
-    if named := _named_by_connection(fields):
-        ended |= named
+    if connection and connection not in ([b"keep-alive"], [b"close"]):
+        ended |= _named_by(connection)
     return [pair for pair in fields if pair[0] not in ended]
 
 
-def _named_by_connection(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    connection = values(fields, b"connection")
-    if not connection or connection in ([b"keep-alive"], [b"close"]):
-        return frozenset()
+def _named_by(connection: Sequence[bytes]) -> frozenset[bytes]:
     named = {token.strip().lower() for value in connection for token in value.split(b",")}
     return frozenset(
         name
@@ -103,18 +109,18 @@ def _named_by_connection(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[byt
     )
 
 
-def for_upstream(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
-    """The client's fields as they go to the upstream.
+def for_upstream(fields: Fields, named: Named) -> Fields:
+    """The client's fields as they go to the upstream; ``named`` are the same by name.
 
     ``Host`` is the upstream's own business, ``Expect`` was answered by our server. What CGI and
     WSGI (RFC 3875 §4.1.18) cannot tell from a field that decides here, decides nothing there.
     """
-    return [*_less(fields, _ENDS_HERE), VIA]
+    return [*_less(fields, _ENDS_HERE, named.get(b"connection", ())), VIA]
 
 
-def for_client(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
-    """The upstream's fields as they go to the client."""
-    return [*_less(fields, HOP_BY_HOP), VIA]
+def for_client(fields: Fields, named: Named) -> Fields:
+    """The upstream's fields as they go to the client; ``named`` are all of the upstream's."""
+    return [*_less(fields, HOP_BY_HOP, named.get(b"connection", ())), VIA]
 
 
 def with_version(fields: Sequence[tuple[bytes, bytes]], version: str) -> Fields:

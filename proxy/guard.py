@@ -10,7 +10,7 @@ import re
 from itertools import chain
 
 from .errors import HeaderTooLarge, InvalidRequest, LoopDetected, NotSupported
-from .fields import Fields, Named, by_name, has_body, times_forwarded
+from .fields import Fields, Named, has_body, times_forwarded, values
 
 ROUNDS = 5
 """How often proxies of our name may have forwarded a request before it is taken for a loop. One in
@@ -40,12 +40,12 @@ def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> No
         # RFC 9112 §3.2.2 would have the absolute form taken, too. Whoever sends it takes us for a
         # proxy to the host that it names, and its key would go to another.
         raise InvalidRequest("the request target must be a path of visible ASCII characters")
-    named = by_name(fields)
-    if version == "1.1" and b"host" not in named:
+    names = {pair[0] for pair in fields}
+    if version == "1.1" and b"host" not in names:
         raise InvalidRequest("the request has no Host")
-    if b"transfer-encoding" in named:
-        _check_codings(version, named[b"transfer-encoding"])
-    if b"upgrade" in named and has_body(named):
+    if b"transfer-encoding" in names:
+        _check_codings(version, values(fields, b"transfer-encoding"))
+    if b"upgrade" in names and has_body(names):
         # The parser leaves HTTP at such a head, and the body would be lost (RFC 9110 §7.8).
         raise InvalidRequest("a request with a body cannot ask for an upgrade")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import re
 import select
 import socket
 import ssl
@@ -30,7 +29,7 @@ from .errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from .fields import Fields, Named, by_name
+from .fields import Fields, Named, by_name, controls
 
 HEAD_SIZE = 64 << 10
 """The most that may arrive without a part of a body, in bytes: a head with the interim ones before
@@ -61,8 +60,6 @@ def never() -> bool:
 
 _LEFT_ALONE = 0.25
 """How long an answer that was left may take to end, in seconds."""
-
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Answer:
@@ -395,7 +392,7 @@ class Answer:
             self.fields.clear()
         elif not 200 <= status <= 599:  # noqa: PLR2004
             self._fail(UpstreamNonsense(f"upstream answered with status {status}"))
-        elif _CONTROL.search(b"".join([value for _, value in self.fields])):
+        elif controls(self.fields):
             self._fail(UpstreamNonsense("upstream sent a control character in its header"))
         else:
             self._begin(status)

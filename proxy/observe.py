@@ -124,16 +124,40 @@ class Record:
 
     def __str__(self) -> str:
         """The record as one line of text: ``name=value`` for what is known, in a fixed order."""
-        told = self.told()
-        told["changes"] = ",".join(self.changes)
-        told["dropped"] = ",".join(told["dropped"])
-        del told["streams"]  # its events say so
-        words = [_shown(told.pop("method")), _shown(told.pop("path"))]
-        words += [
-            f"{name}={_shown(value) if value.__class__ is str else value}"
-            for name, value in told.items()
-            if value is not None and value != ""
+        words = [
+            _who(
+                self.method[:LONGEST],
+                self.path[:LONGEST],
+                self.route,
+                self.upstream,
+                self.client_version,
+                self.upstream_version,
+                ",".join(self.changes),
+                self.client[:LONGEST],
+                self.key[:LONGEST],
+                self.model[:LONGEST],
+                self.answered_by[:LONGEST],
+            )
         ]
+        if self.status:
+            words.append(f"status={self.status}")
+        words.append(f"ended={_shown(self.ended)}")
+        if self.error:
+            words.append(f"error={_shown(self.error[:LONGEST])}")
+        if self.dropped:
+            dropped = ",".join(name[:LONGEST] for name in self.dropped[:MOST_DROPPED])
+            words.append(f"dropped={_shown(dropped)}")
+        words.append(
+            f"bytes_received={self.bytes_received} upstream_bytes={self.upstream_bytes}"
+            f" bytes_sent={self.bytes_sent}"
+        )
+        if self.streams:
+            words.append(f"events_received={self.events_received} events_sent={self.events_sent}")
+        if self.first_byte is not None:
+            words.append(f"first_ms={_ms(self.first_byte - self.began)}")
+        words.append(f"ms={_ms(self.seconds)}")
+        if self.request_id != "-":
+            words.append(f"request_id={_shown(self.request_id[:LONGEST])}")
         return " ".join(words)
 
 
@@ -158,6 +182,28 @@ def _known(text: str) -> str | None:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
+
+
+_WHO = (
+    "route",
+    "upstream",
+    "client_version",
+    "upstream_version",
+    "changes",
+    "client",
+    "key",
+    "model",
+    "answered_by",
+)
+
+
+@lru_cache(maxsize=512)
+def _who(method: str, path: str, *values: str) -> str:
+    """The words for what exchanges of one client have in common, which are most of a line."""
+    words = [_shown(method), _shown(path)]
+    named = zip(_WHO, values, strict=True)
+    words += [f"{name}={_shown(value)}" for name, value in named if value not in ("", "-")]
+    return " ".join(words)
 
 
 _WORD = re.compile(r"[!#-<>-~]+")

@@ -32,6 +32,7 @@ from .errors import (
 from .exchanges import OpenExchanges
 from .fields import (
     VERSION,
+    VIA,
     Fields,
     for_client,
     for_upstream,
@@ -231,7 +232,7 @@ class Exchange:
 
     async def _pass_back(self, answer: Answer) -> None:
         self.record.streams |= _is_stream(answer)
-        fields = self._answer_fields(answer.fields)
+        fields = self._answer_fields()
         if answer.status in BODILESS:  # the server takes the length for a promise
             fields = without(fields, b"content-length")
         await self._start(answer.status, fields)
@@ -328,7 +329,7 @@ class Exchange:
         return f"{path}?{query}" if query else path
 
     def _request_fields(self) -> Fields:
-        fields = for_upstream(self._client.fields)
+        fields = for_upstream(self._client.fields, self._client.named)
         if self._translation is not None:
             return with_version(fields, self._translation.upstream)
         version = self._client.named[VERSION][0]  # without one 2023-01-01 would be assumed
@@ -336,14 +337,16 @@ class Exchange:
 
     def _remade_fields(self) -> Fields:
         """The fields of an answer whose body is ours, though the upstream may have answered."""
-        return self._answer_fields(without(self._answer.fields, *_REMADE) if self._answer else [])
+        return without(self._answer_fields(), *_REMADE)
 
-    def _answer_fields(self, upstream: Fields) -> Fields:
+    def _answer_fields(self) -> Fields:
         """The upstream's fields, and what we add to say what was done."""
-        translation = self._translation
-        fields = for_client(upstream)
-        for request_id in self._answer.named.get(b"request-id", ()) if self._answer else ():
-            self.record.request_id = request_id.decode("latin-1")
+        translation, answer = self._translation, self._answer
+        fields = [VIA]
+        if answer is not None:
+            fields = for_client(answer.fields, answer.named)
+            for request_id in answer.named.get(b"request-id", ()):
+                self.record.request_id = request_id.decode("latin-1")
         if self._nudge is not None:
             fields += self._nudge.fields(fields)
         if translation is None or not translation.differs:

@@ -6,18 +6,14 @@ no field ends before its line does. https://www.rfc-editor.org/rfc/rfc9112#secti
 
 from __future__ import annotations
 
-import re
 import socket
 import struct
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from .fields import Fields, Named, by_name
-
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+from .fields import Fields, Named, by_name, controls
 
 _BODILESS = (204, 304)
 
@@ -47,7 +43,7 @@ class Response(RequestResponseCycle):
             self._begin(message["status"], message["headers"])
 
     def _begin(self, status: int, fields: Fields) -> None:
-        if _CONTROL.search(b"".join(chain.from_iterable(fields))):
+        if controls(fields):
             raise RuntimeError("a field of the response has a control character")
         self.response_started = True
         self.waiting_for_100_continue = False

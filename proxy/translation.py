@@ -131,7 +131,7 @@ class Translation:
                     call = step.request(call)
                 if direction.answers:
                     self._way_back.insert(0, step)
-        self.changes = changes
+        self.changes = tuple(changes)
         if self.streams:
             self._changes_of_events = [step.event for step in self._way_back]
             seeing = [step.change for step in self._way_back if step.change.reads_text]

@@ -119,6 +119,22 @@ async def test_a_line_of_text_leaves_out_what_is_not_known() -> None:
     )
 
 
+async def test_text_and_json_tell_the_same_in_one_order() -> None:
+    record = Record("GET", "/", 0.0, client="c", key="k", route="r", upstream="u")
+    record.client_version, record.upstream_version = "2023-01-01", "2023-06-01"
+    record.changes, record.dropped, record.error = ("A", "B"), ("d", "e"), "wrong"
+    record.model, record.answered_by, record.request_id = "m", "n", "req"
+    record.streams, record.status, record.first_byte, record.seconds = True, 200, 1.0, 2.0
+    told = record.told()
+    assert None not in told.values()
+    shown = dict(word.split("=") for word in str(record).split(" ")[2:])
+    assert shown.keys() == told.keys() - {"method", "path", "streams"}
+    assert list(shown) == [name for name in told if name in shown]
+    for name, value in shown.items():
+        known = told[name]
+        assert value == (",".join(known) if isinstance(known, list) else str(known))
+
+
 async def test_what_strangers_choose_is_cut() -> None:
     long = "x" * 10_000
     record = Record(long, long, model=long, error=long, dropped=(long,) * 1000, request_id=long)
