@@ -50,7 +50,8 @@ the application and its processes
     page, playground, admin                 what is under /-/
     app                                     the rooms put together
     sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
-    response, protocol, server, workers     one connection, one process, several
+    flow, response, protocol                one connection, and waiting for its client
+    server, workers                         one process, several
     probe, terminal, demo                   the health check, colours, both wires to look at
     arguments, cli, __main__                the command line
 """

@@ -59,6 +59,10 @@ class Client:
         self.query: bytes = scope["query_string"]
         self.fields: Fields = scope["headers"]
         self.named = by_name(self.fields)
+        self.has_body = has_body(self.named)
+        """Whether the request announces a body (RFC 9112 §6)."""
+        self.announced = int(self.named.get(b"content-length", (0,))[0])
+        """The length that the body is said to have, in bytes; 0 where none is said."""
         self.started = False
         """Whether the head of the response is out, so that the status can no longer change."""
         self.complete = False
@@ -72,19 +76,14 @@ class Client:
         self._gone: Gone | None = None
         self._asked = False
         """Whether the body was asked for, and so whether a client that waits was told to go on."""
+        self._expects = b"expect" in self.named
         self._receive = receive
         self._send = send
 
-    @property
-    def has_body(self) -> bool:
-        """Whether the request announces a body (RFC 9112 §6)."""
-        return has_body(self.named)
-
-    @property
-    def announced(self) -> int:
-        """The length that the body is said to have, in bytes; 0 where none is said."""
-        lengths = self.named.get(b"content-length")
-        return int(lengths[0]) if lengths else 0
+    def forget_head(self) -> None:
+        """Let go of the request's fields: a stream that is open for long has no use for them."""
+        self.fields.clear()  # the server holds them, too
+        self.named = {}
 
     async def body(self, limit: int) -> bytes:
         """The whole request body; raises RequestTooLarge, and what upload raises."""
@@ -178,7 +177,7 @@ class Client:
     async def refuse(self, error: ProxyError, fields: Fields) -> None:
         """Answer with an error."""
         fields = [*fields, *error.headers]
-        if not self._asked and b"expect" in self.named:
+        if not self._asked and self._expects:
             # Its body may come or not (RFC 9110 §10.1.1): what follows cannot be told apart.
             fields.append((b"connection", b"close"))
         await self.answer(error.status, fields, error.body())

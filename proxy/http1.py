@@ -74,7 +74,9 @@ class Answer:
         "_bodiless",
         "_complete",
         "_connection",
+        "_due",
         "_ear",
+        "_ends_at",
         "_enough",
         "_error",
         "_has_head",
@@ -90,7 +92,6 @@ class Answer:
         "_silent_at",
         "_take",
         "_timer",
-        "_total_timer",
         "_unread",
         "_until_closed",
         "_upload",
@@ -130,9 +131,9 @@ class Answer:
         self._unread = 0
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
-        self._silent_at = 0.0
+        self._silent_at = self._ends_at = self._due = self._loop.time() + total
+        """When the silence is too long, when all of it is, and when that is looked at next."""
         self._timer: asyncio.TimerHandle | None = None
-        self._total_timer = self._loop.call_later(total, self._outlast)
         self._upload: asyncio.Task[None] | None = None
         self._sending = False
         """Whether any of the request's body is missing upstream."""
@@ -150,10 +151,14 @@ class Answer:
         Raises UpstreamTimeout, UpstreamUnreachable, UpstreamNonsense, or what the upload raised.
         """
         self._silent_at = self._loop.time() + patience
+        self._wake_at(min(self._silent_at, self._ends_at))
         while not self._has_head:
             await self._news()
         self._silent_at = self._loop.time() + self._idle
-        self._stop_timer()  # the wait that follows is a shorter one
+
+    def forget_head(self) -> None:
+        """Let go of the fields, once whoever reads the body knows all that they say."""
+        self.fields, self.named = [], {}
 
     async def read(self) -> bytes:
         """The next part of the body, as much as has arrived, or b"" at its end.
@@ -247,7 +252,6 @@ class Answer:
     def close(self) -> None:
         """End the call; the connection is kept if question and answer are both over."""
         self._stop_timer()
-        self._total_timer.cancel()
         if self._upload is not None:
             self._upload.cancel()
         if self._paused:  # with parts that nobody wanted; the next call will want its own
@@ -284,23 +288,30 @@ class Answer:
         """Wait until something has changed; raises what has gone wrong."""
         if self._error is not None:
             raise self._error
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._silent_at, self._look_for_silence)
+        if self._silent_at < self._due:
+            self._wake_at(self._silent_at)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
 
-    def _look_for_silence(self) -> None:
+    def _wake_at(self, due: float) -> None:
         """One timer for all waits: most are so short that one for each would cost more."""
-        self._timer = None
-        if self._waiter is None:
-            return  # the next wait sets it again
-        if self._loop.time() < self._silent_at:
-            self._timer = self._loop.call_at(self._silent_at, self._look_for_silence)
-        else:
+        self._stop_timer()
+        self._due = due
+        self._timer = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now >= self._ends_at:
+            self._outlast()
+        elif self._waiter is None:  # the next wait may want to be woken sooner
+            self._wake_at(self._ends_at)
+        elif now >= self._silent_at:
             self._fail(UpstreamTimeout(f"upstream {self._name} did not answer in time"))
+        else:
+            self._wake_at(min(self._silent_at, self._ends_at))
 
     def _outlast(self) -> None:
         """Hear no more of an answer that has no end; what has arrived is still read."""

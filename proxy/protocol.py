@@ -23,11 +23,13 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from . import guard, observe
 from .client import CONNECTION, ClientLeft, ClientStalled, Gone, date
 from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
 from .fields import VIA, values
+from .flow import Flow, Signal
 from .observe import Observer, Record
 from .response import Response
 
@@ -96,32 +98,58 @@ class Protocol(HttpToolsProtocol):
     """One connection to a client, whose server has Settings; see client.Connection."""
 
     config: Settings
-    _terms: Terms
-    """Those that held when the last request began."""
+    flow: Flow
 
-    _tell: Callable[[Gone], None] | None = None
-    _stalled: asyncio.TimerHandle | None = None
-    _gone: Gone | None = None
+    # More than thirty attributes in one dictionary would take another 1.5 KB of each connection.
+    __slots__ = (
+        "_body_due",
+        "_due",
+        "_framing",
+        "_gone",
+        "_head",
+        "_mixed",
+        "_part",
+        "_refusal",
+        "_segment",
+        "_stalled",
+        "_tell",
+        "_terms",
+        "_timer",
+        "_waiting",
+        "_wakes",
+    )
 
-    _part: Literal["head", "body"] | None = None
-    """What is being read: nothing is, before a request and after it."""
-    _segment = b""
-    """What has just arrived."""
-    _head: bytes | bytearray = b""
-    """What arrived before it of the head that is being read, and what stood before that."""
-    _mixed = False
-    """Whether something else stood in it before or beside the head that is being read."""
-    _framing = 0
-    """How much has arrived of the head, or since the last part of the body, in bytes."""
-    _refusal: RequestError | None = None
-    """Why nothing more is read."""
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._terms = self.config.terms()
+        """Those that held when the last request began."""
+        self._waiting: list[RequestResponseCycle] = []
+        """Requests that came while another was answered, the oldest first."""
+        del self.pipeline  # which would hold them, and takes 760 bytes for none
 
-    _due = _NEVER
-    """When what is waited for must have come, by the event loop's clock."""
-    _body_due = _NEVER
-    """When the whole body must have come, unless more of it comes before."""
-    _wakes = _NEVER
-    _timer: asyncio.TimerHandle | None = None
+        self._tell: Callable[[Gone], None] | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._gone: Gone | None = None
+
+        self._part: Literal["head", "body"] | None = None
+        """What is being read: nothing is, before a request and after it."""
+        self._segment = b""
+        """What has just arrived."""
+        self._head: bytes | bytearray = b""
+        """What arrived before it of the head that is being read, and what stood before that."""
+        self._mixed = False
+        """Whether something else stood in it before or beside the head that is being read."""
+        self._framing = 0
+        """How much has arrived of the head, or since the last part of the body, in bytes."""
+        self._refusal: RequestError | None = None
+        """Why nothing more is read."""
+
+        self._due = _NEVER
+        """When what is waited for must have come, by the event loop's clock."""
+        self._body_due = _NEVER
+        """When the whole body must have come, unless more of it comes before."""
+        self._wakes = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
 
     # For the application.
 
@@ -151,8 +179,12 @@ class Protocol(HttpToolsProtocol):
     # For the transport.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._terms = self.config.terms()
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = Flow(transport)
+        self.server = get_local_addr(transport)
+        self.client = get_remote_addr(transport)
+        self.scheme = "http"
         self._due = self.loop.time() + self.timeout_keep_alive
         self._watch()
 
@@ -264,8 +296,8 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if self._waiting:
+            self._start_asgi_task(self._waiting.pop(0), self.app)
         elif self._refusal is not None:
             self._say(self._refusal)
         elif self._part is None:
@@ -291,7 +323,7 @@ class Protocol(HttpToolsProtocol):
             access_logger=self.access_logger,
             access_log=False,
             default_headers=[],
-            message_event=asyncio.Event(),
+            message_event=Signal(),  # type: ignore[arg-type]  # it does as the library's does
             expect_100_continue=self._expects_to_hear(version),
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
@@ -299,8 +331,8 @@ class Protocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
             return
-        self.pipeline.appendleft((self.cycle, self.app))
-        if len(self.pipeline) > PIPELINED:
+        self._waiting.append(self.cycle)
+        if len(self._waiting) > PIPELINED:
             self.flow.pause_reading()
 
     def _expects_to_hear(self, version: str) -> bool:
@@ -377,13 +409,13 @@ class Protocol(HttpToolsProtocol):
         self._refusal = error
         self._due = _NEVER
         cycle = self.cycle
-        waits = bool(self.pipeline) and self.pipeline[0][0] is cycle
+        waits = cycle in self._waiting
         if self._part == "body" and not waits:
             self._withdraw(cycle, error)
             return
         self._terms.tell(_record(error))
         if self._part == "body":
-            self.pipeline.popleft()
+            self._waiting.remove(cycle)
         elif cycle is None or cycle.response_complete:
             self._say(error)
 

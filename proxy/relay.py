@@ -92,7 +92,12 @@ class Relay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client(scope, receive, send)
         path = client.path.decode("latin-1")
-        record = Record(client.method, without_keys(path[:LONGEST]))
+        record = Record(
+            client.method,
+            without_keys(path[:LONGEST]),
+            client=identity.kind_of(client.named),
+            key=identity.fingerprint_of(client.named),
+        )
         exchange = Exchange(self._config, self.learned, client, record)
         try:
             guard.check(client.fields, client.named, client.path, self._config.limits.header_bytes)
@@ -153,8 +158,6 @@ class Exchange:
         """The record, with what is known only now that the client's side is over."""
         record, client, translation = self.record, self._client, self._translation
         record.seconds = time.monotonic() - record.began
-        record.client = identity.kind_of(client.named)
-        record.key = identity.fingerprint_of(client.named)
         record.bytes_received = client.bytes_received
         record.bytes_sent = client.bytes_sent
         if self._answer is not None:
@@ -219,6 +222,7 @@ class Exchange:
         answer = self._answer = await upstream.call(
             client.method, self._target(match.path), self._request_fields(), await self._upload()
         )
+        client.forget_head()
         await self._pass_back(answer)
 
     async def _upload(self) -> bytes | AsyncIterator[bytes] | None:
@@ -236,6 +240,7 @@ class Exchange:
         if answer.status in BODILESS:  # the server takes the length for a promise
             fields = without(fields, b"content-length")
         await self._start(answer.status, fields)
+        answer.forget_head()
         await answer.forward(self._client.write)
         await self._client.end()
         if answer.status >= 400:  # noqa: PLR2004
@@ -254,6 +259,7 @@ class Exchange:
 
     async def _translate(self, match: Match, upstream: Upstream, translation: Translation) -> None:
         answer = self._answer = await self._ask(match, upstream, translation)
+        self._client.forget_head()
         if not translation.answers:
             await self._pass_back(answer)
             return
@@ -298,7 +304,7 @@ class Exchange:
                 blocks = chain.from_iterable(map(translation.feed, decode(part)))
             if client.started:
                 return client.write_all(blocks)
-            return self._write_first(iter(blocks), translation)
+            return self._write_first(iter(blocks), answer, translation)
 
         def ping() -> bytes:
             return translation.keepalive(datetime.now(UTC))
@@ -313,12 +319,15 @@ class Exchange:
             await wait
         await client.end()
 
-    async def _write_first(self, blocks: Iterator[bytes], translation: Translation) -> None:
+    async def _write_first(
+        self, blocks: Iterator[bytes], answer: Answer, translation: Translation
+    ) -> None:
         try:
             first = next(blocks, None)
         finally:  # what fails after the first event ends a stream, though it came with it
             if translation.started:
                 await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
+                answer.forget_head()
         if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
             await wait
 

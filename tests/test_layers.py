@@ -57,6 +57,7 @@ ORDER = [
     "sandbox_rules",
     "sandbox_wire",
     "sandbox",
+    "flow",
     "response",
     "protocol",
     "server",
@@ -77,7 +78,7 @@ ROOMS_OF = {
     "httptools": {"http1", "protocol"},
     "opentelemetry": {"spans", "tracing"},
     "prometheus_client": {"metrics"},
-    "uvicorn": {"protocol", "response", "server"},
+    "uvicorn": {"flow", "protocol", "response", "server"},
     "yaml": {"schema", "yamltext"},
 }
 """What is imported in few modules, so that it can be exchanged there."""

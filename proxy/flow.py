@@ -1,0 +1,68 @@
+"""Waiting between a client and the application, at the price of nothing while nobody waits.
+
+The library's events keep a queue for those who wait, which takes 700 bytes, and each of thousands
+of open streams would have two of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+
+class Signal:
+    """An event as asyncio has it."""
+
+    __slots__ = ("_given", "_waiting")
+
+    def __init__(self) -> None:
+        self._given = False
+        self._waiting: tuple[asyncio.Future[None], ...] = ()
+
+    def set(self) -> None:
+        """Let everybody go on who waits, or will before it is cleared."""
+        self._given = True
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Let nobody go on any more."""
+        self._given = False
+
+    async def wait(self) -> None:
+        """Return once it is set."""
+        if self._given:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting += (waiter,)
+        try:
+            await waiter
+        finally:
+            self._waiting = tuple(other for other in self._waiting if other is not waiter)
+
+
+class Flow(FlowControl):
+    """uvicorn's, for one client: whether what it sends is read, and what it is sent is taken."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = False
+        self.write_paused = False
+        self._taken = Signal()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what waits for it."""
+        if self.write_paused:
+            await self._taken.wait()
+
+    def pause_writing(self) -> None:
+        """Have everybody wait who wants to write."""
+        self.write_paused = True
+        self._taken.clear()
+
+    def resume_writing(self) -> None:
+        """Let them go on."""
+        self.write_paused = False
+        self._taken.set()
