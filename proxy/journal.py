@@ -5,6 +5,9 @@ it last wrote, a second ago at most. Each write is one whole line under a lock; 
 tore is passed over, and what could not be written is kept and tried again. When the file has grown
 far beyond what it says, it is written anew beside itself and takes its own place, so that a crash
 leaves either the one or the other.
+
+Whatever waits for a disk is done in a thread, and whatever computes in slices on the loop: a thread
+that computes would hold up the loop for longer, each time it wants to go on.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,6 +32,9 @@ log = logging.getLogger("proxy")
 FLUSH = 1.0
 """Seconds after which what was counted is written."""
 
+SLICE = 0.001
+"""Seconds of computing after which the loop may serve others."""
+
 RETRY = 10.0
 """The same after a write that failed."""
 
@@ -40,6 +46,9 @@ SMALL = 256 << 10
 
 WORDY = 4
 """How many times the size of what it says a file may have."""
+
+PART = 256 << 10
+"""How much is read at a time, in bytes: nothing else runs while it is searched for lines."""
 
 _MARK = b'{"ledger":'
 """With what every line begins; a file that begins with another is somebody else's."""
@@ -59,9 +68,11 @@ class Journal:
         path = path_of(settings, shared)
         self._file = None if path is None else File(path)
         self._summed = Ledger(self._limit)
-        """What is in the file, as far as it was read."""
-        self._counted = self._summed if self._file is None else Ledger(self._limit)
-        """What was counted and is not in the file yet."""
+        """What is in the file, as far as it was read; without one, all."""
+        self._unwritten = Ledger(self._limit)
+        """What is to be written to it."""
+        self._counted = Ledger(self._limit)
+        """What was counted since that was last looked at."""
         self._one_at_a_time = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._syncing: set[asyncio.Task[None]] = set()
@@ -74,7 +85,7 @@ class Journal:
         """Count an exchange that is over; to be written soon."""
         self._counted.count(record, self._clock())
         self.revision += 1
-        if self._timer is None and self._file is not None:
+        if self._timer is None:
             self._flush_in(FLUSH)
 
     async def ledger(self) -> Ledger:
@@ -83,15 +94,15 @@ class Journal:
         if not self._failed:
             return self._summed
         everything = Ledger(self._limit)
-        everything.add(self._summed)
-        everything.add(self._counted)
+        async with self._one_at_a_time:
+            for part in (self._summed, self._unwritten):
+                await _unhurried(everything.adding(part))
         return everything
 
     async def sync(self) -> None:
         """Write what was counted, and read what others have written; a failure is logged."""
-        if self._file is not None:
-            # Who waits may give up; what was counted is in the hands of this task.
-            await asyncio.shield(self._begin_sync(self._file))
+        # Who waits may give up; what was counted is in the hands of this task.
+        await asyncio.shield(self._begin_sync())
 
     async def close(self) -> None:
         """Write the last, and let go of the file."""
@@ -101,35 +112,60 @@ class Journal:
         if self._file is not None:
             self._file.close()
 
-    async def _sync(self, file: File) -> None:
+    async def _sync(self) -> None:
         async with self._one_at_a_time:
+            await self._collect()
+            if self._file is None:
+                return
             try:
-                await self._write(file)
-                await self._read(file)
+                await self._write(self._file)
+                await self._read(self._file)
             except OSError as error:
                 self._tell_failure(error)
             else:
                 self._failed = False
 
+    async def _collect(self) -> None:
+        """Put what was counted to what is to be written."""
+        if not self._counted.revision:
+            return
+        counted, self._counted = self._counted, Ledger(self._limit)
+        if self._file is not None and not self._unwritten.revision:
+            self._unwritten = counted
+        else:
+            into = self._summed if self._file is None else self._unwritten
+            await _unhurried(into.adding(counted))
+        self.revision += 1
+
     async def _write(self, file: File) -> None:
-        taken, self._counted = self._counted, Ledger(self._limit)
-        try:
-            if taken.revision:
-                await asyncio.to_thread(lambda: file.append(taken.line()))
-        except OSError:
-            taken.add(self._counted)
-            self._counted = taken
-            raise
+        if self._unwritten.revision:
+            lines: list[bytes] = []
+            await _unhurried(_listed(self._unwritten.lines(), lines))
+            await asyncio.to_thread(file.append, lines)
+            self._unwritten = Ledger(self._limit)
 
     async def _read(self, file: File) -> None:
-        anew, news = await asyncio.to_thread(_news, file, self._limit)
-        self.revision += anew or news.revision > 0
-        if anew:
-            self._summed = news
-        elif news.revision:
-            self._summed.add(news)
+        anew, lines = await asyncio.to_thread(file.news)
+        if anew or lines:
+            into = Ledger(self._limit) if anew else self._summed
+            await _unhurried(_reading(lines, into, file.path))
+            self._summed = into
+            self.revision += 1
         if file.read_up_to > self._wordy_at:
-            self._wordy_at = await asyncio.to_thread(_rewrite, file, self._summed)
+            await self._rewrite(file)
+
+    async def _rewrite(self, file: File) -> None:
+        """Write the file anew if it is wordy, and note at what size to look again."""
+        lines: list[bytes] = []
+        await _unhurried(_listed(self._summed.lines(), lines))
+        size = sum(map(len, lines))
+        self._wordy_at = max(SMALL, WORDY * size)
+        if WORDY * size < file.read_up_to:
+            try:
+                await asyncio.to_thread(file.rewrite, lines)
+            except OSError as error:  # as where the file alone is mounted, and not its folder
+                log.warning("ledger: %s cannot be written anew, and grows: %s", file.path, error)
+                self._wordy_at = 2 * file.read_up_to
 
     def _flush_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -137,11 +173,10 @@ class Journal:
 
     def _flush(self) -> None:
         self._timer = None
-        if self._file is not None:
-            self._begin_sync(self._file)
+        self._begin_sync()
 
-    def _begin_sync(self, file: File) -> asyncio.Task[None]:
-        syncing = asyncio.create_task(self._sync(file))
+    def _begin_sync(self) -> asyncio.Task[None]:
+        syncing = asyncio.create_task(self._sync())
         self._syncing.add(syncing)
         syncing.add_done_callback(self._syncing.discard)
         return syncing
@@ -171,12 +206,13 @@ class File:
                 raise OSError(errno.EINVAL, "it is no regular file", str(self.path))
             return os.pread(opened, length, 0)
 
-    def append(self, line: bytes) -> None:
-        """Append one line; raises OSError, after which none of it counts."""
+    def append(self, lines: Iterable[bytes]) -> None:
+        """Append lines; raises OSError, after which none of them counts."""
+        text = b"".join(lines)
         with self.locked() as opened:
             _end_torn_line(opened)
             size = os.fstat(opened).st_size
-            if os.write(opened, line + b"\n") <= len(line):
+            if os.write(opened, text) < len(text):
                 os.ftruncate(opened, size)  # or each attempt would take what space comes free
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
@@ -192,14 +228,18 @@ class File:
             if size < self.read_up_to:  # somebody has emptied it
                 self.read_up_to = 0
                 self._anew = True
-            text = b"".join(_parts(opened, self.read_up_to, size))
-            text = text[: text.rfind(b"\n") + 1]
+            lines: list[bytes] = []
+            torn = b""
+            for part in _parts(opened, self.read_up_to, size):
+                *whole, torn = (torn + part).split(b"\n")
+                lines += [line for line in whole if line.startswith(_MARK)]
+                self.read_up_to += len(part)
+            self.read_up_to -= len(torn)
             anew, self._anew = self._anew, False
-        self.read_up_to += len(text)
-        return anew, [line for line in text.split(b"\n") if line.startswith(_MARK)]
+        return anew, lines
 
-    def rewrite(self, line: bytes) -> None:
-        """Have the file say ``line`` alone, unless somebody has appended what was not read."""
+    def rewrite(self, lines: Iterable[bytes]) -> None:
+        """Have the file say ``lines`` alone, unless somebody has appended what was not read."""
         with self.locked() as opened:
             if os.fstat(opened).st_size != self.read_up_to:
                 return
@@ -207,7 +247,7 @@ class File:
             written = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 with open(written, "wb") as whole:  # noqa: PTH123  (of a descriptor)
-                    whole.write(line + b"\n")
+                    whole.writelines(lines)
                     whole.flush()
                     os.fsync(written)
                 beside.replace(self.path)
@@ -272,31 +312,35 @@ def check(settings: config.Ledger) -> None:
         raise OSError(f"ledger.file {settings.file} is no ledger: name another file, or a new one")
 
 
-def _news(file: File, limit: int) -> tuple[bool, Ledger]:
-    """What was appended to the file, and whether that is all it says."""
-    anew, lines = file.news()
-    news = Ledger(limit)
+def _listed(lines: Iterable[bytes], into: list[bytes]) -> Iterator[None]:
+    """Put ``lines`` into a list, in steps."""
+    for line in lines:
+        into.append(line)
+        yield
+
+
+def _reading(lines: list[bytes], into: Ledger, path: Path) -> Iterator[None]:
+    """Add what the lines of the file say, in steps; what is none of a ledger is told of."""
     unread = 0
     for line in lines:
         try:
-            news.read(jsontext.loads(line))
+            part = Ledger.read(jsontext.loads(line), into.limit)
         except ValueError:
             unread += 1
+        else:
+            yield
+            yield from into.adding(part)
     if unread:
-        log.warning("ledger: %d lines of %s cannot be read, and are not counted", unread, file.path)
-    return anew, news
+        log.warning("ledger: %d lines of %s cannot be read, and are not counted", unread, path)
 
 
-def _rewrite(file: File, summed: Ledger) -> int:
-    """Write the file anew if it is wordy; returns at what size to look again, in bytes."""
-    line = summed.line()
-    if WORDY * len(line) < file.read_up_to:
-        try:
-            file.rewrite(line)
-        except OSError as error:  # as where the file alone is mounted, and not its folder
-            log.warning("ledger: %s cannot be written anew, and grows: %s", file.path, error)
-            return 2 * file.read_up_to
-    return max(SMALL, WORDY * len(line))
+async def _unhurried(steps: Iterator[None]) -> None:
+    """Take all steps, with others served in between."""
+    began = time.monotonic()
+    for _ in steps:
+        if time.monotonic() - began >= SLICE:
+            await asyncio.sleep(0)
+            began = time.monotonic()
 
 
 def _told(error: OSError) -> str:
@@ -329,9 +373,9 @@ def _end_torn_line(opened: int) -> None:
 
 
 def _parts(opened: int, start: int, end: int) -> Iterator[bytes]:
-    """What a file holds between two places."""
+    """What a file holds between two places, in parts."""
     while start < end:
-        part = os.pread(opened, end - start, start)
+        part = os.pread(opened, min(end - start, PART), start)
         if not part:
             return
         start += len(part)

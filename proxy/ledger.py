@@ -4,14 +4,18 @@ Counts only ever grow, and adding two ledgers is adding their counts. So several
 each count for themselves, write down what was added, and sum up what all have written, in any
 order. Strangers choose most of the names in here: each is short, and there are so many and no
 more; what exceeds that is counted as OTHER, never lost.
+
+What takes long for many entries comes in steps, iterators with nothing in them, so that whoever
+has a loop to serve can do so in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from heapq import merge
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from .jsontext import dumps
 from .observe import Record
@@ -46,6 +50,12 @@ END_OF_TIME = 253_402_300_800
 
 FORGET = 10
 """Which part of the entries is summed up, one in so many, when there are too many."""
+
+STEP = 25
+"""How many entries a step handles, and a line holds: a millisecond's work."""
+
+RUN = 2_000
+"""How many entries are sorted in one step."""
 
 _SNAPSHOTS = {
     CompletionsBecameIncremental.__name__: "whole text in every event",
@@ -231,37 +241,57 @@ class Ledger:
             who = (record.key, record.client, record.route, record.model[:LONGEST], version)
         entry = self.entries.get(who)  # type: ignore[call-overload]
         if entry is None:
-            entry = self._entry(Who(*map(_kept, who)), now)
+            entry = self._held(Who(*map(_kept, who)), Entry(now, now))
         entry.count(record, now, translated=translated, passed=not (translated or unread))
         if not unread:
             self.hours.count(now, version, translated=translated)
             self.days.count(now, version, translated=translated)
         self.revision += 1
 
-    def add(self, other: Ledger) -> None:
-        """Add all that ``other`` counted."""
-        for who, entry in other.entries.items():
-            self._entry(who, entry.first).add(entry)
+    def adding(self, other: Ledger) -> Iterator[None]:
+        """Add all that ``other`` counted, in steps."""
+        for number, who in enumerate(list(other.entries), 1):
+            entry, mine = other.entries[who], self.entries.get(who)
+            if mine is None:
+                if len(self.entries) >= self.limit:
+                    yield from self._making_room()
+                mine = self.entries[who] = Entry(entry.first, entry.last)
+            mine.add(entry)
+            if number % STEP == 0:
+                yield
         if other.others is not None:
             self._sum_up(other.others, other.summed_up)
         self.hours.add(other.hours.spans.items())
         self.days.add(other.days.spans.items())
         self.revision += 1
+        yield
 
-    def _entry(self, who: Who, now: float) -> Entry:
+    def _held(self, who: Who, new: Entry) -> Entry:
+        """The entry of ``who``, which is ``new`` if there was none."""
         entry = self.entries.get(who)
         if entry is None:
             if len(self.entries) >= self.limit:
-                self._make_room()
-            entry = self.entries[who] = Entry(now, now)
+                for _ in self._making_room():
+                    pass
+            entry = self.entries[who] = new
         return entry
 
-    def _make_room(self) -> None:
+    def _making_room(self) -> Iterator[None]:
         """Sum up those that have been gone for longest: who still calls stays to be seen."""
-        by_age = sorted(self.entries.items(), key=lambda item: item[1].last)
-        for who, entry in by_age[: -(-self.limit // FORGET)]:
-            del self.entries[who]
-            self._sum_up(entry, 1)
+
+        def last(who: Who) -> float:
+            return self.entries[who].last
+
+        everyone = list(self.entries)
+        runs = []
+        for start in range(0, len(everyone), RUN):
+            runs.append(sorted(everyone[start : start + RUN], key=last))
+            yield
+        leaving = islice(merge(*runs, key=last), -(-self.limit // FORGET))
+        for number, who in enumerate(list(leaving), 1):
+            self._sum_up(self.entries.pop(who), 1)
+            if number % STEP == 0:
+                yield
 
     def _sum_up(self, entry: Entry, count: int) -> None:
         if self.others is None:
@@ -271,37 +301,40 @@ class Ledger:
 
     # As text, to be read again.
 
-    def line(self) -> bytes:
-        """All of it as one line of JSON."""
+    def lines(self) -> Iterator[bytes]:
+        """All of it as lines of JSON, each a ledger; together they add up to this one."""
+        everyone = list(self.entries)
         others = self.others
-        return dumps(
-            {
-                "ledger": 1,
-                "entries": [[*who, entry.told()] for who, entry in self.entries.items()],
-                "others": None if others is None else [self.summed_up, others.told()],
-                "hours": list(self.hours.spans.items()),
-                "days": list(self.days.spans.items()),
-            }
-        )
+        rest: dict[str, Any] = {
+            "others": None if others is None else [self.summed_up, others.told()],
+            "hours": list(self.hours.spans.items()),
+            "days": list(self.days.spans.items()),
+        }
+        for start in range(0, max(len(everyone), 1), STEP):
+            part = [[*who, self.entries[who].told()] for who in everyone[start : start + STEP]]
+            yield dumps({"ledger": 1, "entries": part, **rest}) + b"\n"
+            rest = {"others": None, "hours": [], "days": []}
 
-    def read(self, told: Any) -> None:
-        """Add what ``line`` wrote, parsed; raises ValueError, having added nothing, for another."""
-        part = Ledger(self.limit)
+    @classmethod
+    def read(cls, told: Any, limit: int) -> Self:
+        """What a line says, parsed; raises ValueError for one of another kind."""
+        made = cls(limit)
         try:
             if told["ledger"] != 1:
                 raise ValueError("the form of the line is not known")
             for *names, entry in told["entries"]:
                 who = Who(*map(_kept, map(str, names)))
                 read = Entry.read(entry)
-                part._entry(who, read.first).add(read)
+                if (held := made._held(who, read)) is not read:
+                    held.add(read)
             if told["others"] is not None:
                 count, others = told["others"]
-                part._sum_up(Entry.read(others), int(count))
-            part.hours.add((int(number), span) for number, span in told["hours"])
-            part.days.add((int(number), span) for number, span in told["days"])
+                made._sum_up(Entry.read(others), int(count))
+            made.hours.add((int(number), span) for number, span in told["hours"])
+            made.days.add((int(number), span) for number, span in told["days"])
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError("the line is not one of a ledger") from error
-        self.add(part)
+        return made
 
 
 def _features(record: Record) -> Iterator[str]:

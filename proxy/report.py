@@ -1,7 +1,7 @@
 """The ledger as others read it: JSON for the page and for programs, CSV for spreadsheets.
 
 Both come in parts, between which there is time for other work: ten thousand entries take a while.
-Times are in UTC (RFC 3339).
+Some parts are empty, and stand for that time alone. Times are in UTC (RFC 3339).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,8 +20,11 @@ from .versions import dates
 RECENT = 30
 """Within how many days somebody was seen who still counts as one that needs the proxy."""
 
-PART = 100
+PART = 25
 """How many entries are printed at a time."""
+
+LOOK = 1_000
+"""How many entries are looked at at a time."""
 
 COLUMNS = (
     *("key", "client", "route", "version", "model", "answered_by", "first", "last"),
@@ -35,7 +38,8 @@ _FORMULA = re.compile(r"\s*[=+@\-\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 def as_json(ledger: Ledger, now: float) -> Iterator[bytes]:
     """The ledger as one JSON object whose last member, ``entries``, is the longest."""
-    yield dumps(_head(ledger, now))[:-1] + b',"entries":['
+    head = yield from _head(ledger, now)
+    yield dumps(head)[:-1] + b',"entries":['
     comma = b""
     for part in _parts(ledger):
         yield comma + b",".join(dumps(_row(who, entry)) for who, entry in part)
@@ -55,17 +59,19 @@ def as_csv(ledger: Ledger) -> Iterator[bytes]:
 
 def _parts(ledger: Ledger) -> Iterator[list[tuple[Who, Entry]]]:
     """The entries as they are now, though others come in between."""
-    entries = list(ledger.entries.items())
-    for start in range(0, len(entries), PART):
-        yield entries[start : start + PART]
+    everyone = list(ledger.entries)
+    for start in range(0, len(everyone), PART):
+        held = ((who, ledger.entries.get(who)) for who in everyone[start : start + PART])
+        yield [(who, entry) for who, entry in held if entry is not None]
 
 
-def _head(ledger: Ledger, now: float) -> dict[str, Any]:
+def _head(ledger: Ledger, now: float) -> Generator[bytes, None, dict[str, Any]]:
     others = ledger.others
+    answer = yield from _summing_up(ledger, now)
     return {
         "now": _time(now),
         "versions": dates(),
-        "summary": summary(ledger, now),
+        "summary": answer,
         "limit": ledger.limit,
         "others": None if others is None else {"entries": ledger.summed_up, **_counts(others)},
         "hours": _spans(ledger.hours, now),
@@ -73,27 +79,36 @@ def _head(ledger: Ledger, now: float) -> dict[str, Any]:
     }
 
 
-def summary(ledger: Ledger, now: float) -> dict[str, Any]:
+def _summing_up(ledger: Ledger, now: float) -> Generator[bytes, None, dict[str, Any]]:
     """The answer in short: who needed the proxy in the last days, and what part no longer does.
 
     ``clients`` and ``keys`` are those who did, ``last`` is when the last of all did, None for
     never. ``translated`` and ``passed`` are exchanges of those days.
     """
     since = now - RECENT * DAY
-    needing = [(who, entry) for who, entry in ledger.entries.items() if entry.translated]
-    recent = [who for who, entry in needing if entry.last >= since]
+    clients, keys, versions = set(), set(), set()
+    last = None
+    for number, who in enumerate(list(ledger.entries), 1):
+        entry = ledger.entries.get(who)
+        if entry is not None and entry.translated:
+            last = entry.last if last is None else max(last, entry.last)
+            if entry.last >= since:
+                clients.add(who.client)
+                keys.add(who.key)
+                versions.add(who.version)
+        if number % LOOK == 0:
+            yield b""
     spans = [
         counts
-        for number, versions in ledger.days.spans.items()
+        for number, counted in ledger.days.spans.items()
         if number >= since // DAY
-        for counts in versions.values()
+        for counts in counted.values()
     ]
-    last = max((entry.last for _, entry in needing), default=None)
     return {
         "days": RECENT,
-        "clients": len({who.client for who in recent}),
-        "keys": len({who.key for who in recent} - {UNKNOWN}),
-        "versions": sorted({who.version for who in recent}),
+        "clients": len(clients),
+        "keys": len(keys - {UNKNOWN}),
+        "versions": sorted(versions),
         "last": None if last is None else _time(last),
         "translated": sum(translated for translated, _ in spans),
         "passed": sum(passed for _, passed in spans),

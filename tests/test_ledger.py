@@ -12,7 +12,7 @@ import re
 import resource
 import signal
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import permutations
 from pathlib import Path
@@ -36,14 +36,14 @@ from support import (
     settings,
 )
 
-from proxy import config, journal, jsontext, ledger
+from proxy import config, journal, jsontext, ledger, report
 from proxy.app import App
 from proxy.cli import main
 from proxy.journal import Journal
 from proxy.ledger import NOBODY, OTHER, Entry, Ledger, Who
 from proxy.metrics import Metrics
 from proxy.observe import Record
-from proxy.report import as_csv, as_json, summary
+from proxy.report import as_csv, as_json
 from proxy.server import read_again, running
 
 pytestmark = pytest.mark.anyio
@@ -91,6 +91,21 @@ def told(of: Ledger, now: float = NOW) -> dict[str, Any]:
     """A ledger as programs read it."""
     read: dict[str, Any] = json.loads(b"".join(as_json(of, now)))
     return read
+
+
+def summary(of: Ledger, now: float) -> dict[str, Any]:
+    """What it answers in short."""
+    short: dict[str, Any] = told(of, now)["summary"]
+    return short
+
+
+def sum_of(lines: Iterable[bytes], limit: int = 100) -> Ledger:
+    """What lines say together."""
+    made = Ledger(limit)
+    for line in lines:
+        for _ in made.adding(Ledger.read(jsontext.loads(line), limit)):
+            pass
+    return made
 
 
 def total(of: Ledger) -> int:
@@ -203,6 +218,18 @@ def test_there_are_so_many_entries_and_those_gone_for_longest_are_summed_up() ->
     assert others["first"] == "2027-01-15T08:00:00Z"
 
 
+def test_who_has_been_gone_for_longest_is_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "RUN", 7)
+    made = Ledger(100)
+    for number in range(100):
+        made.count(record(key=f"{number}"), NOW + number * 37 % 100)  # in no order
+    made.count(record(key="one more"), NOW + 100)
+    assert {who.key for who in made.entries} == {
+        "one more",
+        *(f"{number}" for number in range(100) if number * 37 % 100 >= 10),
+    }
+
+
 def test_names_are_short_and_few_and_can_be_written() -> None:
     many = tuple(f"parameter {n} " + "x" * 500 for n in range(1_000))
     made = counted(record(model="m" * 5_000), record(dropped=many), record(model="\ud800"))
@@ -217,14 +244,12 @@ def test_names_are_short_and_few_and_can_be_written() -> None:
         made.count(record(dropped=(name,)), NOW)
     assert len(dropped) <= ledger.NAMES + 1
     assert dropped[OTHER] == 1_008 - ledger.NAMES
-    again = Ledger(100)
-    again.read(jsontext.loads(made.line()))
-    assert told(again) == told(made)
+    assert told(sum_of(made.lines())) == told(made)
 
 
 def test_a_key_that_has_gone_astray_is_not_kept() -> None:
     made = counted(*[record(model="sk-ant-hunter2", dropped=("sk-hunter2",))] * 2)
-    assert b"hunter2" not in made.line()
+    assert b"hunter2" not in b"".join(made.lines())
     assert total(made) == 2
 
 
@@ -255,12 +280,9 @@ def test_the_order_in_which_ledgers_are_added_does_not_matter() -> None:
         counted(record(streams=True, answered_by="x"), now=NOW + 90),
         counted(record(ended="crashed"), record(key="other"), now=NOW - 86_400),
     ]
-    lines = [part.line() for part in parts]
     sums = set()
-    for order in permutations(lines):
-        made = Ledger(100)
-        for line in order:
-            made.read(jsontext.loads(line))
+    for order in permutations(line for part in parts for line in part.lines()):
+        made = sum_of(order)
         shown = told(made)
         shown["entries"].sort(key=lambda row: (row["key"], row["version"]))
         sums.add(json.dumps(shown, sort_keys=True))
@@ -270,7 +292,7 @@ def test_the_order_in_which_ledgers_are_added_does_not_matter() -> None:
 
 def line_of_one(last: str) -> str:
     """A line with one entry, last seen at the time that ``last`` writes."""
-    text = counted(record()).line().decode()
+    text = b"".join(counted(record()).lines()).decode()
     return re.sub(r'"last":[^,]+', f'"last":{last}', text)
 
 
@@ -291,12 +313,9 @@ def line_of_one(last: str) -> str:
         *(line_of_one(last=time).encode() for time in ("1e999", "1e300", "253402300800", "-1")),
     ],
 )
-def test_a_line_that_is_none_adds_nothing(line: bytes) -> None:
-    made = counted(record())
-    before = made.line()
+def test_a_line_that_is_none_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"line|number|unpack|literal|time"):
-        made.read(jsontext.loads(line))
-    assert made.line() == before
+        Ledger.read(jsontext.loads(line), 100)
 
 
 def test_an_entry_is_read_as_it_was_written() -> None:
@@ -444,13 +463,35 @@ async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
             await each.sync()
         largest = max(largest, file.stat().st_size)
         assert total(await one.ledger()) == 2 * count
-    assert largest < 10_000 < 200 * len(counted(record()).line())
+    assert largest < 10_000 < 200 * len(b"".join(counted(record()).lines()))
     assert total(await other.ledger()) == 200
     await one.close()
     await other.close()
     assert await sums(file) == 200
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["ledger"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("kept_in", [None, "ledger"])
+async def test_many_entries_leave_time_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_in: str | None
+) -> None:
+    monkeypatch.setattr(journal, "SLICE", 0.0)
+    one = Journal(config.Ledger(kept_in and str(tmp_path / kept_in), 1_000), clock=lambda: NOW)
+    for number in range(1_100):
+        one.count(record(key=f"{number}"))
+    syncing = asyncio.create_task(one.sync())
+    turns = 0
+    while not syncing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 1_000 / ledger.STEP
+    found = await one.ledger()
+    assert total(found) == 1_100
+    assert max(line.count(b'"first"') for line in found.lines()) <= ledger.STEP + 1  # the others
+    for parts in (as_json(found, NOW), as_csv(found)):
+        assert max(part.count(b"anthropic-python") for part in parts) <= report.PART
+    await one.close()
 
 
 @pytest.mark.parametrize("way", [Path.unlink, lambda file: os.truncate(file, 0)])
