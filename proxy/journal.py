@@ -199,13 +199,6 @@ class File:
         self._opened: int | None = None
         self._anew = True
 
-    def beginning(self, length: int) -> bytes:
-        """Its first bytes, which are none if it is new; raises OSError if it cannot be written."""
-        with self.locked() as opened:
-            if not stat.S_ISREG(os.fstat(opened).st_mode):  # /dev/null takes all and keeps nothing
-                raise OSError(errno.EINVAL, "it is no regular file", str(self.path))
-            return os.pread(opened, length, 0)
-
     def append(self, lines: Iterable[bytes]) -> None:
         """Append lines; raises OSError, after which none of them counts."""
         text = b"".join(lines)
@@ -224,13 +217,9 @@ class File:
         with self.locked() as opened:
             with suppress(OSError):  # a full disk can still be read
                 _end_torn_line(opened)
-            size = os.fstat(opened).st_size
-            if size < self.read_up_to:  # somebody has emptied it
-                self.read_up_to = 0
-                self._anew = True
             lines: list[bytes] = []
             torn = b""
-            for part in _parts(opened, self.read_up_to, size):
+            for part in _parts(opened, self.read_up_to, os.fstat(opened).st_size):
                 *whole, torn = (torn + part).split(b"\n")
                 lines += [line for line in whole if line.startswith(_MARK)]
                 self.read_up_to += len(part)
@@ -269,6 +258,7 @@ class File:
             _lock(opened, self.path)
             try:
                 if self._bears_the_name(opened):
+                    self._heed_size(opened)
                     yield opened
                     return
             finally:
@@ -278,11 +268,24 @@ class File:
 
     def _open(self) -> int:
         if self._opened is None:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._opened = os.open(self.path, flags, 0o600)
+            # What is no file may make whoever opens it wait for another; this says no.
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+            opened = os.open(self.path, flags, 0o600)
+            try:
+                _check_kind(opened, self.path)
+            except OSError:
+                os.close(opened)
+                raise
+            self._opened = opened
             self.read_up_to = 0
             self._anew = True
         return self._opened
+
+    def _heed_size(self, opened: int) -> None:
+        """Begin anew where somebody has emptied the file, before anything is added to it."""
+        if os.fstat(opened).st_size < self.read_up_to:
+            self.read_up_to = 0
+            self._anew = True
 
     def _bears_the_name(self, opened: int) -> bool:
         with suppress(FileNotFoundError):
@@ -303,13 +306,20 @@ def check(settings: config.Ledger) -> None:
         return
     file = File(Path(settings.file))
     try:
-        first = file.beginning(len(_MARK))
+        with file.locked():
+            pass
     except OSError as error:
         raise OSError(_told(error)) from error
     finally:
         file.close()
-    if not _MARK.startswith(first):
-        raise OSError(f"ledger.file {settings.file} is no ledger: name another file, or a new one")
+
+
+def _check_kind(opened: int, path: Path) -> None:
+    """See that lines can be kept there and are at home there; raises OSError."""
+    if not stat.S_ISREG(os.fstat(opened).st_mode):  # /dev/null takes all and keeps nothing
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if not _MARK.startswith(os.pread(opened, len(_MARK), 0)):
+        raise OSError(errno.EINVAL, "it is no ledger: name another file, or a new one", str(path))
 
 
 def _listed(lines: Iterable[bytes], into: list[bytes]) -> Iterator[None]:

@@ -472,6 +472,68 @@ async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
     assert os.listdir(tmp_path) == ["ledger"]  # noqa: PTH208
 
 
+async def test_a_file_that_was_emptied_begins_anew_though_it_is_longer_at_once(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await one.sync()
+    file.write_bytes(b"")
+    for number in range(9):
+        one.count(record(key=f"{number}"))
+    assert total(await one.ledger()) == 9
+    await one.close()
+    assert await sums(file) == 9
+
+
+@contextmanager
+def in_place_of(file: Path, kind: str) -> Iterator[None]:
+    """Have something else bear the name of a file for a while."""
+    away = file.with_name("away")
+    file.rename(away)
+    match kind:
+        case "pipe":
+            os.mkfifo(file)
+        case "directory":
+            file.mkdir()
+        case "foreign":
+            file.write_text("my own notes")
+        case "loop":
+            file.symlink_to(file)
+        case _:
+            file.symlink_to(kind)
+    yield
+    if kind == "directory":
+        file.rmdir()
+    else:
+        file.unlink()
+    away.rename(file)
+
+
+@pytest.mark.parametrize(
+    "kind", ["pipe", "directory", "foreign", "loop", "/dev/zero", "/dev/full", "/dev/null"]
+)
+async def test_what_is_no_ledger_takes_nothing_and_keeps_nobody_waiting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await one.sync()
+    with in_place_of(file, kind):
+        async with asyncio.timeout(PATIENCE):
+            for count in range(2, 5):
+                one.count(record(key=f"{count}"))
+                assert total(await one.ledger()) == count
+        if kind == "foreign":
+            assert file.read_text() == "my own notes"
+    assert caplog.text.count("cannot be written") == 1
+    assert total(await one.ledger()) == 4
+    await one.close()
+    assert await sums(file) == 4
+
+
 @pytest.mark.parametrize("kept_in", [None, "ledger"])
 async def test_many_entries_leave_time_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_in: str | None
@@ -569,7 +631,7 @@ def test_a_file_that_cannot_be_written_ends_the_start(
         tmp_path: "cannot be written: Is a directory",
         tmp_path / "missing" / "ledger": "cannot be written: No such file or directory",
         Path("/dev/null"): "cannot be written: it is no regular file",
-        foreign: "is no ledger: name another file, or a new one",
+        foreign: "cannot be written: it is no ledger: name another file, or a new one",
     }
     for path, why in cases.items():
         with pytest.raises(OSError, match=re.escape(f"ledger.file {path} {why}")):
@@ -585,10 +647,10 @@ def test_a_file_that_cannot_be_written_ends_the_start(
 def test_who_may_not_write_the_file_is_told_as_whom_it_was_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*_: object) -> bytes:  # the suite may run as root, who is refused nothing
+    def refused(*_: object) -> None:  # the suite may run as root, who is refused nothing
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
 
-    monkeypatch.setattr(journal.File, "beginning", refused)
+    monkeypatch.setattr(journal.File, "locked", refused)
     told = f"{tmp_path} cannot be written: Permission denied: uid {os.geteuid()} must be allowed to"
     with pytest.raises(OSError, match=re.escape(told)):
         journal.check(config.Ledger(str(tmp_path / "ledger")))
