@@ -96,7 +96,7 @@ class Journal:
         everything = Ledger(self._limit)
         async with self._one_at_a_time:
             for part in (self._summed, self._unwritten):
-                await _unhurried(everything.adding(part))
+                await _unhurried(everything.adding(part, self._clock()))
         return everything
 
     async def sync(self) -> None:
@@ -134,7 +134,7 @@ class Journal:
             self._unwritten = counted
         else:
             into = self._summed if self._file is None else self._unwritten
-            await _unhurried(into.adding(counted))
+            await _unhurried(into.adding(counted, self._clock()))
         self.revision += 1
 
     async def _write(self, file: File) -> None:
@@ -148,7 +148,7 @@ class Journal:
         anew, lines = await asyncio.to_thread(file.news)
         if anew or lines:
             into = Ledger(self._limit) if anew else self._summed
-            await _unhurried(_reading(lines, into, file.path))
+            await _unhurried(_reading(lines, into, self._clock(), file.path))
             self._summed = into
             self.revision += 1
         if file.read_up_to > self._wordy_at:
@@ -329,17 +329,17 @@ def _listed(lines: Iterable[bytes], into: list[bytes]) -> Iterator[None]:
         yield
 
 
-def _reading(lines: list[bytes], into: Ledger, path: Path) -> Iterator[None]:
+def _reading(lines: list[bytes], into: Ledger, now: float, path: Path) -> Iterator[None]:
     """Add what the lines of the file say, in steps; what is none of a ledger is told of."""
     unread = 0
     for line in lines:
         try:
-            part = Ledger.read(jsontext.loads(line), into.limit)
+            part = Ledger.read(jsontext.loads(line), into.limit, now)
         except ValueError:
             unread += 1
         else:
             yield
-            yield from into.adding(part)
+            yield from into.adding(part, now)
     if unread:
         log.warning("ledger: %d lines of %s cannot be read, and are not counted", unread, path)
 

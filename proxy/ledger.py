@@ -5,6 +5,8 @@ each count for themselves, write down what was added, and sum up what all have w
 order. Strangers choose most of the names in here: each is short, and there are so many and no
 more; what exceeds that is counted as OTHER, never lost.
 
+Clocks are set: a time that lies ahead of now is kept, but believed only where there is no other.
+
 What takes long for many entries comes in steps, iterators with nothing in them, so that whoever
 has a loop to serve can do so in between.
 """
@@ -47,6 +49,9 @@ HOURS, DAYS = 72, 90
 
 END_OF_TIME = 253_402_300_800
 """The first second of the year 10000, which RFC 3339 cannot write."""
+
+AHEAD = HOUR
+"""How far from now a time may lie in the future and be believed: clocks differ, and are set."""
 
 FORGET = 10
 """Which part of the entries is summed up, one in so many, when there are too many."""
@@ -116,7 +121,10 @@ class Entry:
 
     def count(self, record: Record, now: float, *, translated: bool, passed: bool) -> None:
         """Add one exchange that is over ``now``."""
-        self.last = max(self.last, now)  # clocks are set back now and then
+        # Clocks are set back now and then. Without a call this costs a third.
+        if now < self.first:  # noqa: PLR1730
+            self.first = now
+        self.last = now
         self.exchanges += 1
         self.translated += translated
         self.passed += passed
@@ -136,12 +144,15 @@ class Entry:
             _count(self.features, feature)
         self.streams += record.streams
 
-    def add(self, other: Entry) -> None:
+    def add(self, other: Entry, now: float) -> None:
         """Add what ``other`` counted."""
-        if other.last >= self.last and other.answered_by != UNKNOWN:
+        last = max(self.last, other.last)
+        if last > now + AHEAD:
+            last = min(self.last, other.last)
+        if last == other.last and other.answered_by != UNKNOWN:
             self.answered_by = other.answered_by
         self.first = min(self.first, other.first)
-        self.last = max(self.last, other.last)
+        self.last = last
         self.exchanges += other.exchanges
         self.translated += other.translated
         self.passed += other.passed
@@ -177,8 +188,8 @@ _FIELDS = fields(Entry)
 class Buckets:
     """How many exchanges there were in each of the last ``kept`` spans of ``seconds``.
 
-    ``spans`` maps the number of a span since 1970 to, by version, how many were translated and how
-    many passed through.
+    As many are kept that lie ahead of now: it may be now that is wrong. ``spans`` maps the number
+    of a span since 1970 to, by version, how many were translated and how many passed through.
     """
 
     def __init__(self, seconds: int, kept: int) -> None:
@@ -190,27 +201,30 @@ class Buckets:
         """Add one exchange."""
         span = self.spans.get(number := int(now) // self.seconds)
         if span is None:
-            span = self._new(number)
+            span = self._new(number, now)
         counts = span.get(version) or span.setdefault(version, [0, 0])
         counts[not translated] += 1
 
-    def add(self, told: Iterable[tuple[int, dict[str, list[int]]]]) -> None:
+    def add(self, told: Iterable[tuple[int, dict[str, list[int]]]], now: float) -> None:
         """Add what others counted; raises what strange values raise."""
         for number, versions in told:
             _moment(number * self.seconds)
             span = self.spans.get(number)
             if span is None:
-                span = self._new(number)
+                span = self._new(number, now)
             for version, (translated, passed) in versions.items():
                 known = version in span or len(span) < NAMES
                 counts = span.setdefault(_kept(version) if known else OTHER, [0, 0])
                 counts[0] += int(translated)
                 counts[1] += int(passed)
 
-    def _new(self, number: int) -> dict[str, list[int]]:
+    def _new(self, number: int, now: float) -> dict[str, list[int]]:
         span = self.spans[number] = {}
-        while len(self.spans) > self.kept:
-            del self.spans[min(self.spans)]
+        latest = (now + AHEAD) // self.seconds
+        past = sorted(each for each in self.spans if each <= latest)
+        ahead = sorted(each for each in self.spans if each > latest)
+        for excess in (*past[: -self.kept], *ahead[self.kept :]):
+            del self.spans[excess]
         return span
 
 
@@ -241,46 +255,47 @@ class Ledger:
             who = (record.key, record.client, record.route, record.model[:LONGEST], version)
         entry = self.entries.get(who)  # type: ignore[call-overload]
         if entry is None:
-            entry = self._held(Who(*map(_kept, who)), Entry(now, now))
+            entry = self._held(Who(*map(_kept, who)), Entry(now, now), now)
         entry.count(record, now, translated=translated, passed=not (translated or unread))
         if not unread:
             self.hours.count(now, version, translated=translated)
             self.days.count(now, version, translated=translated)
         self.revision += 1
 
-    def adding(self, other: Ledger) -> Iterator[None]:
+    def adding(self, other: Ledger, now: float) -> Iterator[None]:
         """Add all that ``other`` counted, in steps."""
         for number, who in enumerate(list(other.entries), 1):
             entry, mine = other.entries[who], self.entries.get(who)
             if mine is None:
                 if len(self.entries) >= self.limit:
-                    yield from self._making_room()
+                    yield from self._making_room(now)
                 mine = self.entries[who] = Entry(entry.first, entry.last)
-            mine.add(entry)
+            mine.add(entry, now)
             if number % STEP == 0:
                 yield
         if other.others is not None:
-            self._sum_up(other.others, other.summed_up)
-        self.hours.add(other.hours.spans.items())
-        self.days.add(other.days.spans.items())
+            self._sum_up(other.others, other.summed_up, now)
+        self.hours.add(other.hours.spans.items(), now)
+        self.days.add(other.days.spans.items(), now)
         self.revision += 1
         yield
 
-    def _held(self, who: Who, new: Entry) -> Entry:
+    def _held(self, who: Who, new: Entry, now: float) -> Entry:
         """The entry of ``who``, which is ``new`` if there was none."""
         entry = self.entries.get(who)
         if entry is None:
             if len(self.entries) >= self.limit:
-                for _ in self._making_room():
+                for _ in self._making_room(now):
                     pass
             entry = self.entries[who] = new
         return entry
 
-    def _making_room(self) -> Iterator[None]:
+    def _making_room(self, now: float) -> Iterator[None]:
         """Sum up those that have been gone for longest: who still calls stays to be seen."""
 
         def last(who: Who) -> float:
-            return self.entries[who].last
+            seen = self.entries[who].last
+            return seen if seen <= now + AHEAD else 0.0
 
         everyone = list(self.entries)
         runs = []
@@ -289,14 +304,14 @@ class Ledger:
             yield
         leaving = islice(merge(*runs, key=last), -(-self.limit // FORGET))
         for number, who in enumerate(list(leaving), 1):
-            self._sum_up(self.entries.pop(who), 1)
+            self._sum_up(self.entries.pop(who), 1, now)
             if number % STEP == 0:
                 yield
 
-    def _sum_up(self, entry: Entry, count: int) -> None:
+    def _sum_up(self, entry: Entry, count: int, now: float) -> None:
         if self.others is None:
             self.others = Entry(entry.first, entry.last)
-        self.others.add(entry)
+        self.others.add(entry, now)
         self.summed_up += count
 
     # As text, to be read again.
@@ -316,7 +331,7 @@ class Ledger:
             rest = {"others": None, "hours": [], "days": []}
 
     @classmethod
-    def read(cls, told: Any, limit: int) -> Self:
+    def read(cls, told: Any, limit: int, now: float) -> Self:
         """What a line says, parsed; raises ValueError for one of another kind."""
         made = cls(limit)
         try:
@@ -325,13 +340,13 @@ class Ledger:
             for *names, entry in told["entries"]:
                 who = Who(*map(_kept, map(str, names)))
                 read = Entry.read(entry)
-                if (held := made._held(who, read)) is not read:
-                    held.add(read)
+                if (held := made._held(who, read, now)) is not read:
+                    held.add(read, now)
             if told["others"] is not None:
                 count, others = told["others"]
-                made._sum_up(Entry.read(others), int(count))
-            made.hours.add((int(number), span) for number, span in told["hours"])
-            made.days.add((int(number), span) for number, span in told["days"])
+                made._sum_up(Entry.read(others), int(count), now)
+            made.hours.add(((int(number), span) for number, span in told["hours"]), now)
+            made.days.add(((int(number), span) for number, span in told["days"]), now)
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError("the line is not one of a ledger") from error
         return made

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .jsontext import dumps
-from .ledger import DAY, UNKNOWN, Buckets, Counts, Entry, Ledger, Who
+from .ledger import AHEAD, DAY, UNKNOWN, Buckets, Counts, Entry, Ledger, Who
 from .versions import dates
 
 RECENT = 30
@@ -101,7 +101,7 @@ def _summing_up(ledger: Ledger, now: float) -> Generator[bytes, None, dict[str, 
     spans = [
         counts
         for number, counted in ledger.days.spans.items()
-        if number >= since // DAY
+        if since // DAY <= number <= (now + AHEAD) // DAY
         for counts in counted.values()
     ]
     return {
@@ -117,11 +117,11 @@ def _summing_up(ledger: Ledger, now: float) -> Generator[bytes, None, dict[str, 
 
 def _spans(buckets: Buckets, now: float) -> list[list[Any]]:
     """Those within reach of ``now``, oldest first, each as its start and its counts."""
-    oldest = now // buckets.seconds - buckets.kept
+    oldest, latest = now // buckets.seconds - buckets.kept, (now + AHEAD) // buckets.seconds
     return [
         [_time(number * buckets.seconds), versions]
         for number, versions in sorted(buckets.spans.items())
-        if number > oldest
+        if oldest < number <= latest
     ]
 
 

@@ -99,11 +99,11 @@ def summary(of: Ledger, now: float) -> dict[str, Any]:
     return short
 
 
-def sum_of(lines: Iterable[bytes], limit: int = 100) -> Ledger:
+def sum_of(lines: Iterable[bytes], limit: int = 100, now: float = NOW) -> Ledger:
     """What lines say together."""
     made = Ledger(limit)
     for line in lines:
-        for _ in made.adding(Ledger.read(jsontext.loads(line), limit)):
+        for _ in made.adding(Ledger.read(jsontext.loads(line), limit, now), now):
             pass
     return made
 
@@ -271,6 +271,64 @@ def test_the_csv_tells_the_others_too() -> None:
     assert sum(int(row["exchanges"]) for row in rows) == 101
 
 
+# What clocks may do to it.
+
+
+def test_a_clock_that_was_set_back_is_believed() -> None:
+    made = Ledger(100)
+    for now in (NOW, NOW - 3_600):
+        made.count(record(), now)
+    (entry,) = made.entries.values()
+    assert (entry.first, entry.last) == (NOW - 3_600, NOW - 3_600)
+    shown = told(made, NOW - 3_600)
+    assert [time for time, _ in shown["hours"]] == ["2027-01-15T07:00:00Z", "2027-01-15T08:00:00Z"]
+
+
+TEN_YEARS = 3_652 * 86_400
+
+
+async def ledger_of_a_clock(file: str | None, *moments: float) -> Ledger:
+    """What is counted by a journal whose clock shows these one after the other."""
+    now = moments[0]
+    one = Journal(config.Ledger(file, 100), clock=lambda: now)
+    for now in moments:  # noqa: B007  (the clock looks at it)
+        one.count(record())
+        await one.sync()
+    found = await one.ledger()
+    await one.close()
+    return found
+
+
+@pytest.mark.parametrize("kept_in", [None, "ledger"])
+async def test_a_clock_that_was_ten_years_ahead_for_long_hides_nothing(
+    tmp_path: Path, kept_in: str | None
+) -> None:
+    file = kept_in and str(tmp_path / kept_in)
+    ahead = [
+        NOW + years + hour * 3_600 for years in (2 * TEN_YEARS, TEN_YEARS) for hour in range(100)
+    ]
+    since = [NOW + hour * 3_600 for hour in range(100)]
+    found = await ledger_of_a_clock(file, NOW, *ahead, *since)
+    assert total(found) == 1 + len(ahead) + len(since)
+    (entry,) = found.entries.values()
+    assert (entry.first, entry.last) == (NOW, since[-1])
+    shown = told(found, since[-1])
+    assert shown["summary"]["last"] == "2027-01-19T11:00:00Z"
+    assert len(shown["hours"]) == ledger.HOURS
+    assert shown["hours"][-1][0] == "2027-01-19T11:00:00Z"
+    assert shown["summary"]["translated"] == 101  # those of this month
+    assert len(found.hours.spans) <= 2 * ledger.HOURS
+
+
+def test_who_was_seen_at_an_impossible_time_makes_room_first() -> None:
+    made = counted(*(record(key=f"{n}") for n in range(90)), now=NOW + TEN_YEARS)
+    for n in range(100):
+        made.count(record(key=f"now {n}"), NOW + n)
+    held = {who.key for who in made.entries}
+    assert {f"now {n}" for n in range(100)} & held == {f"now {n}" for n in range(100)}
+    assert total(made) == 190
+
+
 # How ledgers add up.
 
 
@@ -315,7 +373,7 @@ def line_of_one(last: str) -> str:
 )
 def test_a_line_that_is_none_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"line|number|unpack|literal|time"):
-        Ledger.read(jsontext.loads(line), 100)
+        Ledger.read(jsontext.loads(line), 100, NOW)
 
 
 def test_an_entry_is_read_as_it_was_written() -> None:
