@@ -9,6 +9,7 @@ Names and units are as https://prometheus.io/docs/practices/naming/ asks for.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,11 +28,14 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from .errors import STATUS_OF_TYPE, InvalidVersion, UnsupportedVersion, VersionRequired
 from .observe import Record
 from .versions import droppable
+
+log = logging.getLogger("proxy")
 
 __all__ = ["CONTENT_TYPE", "Metrics", "reserve"]
 
@@ -58,6 +62,9 @@ FOLDER = "metrics"
 SPACE = {"counter": 512 << 10, "histogram": 1 << 20, "gauge_livesum": 64 << 10}
 """What each process that shares its figures sets aside for them at the start, in bytes, by the
 prefix of its files' names. It takes all COMBINATIONS, and the durations of some sixty routes."""
+
+ENTRY = 32
+"""What a figure takes there beside its name, at most, in bytes."""
 
 disable_created_metrics()  # a time for each series doubles a page that nobody reads them on
 
@@ -319,6 +326,37 @@ def reserve(shared: Path, workers: Iterable[str]) -> None:
 
 
 def _keep_values_in(folder: Path, worker: str) -> None:
-    """Have the library keep all values that are made from now on in the files of ``worker``."""
+    """Have the library keep all values that are made from now on in the files of ``worker``.
+
+    One for which there is no room any more is kept in memory, where it harms nobody and is not
+    shown.
+    """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    values.ValueClass = values.MultiProcessValue(lambda: worker)
+    values.MmapedDict = _Reserving  # type: ignore[attr-defined]  # the library's own import of it
+    in_file = values.MultiProcessValue(lambda: worker)
+    told = False
+
+    def value(*what: object, **more: object) -> object:
+        nonlocal told
+        try:
+            return in_file(*what, **more)
+        except OSError as error:
+            if not told:
+                log.warning(
+                    "metrics: there is no room for more figures, they are not shown: %s", error
+                )
+            told = True
+            return values.MutexValue(*what, **more)
+
+    values.ValueClass = value
+
+
+class _Reserving(MmapedDict):
+    """The library's file, whose space is taken at once when it grows, too."""
+
+    def _init_value(self, key: str) -> None:
+        """Add a figure; raises OSError where there is no room for it."""
+        takes = len(key.encode()) + ENTRY
+        if self._used + takes > self._capacity and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
+        super()._init_value(key)  # type: ignore[no-untyped-call]  # the library has no types here

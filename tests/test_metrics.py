@@ -30,7 +30,7 @@ from support import (
 )
 
 from proxy.app import App
-from proxy.metrics import COMBINATIONS, KINDS, PREFIX, Metrics
+from proxy.metrics import COMBINATIONS, KINDS, PREFIX, SPACE, Metrics
 from proxy.observe import Record
 from proxy.server import running
 
@@ -257,7 +257,7 @@ async def test_what_is_open_is_shown_while_it_is() -> None:
 
 @asynccontextmanager
 async def process(
-    file: Path, play: Play, *arguments: str, within: tuple[str, ...] = (), **more: dict[str, Any]
+    file: Path, play: Play, *arguments: str, within: tuple[str, ...] = (), **more: Any
 ) -> AsyncIterator[Served]:
     """The command itself, with an address of its own for what is under /-/."""
     async with raw_upstream(play) as upstream:
@@ -364,6 +364,27 @@ async def test_workers_without_a_folder_serve_and_tell_no_half_truths(tmp_path: 
         assert b"cannot be added up" in body
         assert (await get(here.admin, "/-/ready"))[1] == b"ready\n"
         assert await here.stopped() == 0
+
+
+async def test_workers_whose_folder_is_full_serve_and_tell_what_there_was_room_for(
+    tmp_path: Path,
+) -> None:
+    full = ("prlimit", f"--fsize={SPACE['histogram']}")  # no file grows any more
+    paths = [f"/v1/{number}" for number in range(40)]
+    routes = [{"name": f"{path} {'x' * 2_000}", "path": path, "upstream": "api"} for path in paths]
+    file = tmp_path / "proxy.yaml"
+    async with process(file, good, "--workers", "2", within=full, routes=routes) as here:
+        for path in paths:
+            head, body = await get(here.url, path)
+            assert (head[:12], body) == (b"HTTP/1.1 200", b"ok")
+        told = await figures(here.admin)
+        assert await here.stopped() == 0
+    assert told.total("exchanges_total") == len(paths)
+    assert 0 < told.total("exchange_duration_seconds_count") < len(paths)
+    said = "".join(here.said)
+    assert 1 <= said.count("no room for more figures") <= 2
+    assert "has ended with code" not in said
+    assert "Traceback" not in said
 
 
 def workers_of(process: int) -> list[int]:
