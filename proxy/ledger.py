@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Self
 
 from .jsontext import dumps
+from .nudges import Brownout
 from .observe import Record
 from .versions.completions_became_incremental import CompletionsBecameIncremental
 from .versions.messages_became_incremental import MessagesBecameIncremental
@@ -104,7 +105,7 @@ class Entry:
     translated: int = 0
     """How many the client could not have had without the proxy."""
     passed: int = 0
-    """How many passed through. What was refused before its version was known is neither."""
+    """How many passed through. What was refused before it was known which is neither."""
     streams: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
@@ -247,7 +248,10 @@ class Ledger:
         """Add an exchange that is over ``now``."""
         version = record.client_version
         translated = bool(record.changes) or version != record.upstream_version
-        unread = version == UNKNOWN and record.ended == "refused"
+        unread = False
+        if not translated and record.ended == "refused":
+            translated = record.fault == Brownout.__name__  # which only translated calls meet
+            unread = not translated
         if version == UNKNOWN and not unread:
             version = NEWER
         who: tuple[str, ...] = NOBODY  # a plain tuple finds what a Who is kept under, and is cheap

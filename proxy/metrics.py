@@ -32,6 +32,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from .errors import STATUS_OF_TYPE, InvalidVersion, UnsupportedVersion, VersionRequired
+from .nudges import Brownout
 from .observe import Record
 from .versions import droppable
 
@@ -297,7 +298,7 @@ class _Build:
 
 _TYPES = {
     *STATUS_OF_TYPE,
-    *(error.type for error in (VersionRequired, InvalidVersion, UnsupportedVersion)),
+    *(error.type for error in (VersionRequired, InvalidVersion, UnsupportedVersion, Brownout)),
 }
 
 

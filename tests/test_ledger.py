@@ -183,6 +183,14 @@ def test_a_version_newer_than_all_known_passes_and_one_that_was_refused_counts_a
     assert (refused[1].passed, refused[1].translated, refused[1].exchanges) == (0, 0, 1)
 
 
+def test_what_was_refused_did_not_pass_through() -> None:
+    bridged = {"client_version": "2023-06-01", "changes": (), "ended": "refused"}
+    made = counted(record(**bridged, fault="InvalidRequest"), record(**bridged, fault="Brownout"))
+    (entry,) = made.entries.values()
+    assert (entry.exchanges, entry.translated, entry.passed) == (2, 1, 0)
+    assert told(made)["days"] == [["2027-01-15T00:00:00Z", {"2023-06-01": [1, 0]}]]
+
+
 def test_what_no_route_takes_is_one_entry_whoever_asks() -> None:
     made = counted(*(record(route="-", key=f"{n}", client=f"scanner/{n}") for n in range(9)))
     assert {who: entry.exchanges for who, entry in made.entries.items()} == {NOBODY: 9}

@@ -144,7 +144,9 @@ async def test_a_call_during_a_brown_out_is_refused_in_words_that_lead_on(
     async with asking(planned(begun)) as (url, heard):
         head, body = await asked(url, old_request())
         passed, _ = await asked(url, b"GET /v1/complete HTTP/1.1\r\nhost: proxy\r\n\r\n")
+        _, figures = await asked(url, b"GET /-/metrics HTTP/1.1\r\nhost: proxy\r\n\r\n")
     assert head.startswith("HTTP/1.1 503 Service Unavailable")
+    assert 'error="Brownout",route="/v1/complete",type="version_brownout"} 1.0' in figures
     error = json.loads(body)
     assert error.keys() == {"type", "error"}
     assert error["error"]["type"] == "version_brownout"
