@@ -101,7 +101,7 @@ class Metrics:
         """Where the figures of this process are kept by objects, instead of files."""
         self._pages.register(_Build())
         values.ValueClass = values.MutexValue  # whatever the environment says
-        if worker is not None and shared is not None:
+        if worker is not None and shared is not None and _there(shared / FOLDER):
             self._own = None
             MultiProcessCollector(self._pages, str(shared / FOLDER))
             _keep_values_in(shared / FOLDER, worker)
@@ -324,6 +324,14 @@ def reserve(shared: Path, workers: Iterable[str]) -> None:
             with (folder / f"{name}_{worker}.db").open("xb") as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _there(folder: Path) -> bool:
+    """Whether the files of others can be there; whatever clears up may have taken them away."""
+    if not folder.is_dir():
+        log.warning("metrics: %s is gone, no more are shown until a restart", folder)
+        return False
+    return True
 
 
 def _keep_values_in(folder: Path, worker: str) -> None:

@@ -366,6 +366,15 @@ async def test_workers_without_a_folder_serve_and_tell_no_half_truths(tmp_path: 
         assert await here.stopped() == 0
 
 
+def test_a_worker_whose_folder_was_taken_away_goes_on_without_figures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics(tmp_path / "gone", "0")
+    metrics.count(Record("POST", "/"))
+    assert metrics.page() is None
+    assert "gone/metrics is gone" in caplog.text
+
+
 async def test_workers_whose_folder_is_full_serve_and_tell_what_there_was_room_for(
     tmp_path: Path,
 ) -> None:
