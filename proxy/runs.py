@@ -8,7 +8,8 @@ right only where no change looks into the text, or one that does has let it pass
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 
 from . import jsontext
 from .change import Event, GrowingText
@@ -18,7 +19,6 @@ LetsPass = Callable[[str], bool]
 _INSIDE = rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*'
 """The inside of a JSON string, or what comes close enough to be looked at."""
 
-_STRING = re.compile(_INSIDE)
 _PLAIN = re.compile(rb"[ !#-\[\]-~]+")
 """The inside of a JSON string that stands for itself, as nearly all do."""
 
@@ -50,6 +50,7 @@ class Run:
         "_made_before",
         "_start",
         "_text",
+        "size",
     )
 
     def __init__(
@@ -64,21 +65,22 @@ class Run:
         self._start = len(before)
         self._after = after
         self._after_size = len(after)
+        self.size = len(before) + len(after)
+        """What a delta takes on the wire beside its text, in bytes."""
         self._text = text
         self._made_before, self._made_after = made.around()
         self._lets_pass = lets_pass
 
-    def take(self, chunk: bytes, at: int) -> int:
-        """Take a delta of the run that begins at ``at``; returns where it ends, 0 if none does."""
+    def texts(self, chunk: bytes, at: int) -> list[bytes]:
+        """What stands from ``at`` on where deltas of the run have their texts, one by one.
+
+        They are to be taken as long as that can be: not all of them may be texts.
+        """
         if not chunk.startswith(self._before, at):
-            return 0
-        inside = _STRING.match(chunk, at + self._start)
-        if inside is None:
-            return 0
-        end = inside.end()
-        if not chunk.startswith(self._after, end) or not self._grow(inside[0]):
-            return 0
-        return end + self._after_size
+            return []
+        *texts, last = chunk[at + self._start :].split(self._after + self._before)
+        end = last.find(self._after)
+        return [*texts, last[:end]] if end >= 0 else texts
 
     def snapshot_of(self, chunk: bytes) -> bytes | None:
         """What the client gets for ``chunk`` if it is one delta of the run and nothing else.
@@ -88,7 +90,7 @@ class Run:
         start, end = self._start, len(chunk) - self._after_size
         if chunk[:start] != self._before or chunk[end:] != self._after:
             return None
-        if not self._grow(chunk[start:end]):
+        if not self.take(chunk[start:end]):
             return None
         return b"".join((self._made_before, self._text.escaped, self._made_after))
 
@@ -96,7 +98,25 @@ class Run:
         """What the client gets for the last one; the text is copied once."""
         return b"".join((self._made_before, self._text.escaped, self._made_after))
 
-    def _grow(self, raw: bytes) -> bool:
+    def snapshots(self, texts: Sequence[bytes]) -> Iterator[bytes]:
+        """Take ``texts`` as long as that can be; what the client gets for each."""
+        before, grown, after = self._made_before, self._text.escaped, self._made_after
+        if self._lets_pass is None and b"" not in texts and _PLAIN.fullmatch(b"".join(texts)):
+            for raw in texts:
+                grown += raw
+                yield b"".join((before, grown, after))
+            return
+        for raw in texts:
+            if not self.take(raw):
+                return
+            yield b"".join((before, grown, after))
+
+    def nothing(self, texts: Sequence[bytes]) -> Iterator[bytes]:
+        """Take ``texts`` as long as that can be, and make nothing of them."""
+        return (b"" for _ in takewhile(self.take, texts))
+
+    def take(self, raw: bytes) -> bool:
+        """Take the delta that has the text ``raw`` on the wire, if it can be one of the run."""
         if _PLAIN.fullmatch(raw):
             if self._lets_pass is not None and not self._lets_pass(raw.decode("ascii")):
                 return False

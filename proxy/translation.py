@@ -203,15 +203,20 @@ class Translation:
         superseded: Callable[[], bytes] | None = None
         at = 0
         while at < len(chunk) and not self.ended:
+            start = at
             run = self._run if self._decoder.between else None
-            if run is not None and (end := run.take(chunk, at)):
-                at = end
-                self.events_taken += 1
-                if newest_only:
-                    superseded = run.snapshot
-                else:
-                    self.events_made += 1
-                    yield run.snapshot()
+            if run is not None:
+                made = run.nothing if newest_only else run.snapshots
+                texts = run.texts(chunk, at)
+                for raw, snapshot in zip(texts, made(texts), strict=False):
+                    at += run.size + len(raw)
+                    self.events_taken += 1
+                    if newest_only:
+                        superseded = run.snapshot
+                    else:
+                        self.events_made += 1
+                        yield snapshot
+            if at > start:
                 continue
             end = end_of_event(chunk, at)
             for event in self._events(chunk[at:end]):

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.app import App
 from proxy.errors import UpstreamBrokeOff, UpstreamNonsense, UpstreamTimeout, UpstreamUnreachable
-from proxy.fields import Fields
+from proxy.fields import Fields, by_name
 from proxy.http1 import Answer, Take, never
 from proxy.server import running
 from proxy.upstream import Upstream
@@ -194,6 +194,7 @@ class ScriptedAnswer(Answer):
     def __init__(self, part: Part) -> None:
         self.status = part.answers.status
         self.fields = part.fields
+        self.named = by_name(part.fields)
         self.received = 0
         self._part = part
         self._rest: Script = list(part.script)
