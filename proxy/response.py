@@ -34,6 +34,10 @@ class Response(RequestResponseCycle):
         """Send the head or a part of the body, once the client has taken enough of what waits."""
         if self.response_started:
             if self._unframed:
+                while self.flow.write_paused and not self.disconnected:  # others may be first
+                    await self.flow.drain()
+                if self.disconnected:
+                    return
                 self._end_by_closing(message)
             await super().send(message)
             return

@@ -450,6 +450,51 @@ async def test_a_client_of_http_1_0_gets_a_body_that_ends_with_its_connection() 
     assert body == b"to the end"
 
 
+async def test_two_who_write_at_once_to_a_slow_client_of_http_1_0_are_both_heard() -> None:
+    waiting = asyncio.Event()
+
+    async def application(_: Scope, receive: Receive, send: Send) -> None:
+        def say(body: bytes) -> Awaitable[None]:
+            return send({"type": "http.response.body", "body": body, "more_body": True})
+
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await say(b"x" * (16 << 20))
+        both = [asyncio.ensure_future(say(b"long" * 9)), asyncio.ensure_future(say(b"short"))]
+        asyncio.get_running_loop().call_soon(waiting.set)
+        await asyncio.gather(*both)
+        await send({"type": "http.response.body", "body": b"end"})
+
+    async with serving(application) as client:
+        await client.say(GET.replace(b"1.1", b"1.0") + b"\r\n")
+        await happened(waiting)
+        assert (await client.rest()).endswith(b"x" + b"long" * 9 + b"shortend")
+
+
+async def test_a_slow_client_of_http_1_0_that_leaves_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    waiting, over = asyncio.Event(), asyncio.Event()
+
+    async def application(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        large = {"type": "http.response.body", "body": b"x" * (16 << 20), "more_body": True}
+        await send(large)
+        asyncio.get_running_loop().call_soon(waiting.set)
+        try:
+            await send({"type": "http.response.body", "body": b"end"})
+        finally:
+            over.set()
+
+    async with serving(application) as client:
+        await client.say(GET.replace(b"1.1", b"1.0") + b"\r\n")
+        await happened(waiting)
+        client.writer.transport.abort()
+        await happened(over)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_an_answer_to_http_1_0_that_breaks_off_does_not_look_whole() -> None:
     stream = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
