@@ -50,7 +50,14 @@ class Flow(FlowControl):
         self._transport = transport
         self.read_paused = False
         self.write_paused = False
+        self.full = False
+        """Whether so many requests wait that no more are read, whoever wants to read on."""
         self._taken = Signal()
+
+    def resume_reading(self) -> None:
+        """Read on, unless enough waits already."""
+        if self.read_paused and not self.full:
+            super().resume_reading()
 
     async def drain(self) -> None:
         """Wait until the client has taken most of what waits for it."""

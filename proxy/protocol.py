@@ -295,14 +295,15 @@ class Protocol(HttpToolsProtocol):
         self._tell = None
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self._waiting:
             self._start_asgi_task(self._waiting.pop(0), self.app)
+            self.flow.full = len(self._waiting) > PIPELINED
         elif self._refusal is not None:
             self._say(self._refusal)
         elif self._part is None:
             self._due = self.loop.time() + self.timeout_keep_alive
             self._watch()
+        self.flow.resume_reading()
 
     # Reading.
 
@@ -333,6 +334,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._waiting.append(self.cycle)
         if len(self._waiting) > PIPELINED:
+            self.flow.full = True
             self.flow.pause_reading()
 
     def _expects_to_hear(self, version: str) -> bool:
@@ -382,6 +384,8 @@ class Protocol(HttpToolsProtocol):
         self._due = _NEVER
         if self._refusal is not None:
             self.transport.abort()
+        elif self._part == "head" and self.flow.read_paused:
+            self._due = self.loop.time() + HEAD_WITHIN  # it is for us to go on
         elif self._part == "head":
             self._refuse(RequestTimeout("the head of the request did not arrive in time"))
         elif self._part is None:

@@ -584,6 +584,26 @@ async def test_a_client_that_leaves_is_noticed_though_requests_wait_behind() -> 
         await happened(upstream.left)
 
 
+async def test_however_much_is_pipelined_little_of_it_waits() -> None:
+    request = POST + b"content-length: 0\r\nx-long: %b\r\n\r\n" % (b"x" * 4000)
+    amount = 1000
+    waiting: list[int] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        waiting.append(len(scope["extensions"][CONNECTION]._waiting))  # noqa: SLF001
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as client:
+        sending = asyncio.create_task(client.say(request * amount))
+        for _ in range(amount):
+            assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+        await sending
+    one_reading = (256 << 10) // len(request)
+    assert max(waiting) <= protocol.PIPELINED + 1 + one_reading
+
+
 # Deadlines.
 
 
@@ -630,6 +650,21 @@ async def test_the_head_of_a_later_request_has_its_time_too(
         await answer(client)
         await client.say(GET)
         message(await client.rest(), 408, "timeout_error")
+
+
+async def test_a_head_that_is_made_to_wait_keeps_its_time(
+    times_over: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon(monkeypatch, "HEAD_WITHIN")
+    amount = protocol.PIPELINED + 2
+    upstream = Upstream(open=False)
+    async with door(upstream) as client:
+        await client.say((GET + b"\r\n") * amount + GET)
+        await times_over()
+        await client.say(b"\r\n")
+        upstream.may_answer.set()
+        for _ in range(amount + 1):
+            assert (await answer(client))[1] == b"ok"
 
 
 @pytest.mark.parametrize("part", [b"", b"\r\n"], ids=["silent", "blank lines"])
