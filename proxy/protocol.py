@@ -102,6 +102,7 @@ class Protocol(HttpToolsProtocol):
 
     # More than thirty attributes in one dictionary would take another 1.5 KB of each connection.
     __slots__ = (
+        "_ahead",
         "_body_due",
         "_due",
         "_framing",
@@ -125,6 +126,8 @@ class Protocol(HttpToolsProtocol):
         """Those that held when the last request began."""
         self._waiting: list[RequestResponseCycle] = []
         """Requests that came while another was answered, the oldest first."""
+        self._ahead: RequestResponseCycle = None  # type: ignore[assignment]  # until any waits
+        """The one that is answered before them; ``cycle`` is the last of them."""
         del self.pipeline  # which would hold them, and takes 760 bytes for none
 
         self._tell: Callable[[Gone], None] | None = None
@@ -225,10 +228,15 @@ class Protocol(HttpToolsProtocol):
         self._due = _NEVER
         if self._timer is not None:
             self._timer.cancel()
+        if self._waiting:  # for answers that nobody waits for any more
+            self.cycle = self._ahead
+            self._waiting.clear()
+        del self._ahead
         super().connection_lost(exc)
         self._leave(self._gone or ClientLeft())
-        if self.scope is not None:  # a circle, which would wait for the garbage collector
-            cast(dict[str, Any], self.scope).pop("extensions", None)
+        known = [self.scope] if self.cycle is None else [self.scope, self.cycle.scope]
+        for scope in filter(None, known):  # a circle, which would wait for the garbage collector
+            cast(dict[str, Any], scope).pop("extensions", None)
 
     # For the parser.
 
@@ -296,7 +304,8 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._waiting:
-            self._start_asgi_task(self._waiting.pop(0), self.app)
+            self._ahead = self._waiting.pop(0)
+            self._start_asgi_task(self._ahead, self.app)
             self.flow.full = len(self._waiting) > PIPELINED
         elif self._refusal is not None:
             self._say(self._refusal)
@@ -332,6 +341,8 @@ class Protocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
             return
+        if not self._waiting:
+            self._ahead = before
         self._waiting.append(self.cycle)
         if len(self._waiting) > PIPELINED:
             self.flow.full = True
@@ -420,6 +431,7 @@ class Protocol(HttpToolsProtocol):
         self._terms.tell(_record(error))
         if self._part == "body":
             self._waiting.remove(cycle)
+            self.cycle = self._waiting[-1] if self._waiting else self._ahead
         elif cycle is None or cycle.response_complete:
             self._say(error)
 

@@ -6,9 +6,11 @@ Each shape that the parser would take, or would refuse in its own words, is deci
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
@@ -582,6 +584,46 @@ async def test_a_client_that_leaves_is_noticed_though_requests_wait_behind() -> 
         await happened(upstream.reached)
         client.writer.close()
         await happened(upstream.left)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [(GET + b"\r\n") * protocol.PIPELINED + GET, COMPLETE + CHUNKED + b"no chunk\r\n", GET],
+    ids=["waiting", "refused", "begun"],
+)
+async def test_a_client_that_leaves_requests_behind_is_no_fault_and_leaves_no_garbage(
+    caplog: pytest.LogCaptureFixture, behind: bytes
+) -> None:
+    reached, over, freed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        left = asyncio.Event()
+        connection = scope["extensions"][CONNECTION]
+        weakref.finalize(connection, freed.set)
+        connection.when_left(lambda _: left.set())
+        del connection
+        reached.set()
+        await happened(left)
+        over.set()
+
+    gc.disable()
+    try:
+        async with serving(application) as client:
+            await client.say((GET.replace(b"GET", b"HEAD") + b"\r\n") * 3)
+            for _ in range(3):
+                await client.head()
+            await client.say(GET + b"\r\n" + behind)
+            await happened(reached)
+            client.writer.close()
+            await happened(over)
+            await happened(freed)
+    finally:
+        gc.enable()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_however_much_is_pipelined_little_of_it_waits() -> None:
