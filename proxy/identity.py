@@ -15,6 +15,9 @@ from .redaction import without_keys
 UNKNOWN = "-"
 """The kind of a client that says nothing of itself, and the fingerprint of no key."""
 
+LOOKED_AT = 200
+"""How much is looked at of what a client says of itself, and remembered for a while, in bytes."""
+
 _PRODUCT = re.compile(r"([A-Za-z][\w.-]{0,39})(?:/(v?\d[\w.+-]{0,19}))?", re.ASCII)
 """One product of a user agent with its version (RFC 9110 §10.1.5), as far as it is kept."""
 
@@ -29,7 +32,7 @@ def kind_of(named: Named) -> str:
     """The program that a client is, as ``anthropic-python/0.2.10``, or ``other`` or UNKNOWN."""
     for name in _SAYS_WHO:
         for value in named.get(name, ()):
-            return _kind(value)
+            return _kind(value[:LOOKED_AT])
     return UNKNOWN
 
 
@@ -41,7 +44,7 @@ def fingerprint_of(named: Named) -> str:
 
 @lru_cache(maxsize=256)
 def _kind(value: bytes) -> str:
-    text = value[:200].decode("latin-1").strip()
+    text = value.decode("latin-1").strip()
     if without_keys(text) != text:  # one gone astray, and a part of it may be in the name
         return "other"
     if sdk := _SDK.match(text):  # these name the language where others have their version

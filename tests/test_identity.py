@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,17 @@ def test_whatever_a_client_says_its_name_is_one_short_word(said: bytes) -> None:
     assert kind.isascii()
     assert kind.isprintable()
     assert not kind.split()[1:]
+
+
+def test_little_is_remembered_of_clients_that_say_a_lot() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(300):
+            kind_of({AGENT: [b"%d" % number + b"x" * (32 << 10)]})
+        remembered, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert remembered < 1 << 20
 
 
 def test_a_key_is_known_again_by_its_fingerprint_wherever_it_stands() -> None:
