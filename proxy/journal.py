@@ -219,11 +219,12 @@ class File:
                 _end_torn_line(opened)
             lines: list[bytes] = []
             torn = b""
-            for part in _parts(opened, self.read_up_to, os.fstat(opened).st_size):
+            up_to = self.read_up_to
+            for part in _parts(opened, up_to, os.fstat(opened).st_size):
                 *whole, torn = (torn + part).split(b"\n")
                 lines += [line for line in whole if line.startswith(_MARK)]
-                self.read_up_to += len(part)
-            self.read_up_to -= len(torn)
+                up_to += len(part)
+            self.read_up_to = up_to - len(torn)  # where reading fails, nothing was read
             anew, self._anew = self._anew, False
         return anew, lines
 

@@ -516,6 +516,31 @@ async def test_a_torn_line_on_a_full_disk_hides_nothing(tmp_path: Path) -> None:
     assert await sums(file) == 1
 
 
+async def test_what_was_read_before_reading_failed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await one.close()
+    monkeypatch.setattr(journal, "PART", 100)
+    pread = os.pread
+    read: list[int] = []
+
+    def failing(opened: int, length: int, start: int) -> bytes:
+        if length == journal.PART:
+            read.append(start)
+            if len(read) == 2:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(opened, length, start)
+
+    monkeypatch.setattr(os, "pread", failing)
+    other = kept(file)
+    assert total(await other.ledger()) == 0
+    assert total(await other.ledger()) == 1
+    await other.close()
+
+
 async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
