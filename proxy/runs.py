@@ -16,6 +16,10 @@ from .change import Event, GrowingText
 
 LetsPass = Callable[[str], bool]
 
+AHEAD = 4 << 10
+"""How far texts are looked for at once, in bytes: where one of them cannot be taken, all that stand
+behind it are looked for again."""
+
 _INSIDE = rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*'
 """The inside of a JSON string, or what comes close enough to be looked at."""
 
@@ -74,11 +78,13 @@ class Run:
     def texts(self, chunk: bytes, at: int) -> list[bytes]:
         """What stands from ``at`` on where deltas of the run have their texts, one by one.
 
-        They are to be taken as long as that can be: not all of them may be texts.
+        They are to be taken as long as that can be: not all of them may be texts. It is not looked
+        further than AHEAD.
         """
         if not chunk.startswith(self._before, at):
             return []
-        *texts, last = chunk[at + self._start :].split(self._after + self._before)
+        at += self._start
+        *texts, last = chunk[at : at + AHEAD].split(self._after + self._before)
         end = last.find(self._after)
         return [*texts, last[:end]] if end >= 0 else texts
 

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy import runs
+from proxy.change import Event, GrowingText
 from proxy.errors import ProxyError
 from proxy.translation import Manner, Translation
 from proxy.versions.complete_through_messages import CompleteThroughMessages
@@ -125,3 +127,17 @@ def test_the_newest_snapshot_alone_says_all(road: str, pieces: list[str], size: 
     newest = translated(road, stream, size, newest_only=True).split(b"\r\n\r\n")
     assert newest[-3:] == every[-3:]  # the end, [DONE], and nothing behind it
     assert [event for event in every if event in newest] == newest
+
+
+def test_what_cannot_be_taken_has_not_all_that_stands_behind_it_looked_for_again() -> None:
+    def delta(text: str) -> bytes:
+        return b'data: {"completion":"%b"}\n\n' % text.encode()
+
+    text = GrowingText()
+    text.append("a")
+    made = Event("completion", {"stop": None})
+    made.show(text, "completion")
+    run = runs.begun(delta("a"), made, None)
+    assert run is not None
+    found = run.texts((delta("a") + delta("")) * 10_000, 0)
+    assert 2 <= len(found) * run.size <= runs.AHEAD
