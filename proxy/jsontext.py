@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -63,6 +64,20 @@ def one_line(text: bytes) -> bytes:
     return text
 
 
+def as_printed(insides: Sequence[bytes]) -> bool:
+    """Whether ``dumps`` would print strings with all these ``insides`` just as they stand."""
+    lines = b"\n".join(insides)  # which no string may have inside, and no character goes over it
+    if lines.count(b"\n") >= len(insides) or not _AS_PRINTED.fullmatch(lines):
+        return False
+    try:
+        lines.decode()
+    except UnicodeDecodeError:
+        return False
+    return one_line(lines) == lines
+
+
+_OTHERS = rb"[ !#-\[\]-\xff\n]*"
+_AS_PRINTED = re.compile(_OTHERS + rb'(?:\\["\\bfnrt]' + _OTHERS + rb")*")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 

@@ -107,7 +107,7 @@ class Run:
     def snapshots(self, texts: Sequence[bytes]) -> Iterator[bytes]:
         """Take ``texts`` as long as that can be; what the client gets for each."""
         before, grown, after = self._made_before, self._text.escaped, self._made_after
-        if self._lets_pass is None and b"" not in texts and _PLAIN.fullmatch(b"".join(texts)):
+        if self._lets_pass is None and b"" not in texts and jsontext.as_printed(texts):
             for raw in texts:
                 grown += raw
                 yield b"".join((before, grown, after))

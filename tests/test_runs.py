@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy import runs
+from proxy import jsontext, runs
 from proxy.change import Event, GrowingText
 from proxy.errors import ProxyError
 from proxy.translation import Manner, Translation
@@ -141,3 +141,26 @@ def test_what_cannot_be_taken_has_not_all_that_stands_behind_it_looked_for_again
     assert run is not None
     found = run.texts((delta("a") + delta("")) * 10_000, 0)
     assert 2 <= len(found) * run.size <= runs.AHEAD
+
+
+INSIDES = st.one_of(
+    st.sampled_from(
+        [b"\\n", b'\\"', b"\\\\", b"\\", b'"', b"\n", b"\\/", b"\\u00e9", b"\xc3", b"\xa9"]
+    ),
+    st.sampled_from(["\x7f", "é", "\x85", "\u2028", "🙂"]).map(str.encode),
+    st.binary(max_size=3),
+    st.text(max_size=3).map(lambda text: jsontext.dumps(text)[1:-1]),
+)
+
+
+@given(st.lists(st.lists(INSIDES, max_size=4).map(b"".join), min_size=1, max_size=4))
+def test_what_is_taken_as_it_stands_would_be_printed_so(insides: list[bytes]) -> None:
+    if jsontext.as_printed(insides):
+        for inside in insides:
+            assert jsontext.dumps(jsontext.loads(b'"%b"' % inside)) == b'"%b"' % inside
+
+
+def test_what_answers_are_made_of_is_taken_as_it_stands() -> None:
+    assert jsontext.as_printed(
+        [b" plain", b".\\n\\n", b' \\"no\\"', " café 你好 🙂".encode(), b" \\\\o/"]
+    )
