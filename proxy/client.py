@@ -138,24 +138,25 @@ class Client:
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None] | None:
         """Send a part of the body; returns what to wait for before the next, None for nothing."""
-        return self.write_all((data,))
+        return None if self._write_at_once(data) else self._write_rest(data, iter(()))
 
     def write_all(self, blocks: Iterable[bytes]) -> Coroutine[Any, Any, None] | None:
         """Send parts of the body, each made when the one before it is sent; returns as write."""
         rest = iter(blocks)
         for block in rest:
-            self.bytes_sent += len(block)
-            self.last_write = self._loop.time()
-            if self._connection is None or not self._connection.write(block):
+            if not self._write_at_once(block):
                 return self._write_rest(block, rest)
         return None
+
+    def _write_at_once(self, data: bytes) -> bool:
+        self.bytes_sent += len(data)
+        self.last_write = self._loop.time()
+        return self._connection is not None and self._connection.write(data)
 
     async def _write_rest(self, block: bytes, rest: Iterator[bytes]) -> None:
         await self._send(_part(block))
         for further in rest:
-            self.bytes_sent += len(further)
-            self.last_write = self._loop.time()
-            if self._connection is None or not self._connection.write(further):
+            if not self._write_at_once(further):
                 await self._send(_part(further))
 
     async def end(self) -> None:
