@@ -156,7 +156,7 @@ class Record:
         if self.first_byte is not None:
             words.append(f"first_ms={_ms(self.first_byte - self.began)}")
         words.append(f"ms={_ms(self.seconds)}")
-        if self.request_id != "-":
+        if self.request_id not in ("", "-"):
             words.append(f"request_id={_shown(self.request_id[:LONGEST])}")
         return " ".join(words)
 

@@ -55,6 +55,14 @@ def without_keys(text: str) -> str:
     return shown if found else text
 
 
+def beginning(text: str, longest: int) -> str:
+    """At most ``longest`` characters of what ``without_keys`` makes of ``text``.
+
+    It is looked further than that, for a key that is cut does not look like one.
+    """
+    return without_keys(text[: 2 * longest])[:longest]
+
+
 def _decoded(encoded: re.Match[str]) -> str:
     """The character, or, where it may mean something else then, what encodes it once."""
     character = chr(int(encoded[1], 16))

@@ -46,7 +46,7 @@ from .keepalive import Keepalive
 from .negotiation import negotiate, translates
 from .nudges import Nudge
 from .observe import LONGEST, Ended, Observer, Record
-from .redaction import without_keys
+from .redaction import beginning, without_keys
 from .routing import Match, Routes
 from .translation import Translation
 from .upstream import Upstream
@@ -94,7 +94,7 @@ class Relay:
         path = client.path.decode("latin-1")
         record = Record(
             client.method,
-            without_keys(path[:LONGEST]),
+            beginning(path, LONGEST),
             client=identity.kind_of(client.named),
             key=identity.fingerprint_of(client.named),
         )

@@ -14,6 +14,9 @@ from typing import NamedTuple
 from .config import Route
 from .errors import MethodNotAllowed, NoRoute
 
+SHOWN = 600
+"""How much of a path is repeated to say what is wrong with it, in characters."""
+
 _JOINED_AS_IN_2023 = re.compile(r"/+(?:v1/+)*v1/complete")
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 _SLASH = re.compile(r"[/\\]|%2f|%5c", re.IGNORECASE)
@@ -45,7 +48,7 @@ class Routes:
         """
         match = self._find(method, path)
         if _DOTS.search(path) and self._find(method, _resolved(path)).route is not match.route:
-            raise NoRoute(f"no route for {path}")
+            raise NoRoute(f"no route for {path[:SHOWN]}")
         return match
 
     def _find(self, method: str, path: str) -> Match:
@@ -63,8 +66,8 @@ class Routes:
                 return _match(route, _upstream_path(route, asked, found))
             allowed += route.methods
         if allowed:
-            raise MethodNotAllowed(method, path, tuple(dict.fromkeys(allowed)))
-        raise NoRoute(f"no route for {path}")
+            raise MethodNotAllowed(method, path[:SHOWN], tuple(dict.fromkeys(allowed)))
+        raise NoRoute(f"no route for {path[:SHOWN]}")
 
 
 def _match(route: Route, path: str) -> Match:

@@ -25,7 +25,7 @@ from . import config
 from .fields import Fields, values, without
 from .http1 import Answer
 from .observe import LONGEST, Record
-from .redaction import without_keys
+from .redaction import beginning
 from .upstream import Upstream
 from .versions import droppable
 
@@ -78,7 +78,7 @@ class Spans:
                     {
                         "http.request.method": method,
                         "url.scheme": scope["scheme"],
-                        "url.path": without_keys(scope["raw_path"].decode("latin-1")[:LONGEST]),
+                        "url.path": beginning(scope["raw_path"].decode("latin-1"), LONGEST),
                     },
                 )
             )

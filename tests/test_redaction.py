@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.redaction import without_keys
+from proxy.redaction import beginning, without_keys
 
 LONG = "0123456789abcdef"
 
@@ -84,3 +84,11 @@ def spelled(text: str) -> st.SearchStrategy[str]:
 @given(st.sampled_from(MARKS).flatmap(spelled))
 def test_a_key_is_hidden_however_its_beginning_is_spelled(mark: str) -> None:
     assert "hunter2" not in without_keys(f"/v1/models/{mark}hunter2-{LONG}")
+
+
+@pytest.mark.parametrize("before", range(280, 300))
+def test_a_key_at_the_cut_is_known(before: int) -> None:
+    key = "sk-" + "a1b2" * 10
+    shown = beginning("/" * before + key, 300)
+    assert len(shown) <= 300
+    assert "a1b2" not in shown
