@@ -91,7 +91,7 @@ class Run:
     def snapshot_of(self, chunk: bytes) -> bytes | None:
         """What the client gets for ``chunk`` if it is one delta of the run and nothing else.
 
-        Slices are compared because that costs a third of asking with what a chunk begins.
+        Slices are compared because that costs less than asking with what a chunk begins.
         """
         start, end = self._start, len(chunk) - self._after_size
         if chunk[:start] != self._before or chunk[end:] != self._after:
