@@ -74,6 +74,7 @@ class Client:
         """When something was last sent, by the event loop's clock."""
         self._loop = asyncio.get_running_loop()
         self._gone: Gone | None = None
+        self._tell: Callable[[Gone], None] | None = None
         self._asked = False
         """Whether the body was asked for, and so whether a client that waits was told to go on."""
         self._expects = b"expect" in self.named
@@ -120,14 +121,14 @@ class Client:
 
     def when_left(self, tell: Callable[[Gone], None]) -> None:
         """Have it told if the client leaves before the response is complete; see Connection."""
-
-        def left(how: Gone) -> None:
-            self._gone = how
-            if not self.complete:
-                tell(how)
-
+        self._tell = tell
         if self._connection is not None:
-            self._connection.when_left(left)
+            self._connection.when_left(self._left)
+
+    def _left(self, how: Gone) -> None:
+        self._gone = how
+        if not self.complete and self._tell is not None:
+            self._tell(how)
 
     async def start(self, status: int, fields: Fields) -> None:
         """Send the head of the response."""

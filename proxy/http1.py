@@ -183,6 +183,7 @@ class Answer:
             if self._wait is not None:  # the last part is waited for, too
                 wait, self._wait = self._wait, None
                 await wait
+                del wait  # or a coroutine that has ended stays in memory until the next one
             elif enough():
                 return
             elif self._parts:
@@ -284,17 +285,14 @@ class Answer:
         except Exception as error:  # noqa: BLE001  (whatever it is, the reader gets to see it)
             self._fail(error)
 
-    async def _news(self) -> None:
-        """Wait until something has changed; raises what has gone wrong."""
+    def _news(self) -> Awaitable[None]:
+        """What is done when something has changed; raises what has gone wrong."""
         if self._error is not None:
             raise self._error
         if self._silent_at < self._due:
             self._wake_at(self._silent_at)
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake_at(self, due: float) -> None:
         """One timer for all waits: most are so short that one for each would cost more."""
@@ -306,7 +304,7 @@ class Answer:
         now = self._loop.time()
         if now >= self._ends_at:
             self._outlast()
-        elif self._waiter is None:  # the next wait may want to be woken sooner
+        elif self._waiter is None or self._waiter.done():  # the next may want to be woken sooner
             self._wake_at(self._ends_at)
         elif now >= self._silent_at:
             self._fail(UpstreamTimeout(f"upstream {self._name} did not answer in time"))

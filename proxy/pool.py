@@ -46,6 +46,8 @@ class Pool:
         """The free ones, and when they became so."""
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._connection = partial(Connection, self._keep, self._forget)
+        """Makes one. All share the two methods, which would be made anew for each."""
 
     def count(self) -> tuple[int, int]:
         """How many connections are used, and how many are free."""
@@ -102,7 +104,7 @@ class Pool:
     async def _opened(self, addresses: Sequence[AddrInfoType]) -> Connection:
         connect: Callable[..., Awaitable[tuple[object, Connection]]] = partial(
             asyncio.get_running_loop().create_connection,
-            lambda: Connection(self._keep, self._forget),
+            self._connection,
             ssl=self._tls,
             server_hostname=self._host if self._tls else None,
         )

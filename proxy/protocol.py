@@ -23,7 +23,6 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from . import guard, observe
 from .client import CONNECTION, ClientLeft, ClientStalled, Gone, date
@@ -185,8 +184,7 @@ class Protocol(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = Flow(transport)
-        self.server = get_local_addr(transport)
-        self.client = get_remote_addr(transport)
+        self.server = self.client = None  # nobody asks, and each open stream would keep them
         self.scheme = "http"
         self._due = self.loop.time() + self.timeout_keep_alive
         self._watch()
@@ -374,10 +372,13 @@ class Protocol(HttpToolsProtocol):
     # Deadlines: one timer, which is set again only when it has gone off or must go off sooner.
 
     def _watch(self) -> None:
-        if self._due < self._wakes:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._wakes = self._due
+        if self._wakes <= self._due < _NEVER:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wakes = self._due
+        if self._due < _NEVER:  # an open stream waits for nothing, and keeps no timer
             self._timer = self.loop.call_at(self._due, self._look)
 
     def _expect_body(self) -> None:

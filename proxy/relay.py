@@ -67,6 +67,8 @@ BODILESS = (204, 304)
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold events back
 
+_SILENT = nullcontext()
+
 _REMADE = (b"content-type", b"content-length", b"content-encoding", b"etag")
 """Fields of an answer that are not true of its translation."""
 
@@ -306,10 +308,7 @@ class Exchange:
                 return client.write_all(blocks)
             return self._write_first(iter(blocks), answer, translation)
 
-        def ping() -> bytes:
-            return translation.keepalive(datetime.now(UTC))
-
-        with Keepalive(client, ping) if keepalive else nullcontext():
+        with _pinging(client, translation) if keepalive else _SILENT:
             await answer.forward(take, enough=lambda: translation.ended)
         if decode is not None and not translation.ended:
             decode.end()
@@ -384,6 +383,10 @@ def _check(answer: Answer, *, streams: bool) -> None:
     if _is_stream(answer) != streams:
         asked, got = ("a stream", "one body") if streams else ("one body", "a stream")
         raise UpstreamNonsense(f"upstream answered with {got}, though {asked} was asked for")
+
+
+def _pinging(client: Client, translation: Translation) -> Keepalive:
+    return Keepalive(client, lambda: translation.keepalive(datetime.now(UTC)))
 
 
 def _is_stream(answer: Answer) -> bool:

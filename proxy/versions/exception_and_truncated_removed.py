@@ -20,7 +20,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
     reads_text = False
 
     def __init__(self) -> None:
-        self._seen: Body = {}
+        self._log_id = self._model = ""
 
     def downgrade_response(self, body: Body) -> Body:
         """Put the two back, where they stood among the seven keys of then."""
@@ -31,9 +31,9 @@ class ExceptionAndTruncatedRemoved(VersionChange):
     def downgrade_event(self, event: Event) -> Sequence[Event]:
         """As a body; an `error` event becomes a last completion that carries the exception."""
         if event.name == "completion":
-            self._seen = event.body
-            event.body = _as_in_2023_01_01(self._seen)
-            event.last = event.body["stop_reason"] is not None
+            event.body = body = _as_in_2023_01_01(event.body)
+            self._log_id, self._model = body["log_id"], body["model"]
+            event.last = body["stop_reason"] is not None
             return (event,)
         if event.name == "error":
             return (self._failure(event.failure or refused_in_stream(event.body)),)
@@ -75,10 +75,9 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         clients wait for ever.
         """
         failed = {
-            **self._seen,
-            "completion": "",
-            "stop": None,
             "stop_reason": "max_tokens",
+            "log_id": self._log_id,
+            "model": self._model,
             "exception": f"{error.type}: {error.message}",
         }
         return Event("completion", _as_in_2023_01_01(failed), last=True, failure=error)
