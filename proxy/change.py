@@ -223,12 +223,14 @@ class Bridge(VersionChange):
     answered_by: str | None = None
     """The model that the upstream said is answering."""
 
-    def lets_pass(self, text: str) -> bool:  # noqa: ARG002
-        """Whether a delta of ``text`` would become what the one before it became.
+    @property
+    def lets_pass(self) -> Callable[[str], bool]:
+        """Tells of a text whether a delta of it would become what the one before it became.
 
-        A bridge that says so must do without having seen it.
+        It is asked for after a delta that let a text grow. A bridge that lets a text pass must do
+        without having seen it.
         """
-        return False
+        return _none
 
 
 class Step:
@@ -277,6 +279,10 @@ class Direction:
         """Whether requests differ: others need not be read."""
         self.answers = _overrides(kind, *(_DOWNGRADES if older else _UPGRADES))
         """Whether answers differ: others need not be read."""
+
+
+def _none(_: str) -> bool:
+    return False
 
 
 def _overrides(kind: type[VersionChange], *methods: str) -> bool:

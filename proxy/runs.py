@@ -29,26 +29,20 @@ _PLAIN = re.compile(rb"[ !#-\[\]-~]+")
 _TEXT = re.compile(rb'"(?:completion|text)": ?"(' + _INSIDE + rb')"')
 """Where a delta has its text: of a completion, of a Message."""
 
-_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-
-
-def end_of_event(chunk: bytes, start: int) -> int:
-    """Where the event ends that is under way at ``start``, or the chunk."""
-    end = _END.search(chunk, start)
-    return end.end() if end else len(chunk)
-
 
 class Run:
     """What deltas like one become: the text, which they make grow, between the same bytes.
 
     They are alike in what stands ``before`` and ``after`` their text on the wire. ``lets_pass`` is
-    asked of every text.
+    asked of every text. None takes more than ``limit`` on the wire, in bytes.
     """
 
     __slots__ = (
         "_after",
         "_after_size",
+        "_ahead",
         "_before",
+        "_latest",
         "_lets_pass",
         "_made_after",
         "_made_before",
@@ -63,7 +57,9 @@ class Run:
         after: bytes,
         made: Event,
         text: GrowingText,
+        *,
         lets_pass: LetsPass | None,
+        limit: int,
     ) -> None:
         self._before = before
         self._start = len(before)
@@ -71,6 +67,9 @@ class Run:
         self._after_size = len(after)
         self.size = len(before) + len(after)
         """What a delta takes on the wire beside its text, in bytes."""
+        self._ahead = min(AHEAD, max(0, limit - self.size))
+        self._latest = limit - len(after)
+        """Where the text of a delta ends at the latest, in bytes from its beginning."""
         self._text = text
         self._made_before, self._made_after = made.around()
         self._lets_pass = lets_pass
@@ -84,7 +83,7 @@ class Run:
         if not chunk.startswith(self._before, at):
             return []
         at += self._start
-        *texts, last = chunk[at : at + AHEAD].split(self._after + self._before)
+        *texts, last = chunk[at : at + self._ahead].split(self._after + self._before)
         end = last.find(self._after)
         return [*texts, last[:end]] if end >= 0 else texts
 
@@ -94,7 +93,7 @@ class Run:
         Slices are compared because that costs less than asking with what a chunk begins.
         """
         start, end = self._start, len(chunk) - self._after_size
-        if chunk[:start] != self._before or chunk[end:] != self._after:
+        if end > self._latest or chunk[:start] != self._before or chunk[end:] != self._after:
             return None
         if not self.take(chunk[start:end]):
             return None
@@ -135,10 +134,10 @@ class Run:
         return True
 
 
-def begun(frame: bytes, made: Event, lets_pass: LetsPass | None) -> Run | None:
+def begun(frame: bytes, made: Event, lets_pass: LetsPass | None, limit: int) -> Run | None:
     """The run that may begin with an event, which stood on the wire as ``frame``.
 
-    ``made`` is all that it became. ``lets_pass`` is asked of every text.
+    ``made`` is all that it became; ``lets_pass`` and ``limit`` are as above.
     """
     text = made.text
     if text is None or made.last:
@@ -150,7 +149,7 @@ def begun(frame: bytes, made: Event, lets_pass: LetsPass | None) -> Run | None:
     if read is None or jsontext.dumps(read)[1:-1] != text.last:
         return None
     start, end = texts[0].span(1)
-    return Run(frame[:start], frame[end:], made, text, lets_pass)
+    return Run(frame[:start], frame[end:], made, text, lets_pass=lets_pass, limit=limit)
 
 
 def _read(raw: bytes) -> str | None:

@@ -10,10 +10,16 @@ upstream's way to fill our memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 BOM = b"\xef\xbb\xbf"
+
+_PLAIN = re.compile(rb"event: ([^\r\n]+)(\r?\n)data: ([^\r\n]+)\2\2")
+"""An event as nearly all are written."""
+
+_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class EventTooLarge(ValueError):
@@ -39,8 +45,22 @@ class Decoder:
         self._at_start = True
         self._name: str | None = None
         self._data: list[bytes] = []
-        self.between = False
+        self.between = True
         """Whether an event may begin with the next byte, as no other is under way."""
+
+    def event_at(self, chunk: bytes, at: int) -> tuple[Iterable[Frame], int]:
+        """The event that begins or goes on ``at``, if ``chunk`` has its end, and where that is.
+
+        Where lines end now this way, now that, it can be several. Lazy, and raises, as feed.
+        """
+        plain = _PLAIN.match(chunk, at) if self.between else None
+        if plain is not None and plain.end() - at <= self._limit:
+            self._at_start = False
+            name, _, data = plain.groups()
+            return (Frame(name.decode("utf-8", "replace"), data),), plain.end()
+        end = _END.search(chunk, at)
+        after = end.end() if end else len(chunk)
+        return self.feed(chunk[at:after]), after
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
         """The frames that ``chunk`` completes; raises EventTooLarge.
@@ -70,7 +90,7 @@ class Decoder:
             if self._size + self._cut_size > self._limit:
                 raise self._too_large()
         under_way = self._cut or self._data or self._name is not None or self._after_cr
-        self.between = not under_way and not self._at_start
+        self.between = not under_way
 
     def _lines(self, chunk: bytes) -> list[bytes]:
         """Split off the lines that ``chunk`` completes; the last item is an incomplete one.

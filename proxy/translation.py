@@ -13,8 +13,8 @@ from datetime import datetime
 from . import jsontext
 from .change import Body, Bridge, Call, Direction, End, Event, Step
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
-from .runs import Run, begun, end_of_event
-from .sse import Decoder, EventTooLarge
+from .runs import Run, begun
+from .sse import Decoder, EventTooLarge, Frame
 from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 
@@ -218,8 +218,8 @@ class Translation:
                         yield snapshot
             if at > start:
                 continue
-            end = end_of_event(chunk, at)
-            for event in self._events(chunk[at:end]):
+            frames, end = self._decoder.event_at(chunk, at)
+            for event in self._events(frames, chunk[at:end]):
                 if newest_only and event.snapshot:
                     superseded = event.encode
                     continue
@@ -234,12 +234,14 @@ class Translation:
             self.events_made += 1
             yield superseded()
 
-    def _events(self, chunk: bytes) -> Iterator[Event]:
-        """What the events become that ``chunk`` completes; one that it is may begin a run."""
+    def _events(self, frames: Iterable[Frame], raw: bytes) -> Iterator[Event]:
+        """What ``frames`` become; if one is the whole of what stands on the wire, ``raw``, it may
+        begin a run.
+        """
         whole = self._runs and self._decoder.between
         seen = 0
         made: Sequence[Event] = ()
-        for name, data in self._decoder.feed(chunk):
+        for name, data in frames:
             if self.ended:
                 return
             seen += 1
@@ -248,7 +250,7 @@ class Translation:
             yield from made
         if whole and seen == len(made) == 1:
             lets_pass = self._bridge.lets_pass if self._bridge else None
-            self._run = begun(chunk, made[0], lets_pass)
+            self._run = begun(raw, made[0], lets_pass, self._manner.event_limit)
 
     def keepalive(self, now: datetime) -> bytes:
         """What the client's version sent into a silence; ``now`` is in UTC."""
@@ -285,8 +287,10 @@ class Translation:
                 return ()
         events: Sequence[Event] = (event,)
         for change in self._changes_of_events:
-            if len(events) == 1:  # as nearly always: this is the path of every delta
+            if len(events) == 1:  # as nearly always
                 events = change(events[0])
+            elif not events:
+                break
             else:
                 events = [made for event in events for made in change(event)]
         if not self.started and events and events[0].name == "error":

@@ -5,7 +5,7 @@ Whole or in pieces, it is the same text: that is the law here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from .prompt import Dialogue
 from .stops import StopScanner
@@ -39,9 +39,13 @@ class AnswerText:
             text = self._after_prefill(text)
         return self._scanner.feed(text)
 
-    def lets_pass(self, text: str) -> bool:
-        """Whether ``text``, added now, would be given out as it is, and nothing be kept in mind."""
-        return not self._opens and not self._space and self._scanner.lets_pass(text)
+    @property
+    def lets_pass(self) -> Callable[[str], bool]:
+        """Tells of a text whether it would be given out as it is, and nothing be kept in mind.
+
+        It is right as soon as text was given out: how the answer begins is behind it then.
+        """
+        return self._scanner.lets_pass
 
     def flush(self) -> str:
         """The rest, when no more text will come."""

@@ -5,7 +5,7 @@ https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +15,7 @@ from . import models
 from .answer import AnswerText
 from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT, error_event
 from .messages_call import SAMPLING, Completion, messages_call
-from .prompt import HUMAN, Dialogue, parse
+from .prompt import HUMAN, parse
 
 STOPS = {
     "end_turn": ("stop_sequence", HUMAN),
@@ -35,6 +35,9 @@ class CompleteThroughMessages(Bridge):
     version = "2023-06-01"
     drops = (*SAMPLING, "prefill")
 
+    _answer: AnswerText
+    """The text, once the request was read."""
+
     def __init__(
         self,
         model_map: Iterable[models.ModelTarget] = (),
@@ -43,7 +46,6 @@ class CompleteThroughMessages(Bridge):
         self._models = tuple(model_map)
         self._learned = learned
         self._asked_model = ""
-        self._answer = AnswerText(Dialogue("", (), "", ""), (HUMAN,))
         self._id = ""
         self._stop_reason: str | None = None
         self._stop_sequence: str | None = None
@@ -59,9 +61,10 @@ class CompleteThroughMessages(Bridge):
             call, asked, dialogue, target, models.profile(target.to, self._learned)
         )
 
-    def lets_pass(self, text: str) -> bool:
+    @property
+    def lets_pass(self) -> Callable[[str], bool]:
         """Text within the answer that no stop sequence begins in or ends in."""
-        return self._answer.lets_pass(text)
+        return self._answer.lets_pass
 
     def downgrade_response(self, body: Body) -> Body:
         """The text of the Message as a completion."""

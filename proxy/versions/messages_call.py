@@ -7,8 +7,7 @@ https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..change import Body, Call
 from ..errors import InvalidRequest
@@ -28,14 +27,13 @@ THINKING: dict[Thinking, Body] = {
 
 THINKING_ROOM = 4096
 """Tokens added where a model thinks all the same: thoughts count as tokens of the answer, and the
-few hundred that callers of 2023 asked for would be gone before the first word."""
+few hundred that programs of 2023 asked for would be gone before the first word."""
 
 USER_ID_LENGTH = 512
 """The longest metadata.user_id that is taken, in characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What a call of `/v1/complete` asks for, checked."""
 
     model: str
