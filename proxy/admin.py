@@ -8,7 +8,6 @@ by whatever name; all else only by a name of ours, see hosts.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from email.utils import formatdate
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -55,15 +54,15 @@ def build(
         figures = await proxy.figures()
         if figures is None:
             return answer(NO_FIGURES, 503)
-        return Response(figures, headers=_date(), media_type=CONTENT_TYPE)
+        return Response(figures, media_type=CONTENT_TYPE)
 
     async def nothing(request: Request, _: Exception) -> Response:
         error = NoRoute(f"no such endpoint: {request.scope['path']}")
-        return Response(error.body(), error.status, _date(), "application/json")
+        return Response(error.body(), error.status, None, "application/json")
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, ProxyError)  # noqa: S101  (registered for no other)
-        fields = {name.decode(): value.decode() for name, value in error.headers} | _date()
+        fields = {name.decode(): value.decode() for name, value in error.headers}
         return Response(error.body(), error.status, fields, "application/json")
 
     routes: list[BaseRoute] = [
@@ -99,9 +98,4 @@ def _by_our_names(route: Route, names: Collection[str]) -> Route:
 
 def answer(text: str, status: int = 200) -> Response:
     """A line of text."""
-    return PlainTextResponse(f"{text}\n", status, _date())
-
-
-def _date() -> dict[str, str]:
-    """Of what we say ourselves, we say when (RFC 9110 §6.6.1)."""
-    return {"date": formatdate(usegmt=True)}
+    return PlainTextResponse(f"{text}\n", status)

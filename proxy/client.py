@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from email.utils import formatdate
-from functools import lru_cache
-from time import time
 from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from .errors import ProxyError, RequestError, RequestTooLarge
-from .fields import Fields, by_name, has_body, values
+from .fields import Fields, by_name, has_body
 
 CONNECTION = "anthropic-version-proxy"
 """The extension in the scope under which our server offers a Connection."""
@@ -132,8 +129,6 @@ class Client:
 
     async def start(self, status: int, fields: Fields) -> None:
         """Send the head of the response."""
-        if not values(fields, b"date"):  # RFC 9110 §6.6.1
-            fields = [*fields, date()]
         await self._send({"type": "http.response.start", "status": status, "headers": fields})
         self.started = True
 
@@ -187,13 +182,3 @@ class Client:
 
 def _part(data: bytes) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": True}
-
-
-def date() -> tuple[bytes, bytes]:
-    """The field that says when an answer of ours was made."""
-    return b"date", _date(int(time()))
-
-
-@lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode()

@@ -43,6 +43,7 @@ _LOOK_ALIKES = (b"anthropic_version", b"x_api_key", b"x-api_key", b"x_api-key")
 
 _CONTROLS = bytes((*range(0x09), *range(0x0A, 0x20), 0x7F))
 
+_NONE: frozenset[bytes] = frozenset()
 _ENDS_HERE = HOP_BY_HOP | {b"host", b"expect", *_LOOK_ALIKES}
 
 
@@ -51,9 +52,12 @@ def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     return [value for key, value in fields if key == name]
 
 
-def by_name(fields: Iterable[tuple[bytes, bytes]]) -> Named:
+def by_name(fields: Sequence[tuple[bytes, bytes]]) -> Named:
     """The values of all fields, for who asks for several: that costs less than ``values`` does."""
-    named: Named = {}
+    named = {name: [value] for name, value in fields}
+    if len(named) == len(fields):  # as nearly always
+        return named
+    named = {}
     for name, value in fields:
         if name in named:
             named[name].append(value)
@@ -109,18 +113,19 @@ def _named_by(connection: Sequence[bytes]) -> frozenset[bytes]:
     )
 
 
-def for_upstream(fields: Fields, named: Named) -> Fields:
+def for_upstream(fields: Fields, named: Named, less: frozenset[bytes] = _NONE) -> Fields:
     """The client's fields as they go to the upstream; ``named`` are the same by name.
 
+    Those called as in ``less`` are left out, too.
     ``Host`` is the upstream's own business, ``Expect`` was answered by our server. What CGI and
     WSGI (RFC 3875 §4.1.18) cannot tell from a field that decides here, decides nothing there.
     """
-    return [*_less(fields, _ENDS_HERE, named.get(b"connection", ())), VIA]
+    return [*_less(fields, _ENDS_HERE | less, named.get(b"connection", ())), VIA]
 
 
-def for_client(fields: Fields, named: Named) -> Fields:
-    """The upstream's fields as they go to the client; ``named`` are all of the upstream's."""
-    return [*_less(fields, HOP_BY_HOP, named.get(b"connection", ())), VIA]
+def for_client(fields: Fields, named: Named, less: frozenset[bytes] = _NONE) -> Fields:
+    """The upstream's fields as they go to the client; ``named`` and ``less`` as above."""
+    return [*_less(fields, HOP_BY_HOP | less, named.get(b"connection", ())), VIA]
 
 
 def with_version(fields: Sequence[tuple[bytes, bytes]], version: str) -> Fields:

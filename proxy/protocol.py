@@ -25,12 +25,12 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from . import guard, observe
-from .client import CONNECTION, ClientLeft, ClientStalled, Gone, date
+from .client import CONNECTION, ClientLeft, ClientStalled, Gone
 from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
 from .fields import VIA, values
 from .flow import Flow, Signal
 from .observe import Observer, Record
-from .response import Response
+from .response import Response, date
 
 PATIENCE = 120.0
 """Seconds that a client may take nothing of what waits for it, if nobody says otherwise."""

@@ -69,7 +69,13 @@ UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold ev
 
 _SILENT = nullcontext()
 
-_REMADE = (b"content-type", b"content-length", b"content-encoding", b"etag")
+_RESENT = frozenset((b"content-length",))
+"""Fields of a request that are not true of its translation."""
+
+_REASKED = _RESENT | {b"accept-encoding"}
+"""The same, where its answer will be translated, too."""
+
+_REMADE = frozenset((b"content-type", b"content-length", b"content-encoding", b"etag"))
 """Fields of an answer that are not true of its translation."""
 
 
@@ -281,12 +287,9 @@ class Exchange:
         if b"content-encoding" in self._client.named:
             raise InvalidRequest("a body to translate must come plain, without content-encoding")
         endpoint, body = translation.request(match.endpoint, sent)
-        fields = self._request_fields()
+        fields = self._request_fields(_REASKED if translation.answers else _RESENT)
         if translation.answers:
-            fields = without(fields, b"content-length", b"accept-encoding")
             fields.append((b"accept-encoding", b"identity"))
-        else:
-            fields = without(fields, b"content-length")
         return await upstream.call("POST", self._target(match.prefix + endpoint), fields, body)
 
     async def _stream(self, answer: Answer, translation: Translation, *, keepalive: bool) -> None:
@@ -336,8 +339,8 @@ class Exchange:
         query = self._client.query.decode("ascii")
         return f"{path}?{query}" if query else path
 
-    def _request_fields(self) -> Fields:
-        fields = for_upstream(self._client.fields, self._client.named)
+    def _request_fields(self, less: frozenset[bytes] = frozenset()) -> Fields:
+        fields = for_upstream(self._client.fields, self._client.named, less)
         if self._translation is not None:
             return with_version(fields, self._translation.upstream)
         version = self._client.named[VERSION][0]  # without one 2023-01-01 would be assumed
@@ -345,14 +348,14 @@ class Exchange:
 
     def _remade_fields(self) -> Fields:
         """The fields of an answer whose body is ours, though the upstream may have answered."""
-        return without(self._answer_fields(), *_REMADE)
+        return self._answer_fields(_REMADE)
 
-    def _answer_fields(self) -> Fields:
+    def _answer_fields(self, less: frozenset[bytes] = frozenset()) -> Fields:
         """The upstream's fields, and what we add to say what was done."""
         translation, answer = self._translation, self._answer
         fields = [VIA]
         if answer is not None:
-            fields = for_client(answer.fields, answer.named)
+            fields = for_client(answer.fields, answer.named, less)
             for request_id in answer.named.get(b"request-id", ()):
                 self.record.request_id = request_id.decode("latin-1")
         if self._nudge is not None:

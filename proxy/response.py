@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from time import time
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from .fields import Fields, Named, by_name, controls
+from .fields import Fields, controls
 
 _BODILESS = (204, 304)
 
@@ -52,15 +55,17 @@ class Response(RequestResponseCycle):
         self.response_started = True
         self.waiting_for_100_continue = False
         first = STATUS_LINE[status].removesuffix(b"\r\n")
-        framing = self._framing(status, by_name(fields))
-        lines = (first, *map(b": ".join, fields), *framing, b"", b"")
+        named = dict(fields)
+        dated = () if b"date" in named else (b": ".join(date()),)
+        framing = self._framing(status, named)
+        lines = (first, *map(b": ".join, fields), *dated, *framing, b"", b"")
         self.transport.write(b"\r\n".join(lines))
 
-    def _framing(self, status: int, named: Named) -> Iterator[bytes]:
+    def _framing(self, status: int, named: Mapping[bytes, bytes]) -> Iterator[bytes]:
         """What else the client has to know of where the response ends, and the connection."""
         if b"content-length" in named:
             self.chunked_encoding = False
-            self.expected_content_length = int(named[b"content-length"][0])
+            self.expected_content_length = int(named[b"content-length"])
         elif self.scope["http_version"] == "1.0":
             self.chunked_encoding = False
             self._unframed = True
@@ -81,3 +86,13 @@ class Response(RequestResponseCycle):
     def _linger(self, how: bytes) -> None:
         opened: socket.socket = self.transport.get_extra_info("socket")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+
+
+def date() -> tuple[bytes, bytes]:
+    """The field that says when an answer of ours was made."""
+    return b"date", _date(int(time()))
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()

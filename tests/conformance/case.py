@@ -567,13 +567,14 @@ def _laws(seen: Seen, *, own: bool) -> Iterator[str]:
     for name in ("content-type", "content-length", "date"):
         if len(values := seen.values(name)) > 1:
             yield f"field {name} stands there {len(values)} times: {values}"
-    if not seen.values("date"):
-        yield "the response has no date"
     if not own and "1.1 anthropic-version-proxy" not in seen.values("via"):
         yield f"the response does not say which way it came: via {seen.values('via')}"
     if seen.reason == "":
         yield f"status {seen.status} has no reason phrase"
-    on_the_wire = {"connection", "transfer-encoding"} if seen.reason is not None else set()
-    for name in {"connection", "keep-alive", "proxy-authenticate", "te", "trailer"} - on_the_wire:
+    on_the_wire = seen.reason is not None
+    if on_the_wire and not seen.values("date"):  # the server's to say, as the framing is
+        yield "the response has no date"
+    framing = {"connection", "transfer-encoding"} if on_the_wire else set()
+    for name in {"connection", "keep-alive", "proxy-authenticate", "te", "trailer"} - framing:
         if seen.values(name):
             yield f"field {name} ends at the proxy, but arrived"
