@@ -49,15 +49,41 @@ class Flow(FlowControl):
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self.read_paused = False
+        """Whether nothing is read."""
         self.write_paused = False
-        self.full = False
-        """Whether so many requests wait that no more are read, whoever wants to read on."""
+        self._full = False
+        self._wanted = True
         self._taken = Signal()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that no more is read, whoever wants to read on."""
+        return self._full
+
+    @full.setter
+    def full(self, full: bool) -> None:
+        self._full = full
+        self._heed()
+
+    def pause_reading(self) -> None:
+        """Read no more until somebody wants to."""
+        self._wanted = False
+        self._heed()
 
     def resume_reading(self) -> None:
         """Read on, unless enough waits already."""
-        if self.read_paused and not self.full:
-            super().resume_reading()
+        self._wanted = True
+        self._heed()
+
+    def _heed(self) -> None:
+        paused = self._full or not self._wanted
+        if paused is self.read_paused:
+            return
+        self.read_paused = paused
+        if paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     async def drain(self) -> None:
         """Wait until the client has taken most of what waits for it."""

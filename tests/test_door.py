@@ -627,8 +627,8 @@ async def test_a_client_that_leaves_requests_behind_is_no_fault_and_leaves_no_ga
 
 
 async def test_however_much_is_pipelined_little_of_it_waits() -> None:
-    request = POST + b"content-length: 0\r\nx-long: %b\r\n\r\n" % (b"x" * 4000)
-    amount = 1000
+    request = POST + b"content-length: 0\r\n\r\n"
+    amount = 2000
     waiting: list[int] = []
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -642,8 +642,29 @@ async def test_however_much_is_pipelined_little_of_it_waits() -> None:
         for _ in range(amount):
             assert (await client.head()).startswith(b"HTTP/1.1 204 ")
         await sending
-    one_reading = (256 << 10) // len(request)
-    assert max(waiting) <= protocol.PIPELINED + 1 + one_reading
+    one_reading = protocol.PIECE // len(request) + 1
+    assert max(waiting) <= protocol.PIPELINED + one_reading
+
+
+async def test_whoever_sends_much_at_once_lets_others_go_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "SLICE", 0)
+    size = 10_000
+    parts: list[bytes] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        while (message := await receive())["more_body"]:
+            parts.append(message["body"])
+        parts.append(message["body"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as client:
+        await client.say(POST + CHUNKED + b"1\r\nx\r\n" * size + b"0\r\n\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+    assert b"".join(parts) == b"x" * size
+    assert max(map(len, parts)) <= protocol.PIECE
 
 
 # Deadlines.
