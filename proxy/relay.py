@@ -46,7 +46,7 @@ from .keepalive import Keepalive
 from .negotiation import negotiate, translates
 from .nudges import Nudge
 from .observe import LONGEST, Ended, Observer, Record
-from .redaction import beginning, without_keys
+from .redaction import beginning
 from .routing import Match, Routes
 from .translation import Translation
 from .upstream import Upstream
@@ -172,9 +172,9 @@ class Exchange:
             record.upstream_bytes = self._answer.received
         if translation is not None and translation.changes:
             record.changes = translation.changes
-            record.dropped = tuple(translation.dropped)
+            record.dropped = tuple(beginning(name, LONGEST) for name in translation.dropped)
             record.notes = translation.notes
-            record.model = without_keys(translation.model_asked or "-")
+            record.model = beginning(translation.model_asked or "-", LONGEST)
             record.answered_by = translation.model or "-"
             record.streams = translation.streams
             record.events_received = translation.events_taken
@@ -365,7 +365,9 @@ class Exchange:
         versions = f"{translation.client}, upstream={translation.upstream}"
         fields.append((b"x-proxy-version", versions.encode()))
         if translation.dropped:
-            fields.append((b"x-proxy-dropped", safe_value(", ".join(translation.dropped)[:1000])))
+            fields.append(
+                (b"x-proxy-dropped", safe_value(beginning(", ".join(translation.dropped), 1000)))
+            )
         if translation.model is not None:
             fields.append((b"x-proxy-model", safe_value(translation.model)))
         return fields

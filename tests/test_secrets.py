@@ -252,6 +252,7 @@ REFUSED = {
     "a key in a known path": request(b"POST /v1/models/" + LOOKS_LIKE_ONE),
     "a key in a refused method": request(b"DELETE /v1/models/" + LOOKS_LIKE_ONE),
     "a key behind a long path": request(b"POST /v1/" + b"x" * 280 + LOOKS_LIKE_ONE),
+    "a key for a parameter": request(metadata={LOOKS_LIKE_ONE.decode(): 1}),
     "a key for a version": request(field=b"anthropic-version: " + LOOKS_LIKE_ONE),
 }
 """Requests that carry a key where none belongs."""
