@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import logging
+import re
 import socket
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
-from support import PATIENCE, Play, Side, chunk, connect, raw_upstream, settings
+from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
 
 from proxy import guard, protocol, server
 from proxy.app import App
@@ -26,6 +27,7 @@ from proxy.client import CONNECTION
 from proxy.fields import by_name, times_forwarded
 from proxy.observe import Record
 from proxy.server import running
+from proxy.translation import MOST_VALUES
 
 pytestmark = pytest.mark.anyio
 
@@ -1128,7 +1130,7 @@ NOT_JSON = {
     "nothing": b"",
     "cut": b'{"prompt":',
     "deep": deep(100_000),
-    "deep, and no end": b"[" * (1 << 20),
+    "deep, and no end": b"[" * (1 << 18),
     "NaN": prompt(b"NaN"),
     "infinity": prompt(b"-Infinity"),
     "number of 5,000 digits": prompt(b"1" * 5000),
@@ -1148,6 +1150,32 @@ async def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
         head, told = await answer(client)
         assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert "JSON" in envelope(told, "invalid_request_error")
+    assert not upstream.asked
+
+
+CALL = old_request().partition(b"\r\n\r\n")[2]
+
+TOO_MUCH = {
+    "a long name": b'{"model":"%b"}' % (b"m" * 257),
+    "many names": b"{%b%b" % (b"".join(b'"x%d":1,' % number for number in range(1001)), CALL[1:]),
+    "many values": b'{"prompt":[%b1]}' % (b"1," * MOST_VALUES),
+    "many lists": b'{"prompt":[%b1]}' % (b"[]," * MOST_VALUES),
+    "many texts": b'{"prompt":[%b1]}' % (b'"\\\\\\",",' * MOST_VALUES),
+}
+
+
+@pytest.mark.parametrize("body", TOO_MUCH.values(), ids=TOO_MUCH.keys())
+async def test_a_body_that_costs_out_of_proportion_is_refused(body: bytes) -> None:
+    upstream = Upstream()
+    async with (
+        raw_upstream(upstream.play) as base,
+        running(App(settings(base, bridge=True))) as url,
+        await connect(url) as client,
+    ):
+        await client.say(COMPLETE + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        head, told = await answer(client)
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert re.search("at most|more than", envelope(told, "invalid_request_error"))
     assert not upstream.asked
 
 

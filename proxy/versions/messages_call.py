@@ -29,6 +29,12 @@ THINKING_ROOM = 4096
 """Tokens added where a model thinks all the same: thoughts count as tokens of the answer, and the
 few hundred that programs of 2023 asked for would be gone before the first word."""
 
+MOST_UNKNOWN = 1000
+"""How many parameters are left out because nobody knows them: each is told, counted and kept."""
+
+MODEL_LENGTH = 256
+"""The longest name of a model that was ever taken, in characters. Each event repeats it."""
+
 USER_ID_LENGTH = 512
 """The longest metadata.user_id that is taken, in characters."""
 
@@ -48,7 +54,7 @@ class Completion(NamedTuple):
     def read(cls, body: Body) -> Completion:
         """Read the body of a call; raises InvalidRequest, which names the field."""
         return cls(
-            model=_string(body, "model"),
+            model=_model(body),
             prompt=_string(body, "prompt"),
             max_tokens=_max_tokens_to_sample(body),
             stop_sequences=_stop_sequences(body),
@@ -104,6 +110,13 @@ def _string(body: Body, field: str) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{field}: Input should be a valid string")
     return value
+
+
+def _model(body: Body) -> str:
+    model = _string(body, "model")
+    if len(model) > MODEL_LENGTH:
+        raise InvalidRequest(f"model: String should have at most {MODEL_LENGTH} characters")
+    return model
 
 
 def _max_tokens_to_sample(body: Body) -> int:
@@ -207,10 +220,10 @@ def _carry_sampling(asked: Completion, profile: Profile, made: Call) -> None:
 
 
 def _drop_unknown(body: Body, made: Call) -> None:
-    for parameter, value in body.items():
-        if parameter not in _KNOWN and value is not None:
-            made.dropped[parameter] = "not a parameter of this endpoint"
-    metadata = body.get("metadata")
-    for key in metadata if isinstance(metadata, dict) else ():
-        if key != "user_id":
-            made.dropped[f"metadata.{key}"] = "metadata takes nothing but user_id"
+    unknown = [name for name, value in body.items() if name not in _KNOWN and value is not None]
+    others = [name for name in body.get("metadata") or () if name != "user_id"]
+    if len(unknown) + len(others) > MOST_UNKNOWN:
+        raise InvalidRequest(f"The request body has more than {MOST_UNKNOWN} unknown parameters")
+    made.dropped |= dict.fromkeys(unknown, "not a parameter of this endpoint")
+    for name in others:
+        made.dropped[f"metadata.{name}"] = "metadata takes nothing but user_id"
