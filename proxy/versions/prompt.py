@@ -10,7 +10,6 @@ https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
@@ -23,11 +22,9 @@ ASSISTANT = "\n\nAssistant:"
 NO_TEXT = "(no text)"
 """Stands for a Human turn without text: the old API took one, today's does not."""
 
-MOST_TURNS = 100_000
-"""Today's API takes no more messages."""
-
-_MARKER = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+MOST_TURNS = 20_000
+"""The 100,000 tokens that the largest model of then read had no room for more. Taking apart as many
+as today's API takes would hold up everybody for half a second."""
 
 
 class Turn(NamedTuple):
@@ -52,20 +49,13 @@ class Dialogue(NamedTuple):
 
 def parse(prompt: str) -> Dialogue:
     """Take ``prompt`` apart; raises InvalidRequest where it is not a dialogue."""
-    if prompt.count(HUMAN) + prompt.count(ASSISTANT) > MOST_TURNS:
-        raise InvalidRequest(f"prompt has more than {MOST_TURNS} turns")
-    system, *parts = _MARKER.split(_with_first_marker(prompt))
-    roles = [_ROLES[part] for part in parts[0::2]]
-    if not roles or roles[0] != "user":
-        raise InvalidRequest(
-            r'prompt must start with "\n\nHuman:" turn after an optional system prompt'
-        )
-    if roles[-1] != "assistant":
+    system, (*given, last) = _taken_apart(_with_first_marker(prompt))
+    if last.role != "assistant":
         raise InvalidRequest(r'prompt must end with "\n\nAssistant:" turn')
-    *texts, answer = [text.removeprefix(" ") for text in parts[1::2]]
-    said = [Turn(role, text) for role, text in zip(roles, texts, strict=False) if text.strip()]
+    answer = last.text
+    said = [turn for turn in given if turn.text.strip()]
     turns = _merged(said)
-    if turns and turns[-1].role == "assistant" and roles[-2] == "assistant":
+    if turns and turns[-1].role == "assistant" and given[-1].role == "assistant":
         answer = _joined((turns.pop().text, answer)) if answer.strip() else turns.pop().text
     prefill = answer.rstrip()
     return Dialogue(
@@ -73,8 +63,25 @@ def parse(prompt: str) -> Dialogue:
         turns=tuple(_between_users(turns)),
         prefill=prefill,
         prefill_space=answer[len(prefill) :] if prefill else "",
-        notes=tuple(_notes(prompt, blank=len(texts) - len(said), joined=len(said) - len(turns))),
+        notes=tuple(_notes(prompt, blank=len(given) - len(said), joined=len(said) - len(turns))),
     )
+
+
+def _taken_apart(prompt: str) -> tuple[str, list[Turn]]:
+    """What stands before the first turn, and all turns as they stand; raises InvalidRequest."""
+    system, *questions = prompt.split(HUMAN, MOST_TURNS + 1)
+    if not questions or ASSISTANT in system:
+        raise InvalidRequest(
+            r'prompt must start with "\n\nHuman:" turn after an optional system prompt'
+        )
+    turns: list[Turn] = []
+    for question in questions:
+        text, *answers = question.split(ASSISTANT, MOST_TURNS + 1)
+        turns.append(Turn("user", text.removeprefix(" ")))
+        turns += [Turn("assistant", text.removeprefix(" ")) for text in answers]
+        if len(turns) > MOST_TURNS:
+            raise InvalidRequest(f"prompt has more than {MOST_TURNS} turns")
+    return system, turns
 
 
 def _with_first_marker(prompt: str) -> str:
@@ -106,14 +113,17 @@ def _between_users(turns: list[Turn]) -> list[Turn]:
 
 def _notes(prompt: str, *, blank: int, joined: int) -> Iterator[str]:
     """What was repaired, and what may not be what its author meant."""
-    if not _MARKER.match(prompt) and prompt.lstrip().startswith("Human:"):
+    if not prompt.startswith(HUMAN) and prompt.lstrip().startswith("Human:"):
         yield "prompt: the first turn has no blank line before it"
     if blank:
         yield f"prompt: empty turns left out: {blank}"
     if joined > 0:
         yield f"prompt: turns joined to one of the same role before them: {joined}"
-    if _LOOKS_LIKE_A_TURN.search(prompt):
+    if _stands_in_a_text(prompt, HUMAN) or _stands_in_a_text(prompt, ASSISTANT):
         yield "prompt: a line begins like a turn, but has no blank line before it: it is text"
 
 
-_LOOKS_LIKE_A_TURN = re.compile(r"[^\n]\n(?:Human|Assistant):")
+def _stands_in_a_text(prompt: str, marker: str) -> bool:
+    """Whether a line of ``prompt`` begins like a turn, but not behind a blank one."""
+    line = marker[1:]
+    return prompt.count(line) - prompt.startswith(line) > prompt.count(marker)
