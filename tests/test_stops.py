@@ -54,3 +54,9 @@ def test_after_a_stop_nothing_comes() -> None:
 
 def test_a_stop_longer_than_any_answer_is_left_to_the_upstream() -> None:
     assert StopScanner(["a" * 1_000_000]).feed("aaa") == "aaa"
+
+
+def test_what_is_looked_for_is_bounded() -> None:
+    scanner = StopScanner(["\n\nHuman:", *(f"{number:04}" for number in range(2_000))])
+    assert scanner.feed("1999 ") == "1999 "
+    assert scanner.feed("0000") == ""

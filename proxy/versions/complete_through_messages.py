@@ -56,7 +56,7 @@ class CompleteThroughMessages(Bridge):
         dialogue = parse(asked.prompt)
         target = models.target(self._models, asked.model)
         self._asked_model = asked.model
-        self._answer = AnswerText(dialogue, (*asked.stop_sequences, HUMAN))
+        self._answer = AnswerText(dialogue, (HUMAN, *asked.blank_stops, *asked.stop_sequences))
         return messages_call(
             call, asked, dialogue, target, models.profile(target.to, self._learned)
         )

@@ -7,12 +7,14 @@ https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..change import Body, Call
 from ..errors import InvalidRequest
 from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
+from .stops import LOOKED_FOR
 from .unset_parameters_refused import ONLY_THEN, is_unset
 
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -35,6 +37,9 @@ MOST_UNKNOWN = 1000
 MODEL_LENGTH = 256
 """The longest name of a model that was ever taken, in characters. Each event repeats it."""
 
+BLANK_LENGTH = LOOKED_FOR // 2
+"""The most that blank stop sequences may have in all, in characters: nobody else looks for them."""
+
 USER_ID_LENGTH = 512
 """The longest metadata.user_id that is taken, in characters."""
 
@@ -46,6 +51,8 @@ class Completion(NamedTuple):
     prompt: str
     max_tokens: int
     stop_sequences: tuple[str, ...]
+    blank_stops: tuple[str, ...]
+    """Those which today's API refuses: they are looked for on the way back instead."""
     stream: bool | None
     sampling: Body
     user_id: str | None
@@ -53,11 +60,13 @@ class Completion(NamedTuple):
     @classmethod
     def read(cls, body: Body) -> Completion:
         """Read the body of a call; raises InvalidRequest, which names the field."""
+        stops = _stop_sequences(body)
         return cls(
             model=_model(body),
             prompt=_string(body, "prompt"),
             max_tokens=_max_tokens_to_sample(body),
-            stop_sequences=_stop_sequences(body),
+            stop_sequences=tuple(stop for stop in stops if stop.strip()),
+            blank_stops=_blank(stops),
             stream=_stream(body),
             sampling=_sampling(body),
             user_id=_user_id(body),
@@ -137,6 +146,15 @@ def _stop_sequences(body: Body) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def _blank(stops: Iterable[str]) -> tuple[str, ...]:
+    blank = tuple(dict.fromkeys(stop for stop in stops if not stop.strip()))
+    if sum(map(len, blank)) > BLANK_LENGTH:
+        raise InvalidRequest(
+            f"stop_sequences: the blank ones should have at most {BLANK_LENGTH} characters in all"
+        )
+    return blank
+
+
 def _stream(body: Body) -> bool | None:
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
@@ -200,11 +218,9 @@ _GO_ON = (
 
 
 def _carry_stops(asked: Completion, made: Call) -> None:
-    """Blank stop sequences are refused today; they are looked for on the way back instead."""
-    stops = [stop for stop in asked.stop_sequences if stop.strip()]
-    if stops:
-        made.body["stop_sequences"] = stops
-    if len(stops) < len(asked.stop_sequences):
+    if asked.stop_sequences:
+        made.body["stop_sequences"] = list(asked.stop_sequences)
+    if asked.blank_stops:
         made.notes.append("stop_sequences: the blank ones are enforced by the proxy")
 
 

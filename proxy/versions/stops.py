@@ -6,21 +6,22 @@ that it cannot be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-LONGEST = 1000
-"""Longer stop sequences, in characters, are left to the upstream: looking for one costs more than
-any text is likely to hold."""
+LOOKED_FOR = 4000
+"""How many characters all that is looked for may have. Stop sequences beyond that are left to the
+upstream: each delta would pay for them."""
 
 
 class StopScanner:
     """Gives out text up to the first of ``stops``; ``hit`` is that stop, once it was seen.
 
-    The first is the one that is complete first, as it was for a model that stopped there.
+    The first is the one that is complete first, as it was for a model that stopped there. Those
+    that fit into LOOKED_FOR are looked for, in their order.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self._stops = tuple(dict.fromkeys(stop for stop in stops if 0 < len(stop) <= LONGEST))
+        self._stops = tuple(_fitting(stops))
         self._longest = max(map(len, self._stops), default=0)
         self._begins = frozenset(stop[0] for stop in self._stops)
         self._ends = frozenset("".join(stop[:-1] for stop in self._stops))
@@ -64,3 +65,11 @@ class StopScanner:
             if any(stop.startswith(end) for stop in self._stops):
                 return length
         return 0
+
+
+def _fitting(stops: Iterable[str]) -> Iterator[str]:
+    room = LOOKED_FOR
+    for stop in dict.fromkeys(stops):
+        if 0 < len(stop) <= room:
+            room -= len(stop)
+            yield stop
