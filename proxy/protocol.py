@@ -115,6 +115,7 @@ class Protocol(HttpToolsProtocol):
         "_framing",
         "_gone",
         "_head",
+        "_hung_up",
         "_mixed",
         "_part",
         "_refusal",
@@ -159,6 +160,9 @@ class Protocol(HttpToolsProtocol):
         """How much has arrived of the head, or since the last part of the body, in bytes."""
         self._refusal: RequestError | None = None
         """Why nothing more is read."""
+
+        self._hung_up = False
+        """Whether nothing more is said, and what still comes is let go."""
 
         self._due = _NEVER
         """When what is waited for must have come, by the event loop's clock."""
@@ -302,7 +306,9 @@ class Protocol(HttpToolsProtocol):
         self._tell = None
         if self.transport.is_closing():
             return
-        if self._waiting:
+        if cast(Response, self.cycle).unheard:
+            self._hang_up()
+        elif self._waiting:
             self._ahead = self._waiting.pop(0)
             self._start_asgi_task(self._ahead, self.app)
             if self.flow.full and self._turn is None:
@@ -330,7 +336,7 @@ class Protocol(HttpToolsProtocol):
 
     def _read(self, data: bytes) -> None:
         """Read the next of what has arrived, and refuse what can be told to be wrong."""
-        if self._refusal is not None:
+        if self._refusal is not None or self._hung_up:
             return
         self._segment = data
         self._mixed = False
@@ -429,7 +435,9 @@ class Protocol(HttpToolsProtocol):
     def _expire(self) -> None:
         """What was waited for has not come."""
         self._due = _NEVER
-        if self._refusal is not None:
+        if self._hung_up and self.flow.write_paused:
+            self._due = self.loop.time() + LINGER  # it has not even taken the answer
+        elif self._hung_up:
             self.transport.abort()
         elif self._part == "head" and self.flow.read_paused:
             self._due = self.loop.time() + HEAD_WITHIN  # it is for us to go on
@@ -501,6 +509,7 @@ class Protocol(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         """Write no more, and read for a while what is no longer read by anyone."""
+        self._hung_up = True
         self.flow.resume_reading()
         self.transport.write_eof()
         self._due = self.loop.time() + LINGER

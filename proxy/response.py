@@ -32,6 +32,8 @@ class Response(RequestResponseCycle):
     """
 
     _unframed = False
+    unheard = False
+    """Whether it was the connection's last and is complete, while its request is not."""
 
     async def send(self, message: Any) -> None:
         """Send the head or a part of the body, once the client has taken enough of what waits."""
@@ -42,6 +44,8 @@ class Response(RequestResponseCycle):
                 if self.disconnected:
                     return
                 self._end_by_closing(message)
+            if self.more_body and not self.keep_alive and not message.get("more_body", False):
+                self.keep_alive = self.unheard = True  # or it would be reset, and not be heard
             await super().send(message)
             return
         if self.flow.write_paused and not self.disconnected:

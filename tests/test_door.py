@@ -1074,6 +1074,18 @@ async def test_a_body_that_comes_after_its_refusal_is_let_go(
     assert len(upstream.asked) == 1
 
 
+@pytest.mark.parametrize("last", [b"connection: close", b"expect: 100-continue"])
+async def test_the_last_answer_is_heard_though_its_request_is_still_on_its_way(last: bytes) -> None:
+    upstream = Upstream()
+    body = b"x" * (1 << 20)
+    async with door(upstream, {"limits": {"request_body": 50}}) as client:
+        await client.say(COMPLETE + last + b"\r\ncontent-length: %d\r\n\r\n" % len(body))
+        assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+        await client.say(body + GET + b"\r\n")
+        assert "50" in envelope(await client.rest(), "request_too_large")
+    assert not upstream.asked
+
+
 async def test_a_body_that_nobody_asked_for_does_not_become_the_next_request() -> None:
     async with door(Upstream(), {"limits": {"request_body": 50}}) as client:
         await client.say(COMPLETE + b"expect: 100-continue\r\ncontent-length: 51\r\n\r\n")
