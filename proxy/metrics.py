@@ -290,10 +290,15 @@ class Metrics:
 class _Build:
     """Tells what runs; the library's own Info does not work across processes."""
 
+    def __init__(self) -> None:  # later no file may be left to read it from
+        self._told = {
+            "version": version("anthropic-version-proxy"),
+            "python": platform.python_version(),
+        }
+
     def collect(self) -> Iterator[Metric]:
         about = "What runs: the version of the proxy, and of Python."
-        told = {"version": version("anthropic-version-proxy"), "python": platform.python_version()}
-        yield InfoMetricFamily(f"{PREFIX}_build", about, told)
+        yield InfoMetricFamily(f"{PREFIX}_build", about, self._told)
 
 
 _TYPES = {

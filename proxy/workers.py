@@ -11,6 +11,7 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -37,6 +38,9 @@ log = logging.getLogger("proxy")
 
 WATCH = 0.5
 """Seconds between two looks at the workers."""
+
+FILES_BESIDE = 50
+"""How many files are open beside those of exchanges, or thereabouts."""
 
 START = multiprocessing.get_context("spawn")
 """How workers are made: from nothing, so that they share no loop and no connection."""
@@ -66,6 +70,7 @@ def serve(load: server.Load, workers: int = 1) -> None:
     config = load()
     tracing.exporters(os.environ)  # raises here, once, and not in each worker
     journal.check(config.ledger)  # as does this
+    _open_many_files(config.limits.concurrent_exchanges)
     with (
         server.listen(config.server.host, config.server.port) as listener,
         server.listen_for_admin(config.admin) as admin,
@@ -81,6 +86,26 @@ def serve(load: server.Load, workers: int = 1) -> None:
             crew = Crew(config, names, _Common(listener, admin, shared))
             _watch(crew, load, Metrics(shared, WATCHER), signals)
             _stop(crew, signals)
+
+
+def _open_many_files(exchanges: int) -> None:
+    """Let this process and its workers open all files that they may: an exchange has two of them.
+
+    Beyond 1,024, as many as are usual, is for programs to ask for: select fails there.
+    """
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems say more than they allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        usual = most
+    needed = FILES_BESIDE + 2 * exchanges
+    if resource.RLIM_INFINITY != usual < needed:
+        log.warning(
+            "limits.concurrent_exchanges is %d, which takes %d files, but only %d may be open"
+            " (ulimit -n)",
+            exchanges,
+            needed,
+            usual,
+        )
 
 
 def _watch(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) -> None:

@@ -13,11 +13,13 @@ import re
 import socket
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import served, write_config
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
 
@@ -1092,6 +1094,22 @@ async def test_a_body_that_nobody_asked_for_does_not_become_the_next_request() -
         refused = await client.rest()
         assert refused.startswith(b"HTTP/1.1 413 ")
         assert b"\r\nconnection: close\r\n" in refused
+
+
+# Files.
+
+
+async def test_as_many_files_are_opened_as_may_be(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    write_config(file, "http://127.0.0.1:9")
+    few = ("prlimit", "--nofile=40:200")
+    async with served("serve", "--config", str(file), within=few) as here, AsyncExitStack() as held:
+        for _ in range(80):
+            client = await held.enter_async_context(await connect(here.url))
+            await client.say(b"GET /-/healthy HTTP/1.1\r\nhost: proxy\r\n\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+        assert await here.stopped() == 0
+    assert "concurrent_exchanges is 1000, which takes" in "".join(here.said)
 
 
 # Loops.
