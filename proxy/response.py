@@ -39,14 +39,9 @@ class Response(RequestResponseCycle):
         """Send the head or a part of the body, once the client has taken enough of what waits."""
         if self.response_started:
             if self._unframed:
-                while self.flow.write_paused and not self.disconnected:  # others may be first
-                    await self.flow.drain()
-                if self.disconnected:
-                    return
-                self._end_by_closing(message)
-            if self.more_body and not self.keep_alive and not message.get("more_body", False):
-                self.keep_alive = self.unheard = True  # or it would be reset, and not be heard
-            await super().send(message)
+                await self._send_unframed(message)
+                return
+            await self._send_more(message)
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
@@ -82,10 +77,33 @@ class Response(RequestResponseCycle):
         elif not self.keep_alive:
             yield b"connection: close"
 
-    def _end_by_closing(self, message: Any) -> None:
-        self.expected_content_length = len(message.get("body", b""))
-        if not message.get("more_body", False):
+    async def _send_unframed(self, message: Any) -> None:
+        """Send a part, and if it is the last, the end once all has been taken.
+
+        What still waits is lost where the connection ends before that, and must not look whole.
+        """
+        await self._taken()
+        if not self.disconnected:
+            self.expected_content_length = len(message.get("body", b""))
+            part: Any = {**message, "more_body": True}
+            await super().send(part)
+        if message.get("more_body", False):
+            return
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(0)
+        await self._taken()
+        if not self.disconnected:
             self._linger(_LINGER_OFF)
+            await self._send_more({**message, "body": b""})
+
+    async def _send_more(self, message: Any) -> None:
+        if self.more_body and not self.keep_alive and not message.get("more_body", False):
+            self.keep_alive = self.unheard = True  # or it would be reset, and not be heard
+        await super().send(message)
+
+    async def _taken(self) -> None:
+        while self.flow.write_paused and not self.disconnected:  # others may be first
+            await self.flow.drain()
 
     def _linger(self, how: bytes) -> None:
         opened: socket.socket = self.transport.get_extra_info("socket")

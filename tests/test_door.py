@@ -502,6 +502,20 @@ async def test_a_slow_client_of_http_1_0_that_leaves_is_no_fault(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+async def test_what_a_client_of_http_1_0_has_not_taken_does_not_look_whole() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        transport = scope["extensions"][CONNECTION].transport
+        asyncio.get_running_loop().call_soon(transport.abort)
+        await send({"type": "http.response.body", "body": b"x" * (16 << 20)})
+
+    async with serving(application) as client:
+        await client.say(GET.replace(b"1.1", b"1.0") + b"\r\n")
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+
+
 async def test_an_answer_to_http_1_0_that_breaks_off_does_not_look_whole() -> None:
     stream = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
