@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from itertools import chain
 from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
@@ -62,8 +63,12 @@ class Client:
         """The length that the body is said to have, in bytes; 0 where none is said."""
         self.started = False
         """Whether the head of the response is out, so that the status can no longer change."""
+        self.ending = False
+        """Whether all but the end of the response is out."""
         self.complete = False
         """Whether the whole response is out."""
+        self.unwritten: Iterator[bytes] = iter(())
+        """What was still to be written when waiting for the client was interrupted."""
         self.bytes_received = 0
         """How much of the request's body has arrived."""
         self.bytes_sent = 0
@@ -150,15 +155,19 @@ class Client:
         return self._connection is not None and self._connection.write(data)
 
     async def _write_rest(self, block: bytes, rest: Iterator[bytes]) -> None:
+        self.unwritten = chain((block,), rest)
         await self._send(_part(block))
         for further in rest:
             if not self._write_at_once(further):
+                self.unwritten = chain((further,), rest)
                 await self._send(_part(further))
+        self.unwritten = iter(())
 
     async def end(self) -> None:
         """Say that the body is complete. Without this it is cut, and the client can tell."""
-        self.complete = True
+        self.ending = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.complete = True
 
     async def answer(self, status: int, fields: Fields, body: bytes) -> None:
         """Send a whole response, with a body of JSON."""

@@ -194,12 +194,17 @@ class Exchange:
         """End an exchange that failed: by an HTTP error as long as the head is not out."""
         if self._client.complete:
             return
+        if self._client.ending:  # the answer is no worse for it
+            await self._client.end()
+            return
         self._failed(error)
         if not self._client.started:
             self.record.status = error.status
             await self._client.refuse(error, self._remade_fields())
         elif self._translation is not None and self._translation.started:
-            wait = self._client.write_all(self._translation.finish(error))
+            ended = self._translation.ended
+            owed = self._client.unwritten if ended else self._translation.finish(error)
+            wait = self._client.write_all(owed)
             if wait is not None:
                 await wait
             await self._client.end()

@@ -135,8 +135,10 @@ class Server(uvicorn.Server):
         if self._renewing is not None:
             self._renewing.cancel()
         if self.app is not None:
-            self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
+            stop = self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
             self.app.drain()
+            # Whoever takes nothing even then is left, before uvicorn cancels what waits for it.
+            asyncio.get_running_loop().call_later(stop - GOODBYE, self._hang_up)
         await super().shutdown(sockets)
         await self._beside.aclose()
 

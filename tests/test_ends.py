@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from support import (
@@ -23,6 +24,7 @@ from support import (
     settings,
 )
 
+from proxy import server
 from proxy.app import App
 from proxy.observe import Record
 from proxy.relay import AT_HAND
@@ -285,6 +287,48 @@ async def test_a_stream_that_outlasts_the_drain_is_finished_as_failed(log: Excha
         assert b'"exception":"overloaded_error: the proxy is shutting down"' in last
         await gate.wait_closed()
         assert "ended=drained" in await log.line()
+
+
+LARGE = STREAM_HEAD + completion(" Hi") + completion("x" * (7 << 20)) + LAST + chunk(b"")
+"""More than a client has room for that does not read, whole in one piece but for its beginning."""
+
+
+@asynccontextmanager
+async def stuck(url: str) -> AsyncIterator[Side]:
+    """A client that has taken but the beginning of a LARGE answer."""
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    opened.setblocking(False)
+    host, _, port = url.removeprefix("http://").partition(":")
+    await asyncio.get_running_loop().sock_connect(opened, (host, int(port)))
+    async with Side(*await asyncio.open_connection(sock=opened, limit=1 << 10)) as client:
+        await client.say(old_request())
+        await client.until(b'"completion":" Hi"')
+        await client.until(b'"completion":" Hix')
+        yield client
+
+
+async def test_what_a_slow_client_is_owed_at_the_end_of_a_drain_is_whole() -> None:
+    async with proxy_to(Gate(LARGE).play) as (app, url), stuck(url) as client:
+        app.exchanges.cut()
+        rest = b""
+        async with asyncio.timeout(PATIENCE):
+            while not rest.endswith(b"\r\n0\r\n\r\n"):
+                rest = rest[-500:] + await client.reader.read(1 << 20)
+        assert b'"stop_reason":"stop_sequence"' in rest
+        assert b"data: [DONE]\r\n\r\n" in rest
+
+
+async def test_a_client_that_takes_nothing_is_left_at_the_end_of_a_drain(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, log: Exchanges
+) -> None:
+    monkeypatch.setattr(server, "AFTER_DRAIN", server.GOODBYE)
+    gate = Gate(LARGE)
+    async with AsyncExitStack() as stack:
+        async with proxy_to(gate.play, {"server": {"drain": 0}}) as (_, url):
+            await stack.enter_async_context(stuck(url))
+        assert "ended=drained" in await log.line()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("status", [200, 529])
