@@ -89,22 +89,24 @@ def serve(load: server.Load, workers: int = 1) -> None:
 
 
 def _open_many_files(exchanges: int) -> None:
-    """Let this process and its workers open all files that they may: an exchange has two of them.
+    """Let this process, and each of its workers, open the files that ``exchanges`` at once take.
 
-    Beyond 1,024, as many as are usual, is for programs to ask for: select fails there.
+    Each takes two, and as many again are for clients that rest between two requests. Beyond 1,024,
+    which is usual, is for programs to ask for: select fails there. More would only be for floods.
     """
+    wanted = FILES_BESIDE + 4 * exchanges
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # some systems say more than they allow
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        usual = most
-    needed = FILES_BESIDE + 2 * exchanges
-    if resource.RLIM_INFINITY != usual < needed:
+    if usual == resource.RLIM_INFINITY or usual >= wanted:
+        return
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if allowed < wanted:
         log.warning(
-            "limits.concurrent_exchanges is %d, which takes %d files, but only %d may be open"
+            "limits.concurrent_exchanges is %d, for which %d files should be allowed, not %d"
             " (ulimit -n)",
             exchanges,
-            needed,
-            usual,
+            wanted,
+            allowed,
         )
 
 

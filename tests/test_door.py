@@ -1113,7 +1113,7 @@ async def test_a_body_that_nobody_asked_for_does_not_become_the_next_request() -
 # Files.
 
 
-async def test_as_many_files_are_opened_as_may_be(tmp_path: Path) -> None:
+async def test_as_many_files_are_opened_as_exchanges_take(tmp_path: Path) -> None:
     file = tmp_path / "proxy.yaml"
     write_config(file, "http://127.0.0.1:9")
     few = ("prlimit", "--nofile=40:200")
@@ -1123,7 +1123,7 @@ async def test_as_many_files_are_opened_as_may_be(tmp_path: Path) -> None:
             await client.say(b"GET /-/healthy HTTP/1.1\r\nhost: proxy\r\n\r\n")
             assert (await client.head()).startswith(b"HTTP/1.1 200 ")
         assert await here.stopped() == 0
-    assert "concurrent_exchanges is 1000, which takes" in "".join(here.said)
+    assert "4050 files should be allowed, not 200" in "".join(here.said)
 
 
 # Loops.
