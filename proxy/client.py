@@ -29,6 +29,8 @@ class ClientStalled(ClientLeft):
     """The client took nothing for too long, and was left."""
 
 
+_NOTHING: Iterator[bytes] = iter(())
+
 Gone = ClientLeft | RequestError
 """Why there is nobody to answer any more."""
 
@@ -67,8 +69,8 @@ class Client:
         """Whether all but the end of the response is out."""
         self.complete = False
         """Whether the whole response is out."""
-        self.unwritten: Iterator[bytes] = iter(())
-        """What was still to be written when waiting for the client was interrupted."""
+        self.unwritten = _NOTHING
+        """What write_all was still to write when waiting for the client was interrupted."""
         self.bytes_received = 0
         """How much of the request's body has arrived."""
         self.bytes_sent = 0
@@ -139,7 +141,7 @@ class Client:
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None] | None:
         """Send a part of the body; returns what to wait for before the next, None for nothing."""
-        return None if self._write_at_once(data) else self._write_rest(data, iter(()))
+        return None if self._write_at_once(data) else self._write(data)
 
     def write_all(self, blocks: Iterable[bytes]) -> Coroutine[Any, Any, None] | None:
         """Send parts of the body, each made when the one before it is sent; returns as write."""
@@ -154,6 +156,9 @@ class Client:
         self.last_write = self._loop.time()
         return self._connection is not None and self._connection.write(data)
 
+    async def _write(self, data: bytes) -> None:
+        await self._send(_part(data))
+
     async def _write_rest(self, block: bytes, rest: Iterator[bytes]) -> None:
         self.unwritten = chain((block,), rest)
         await self._send(_part(block))
@@ -161,7 +166,7 @@ class Client:
             if not self._write_at_once(further):
                 self.unwritten = chain((further,), rest)
                 await self._send(_part(further))
-        self.unwritten = iter(())
+        self.unwritten = _NOTHING
 
     async def end(self) -> None:
         """Say that the body is complete. Without this it is cut, and the client can tell."""
