@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -296,12 +295,8 @@ LARGE = STREAM_HEAD + completion(" Hi") + completion("x" * (7 << 20)) + LAST + c
 @asynccontextmanager
 async def stuck(url: str) -> AsyncIterator[Side]:
     """A client that has taken but the beginning of a LARGE answer."""
-    opened = socket.socket()
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    opened.setblocking(False)
     host, _, port = url.removeprefix("http://").partition(":")
-    await asyncio.get_running_loop().sock_connect(opened, (host, int(port)))
-    async with Side(*await asyncio.open_connection(sock=opened, limit=1 << 10)) as client:
+    async with Side(*await asyncio.open_connection(host, int(port), limit=1 << 10)) as client:
         await client.say(old_request())
         await client.until(b'"completion":" Hi"')
         await client.until(b'"completion":" Hix')
