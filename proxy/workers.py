@@ -165,17 +165,25 @@ Signals = Callable[[float, list[int]], set[int]]
 
 @contextmanager
 def _signals() -> Iterator[Signals]:
-    """Signals as something to wait for, instead of something that happens in between."""
+    """Signals as something to wait for, instead of something that happens in between.
+
+    Which came is kept in a set: the socket only wakes, for a storm of signals fills it, and what
+    does not fit is lost.
+    """
     heard, told = socket.socketpair()
+    pending: set[int] = set()
     with heard, told:
         told.setblocking(False)
-        signal.set_wakeup_fd(told.fileno())
+        signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda number, _: pending.add(number))
 
         def came(patience: float, others: list[int]) -> set[int]:
-            ready = wait([heard, *others], patience)
-            return set(heard.recv(4096)) if heard in ready else set()
+            if heard in wait([heard, *others], patience):
+                heard.recv(1 << 20)
+            now = set(pending)
+            pending.difference_update(now)
+            return now
 
         try:
             yield came
