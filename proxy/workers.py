@@ -207,6 +207,8 @@ class Crew:
         self._common = common
         resource_tracker.ensure_running()  # or the first start starts it, and unblocks signals
         self._workers = {name: self._started(name) for name in names}
+        self._missing: set[str] = set()
+        """Those that have ended, and for which none could be started yet."""
 
     def _started(self, name: str) -> tuple[SpawnProcess, Connection]:
         theirs, ours = START.Pipe(duplex=False)
@@ -221,12 +223,26 @@ class Crew:
         return worker, ours
 
     def replace_dead(self) -> None:
-        """Start a worker for each that has ended, which takes its name and goes on counting."""
+        """Start a worker for each that has ended, which takes its name and goes on counting.
+
+        Where none can be started, the others go on, and it is tried again.
+        """
         for name, (worker, pipe) in self._workers.items():
-            if not worker.is_alive():
+            if worker.is_alive():
+                continue
+            told = name in self._missing
+            if not told:
                 log.error("a worker has ended with code %s: it is replaced", worker.exitcode)
+            try:
+                started = self._started(name)
+            except OSError as error:  # no process or no descriptor is left for it
+                if not told:
+                    log.error("no worker can be started yet: %s", error.strerror)  # noqa: TRY400
+                self._missing.add(name)
+            else:
                 pipe.close()
-                self._workers[name] = self._started(name)
+                self._workers[name] = started
+                self._missing.discard(name)
 
     def reload(self, config: Config) -> None:
         """Have all serve by another configuration, and those that are started later."""

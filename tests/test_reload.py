@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Scene:
         self._urls = urls
         self._clients = AsyncExitStack()
 
-    async def reload(self, name: str, **more: dict[str, Any]) -> None:
+    async def reload(self, name: str, **more: Any) -> None:
         """Have it serve by another configuration, and wait until all of it does."""
         write_config(self.file, self._urls[name], **more)
         self.proxy.signal(signal.SIGHUP)
@@ -135,6 +136,22 @@ def workers_of(process: int) -> list[int]:
         for child in children
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
+
+
+async def both_at_work(process: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while len(workers_of(process)) < 2:  # noqa: ASYNC110  (nobody tells of it)
+            await asyncio.sleep(0.02)
+
+
+@contextmanager
+def nothing_more_to_open(process: int) -> Iterator[None]:
+    """Let a process have the descriptors that it has, and no more."""
+    before = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    opened = len(list(Path(f"/proc/{process}/fd").iterdir()))
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (opened, before[1]))
+    yield
+    resource.prlimit(process, resource.RLIMIT_NOFILE, before)
 
 
 @BOTH
@@ -284,11 +301,31 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
     async with scene(file, Service("A"), new, workers=2) as here:
         await here.reload("B")
         here.write("broken")
-        for worker in workers_of(here.proxy.process.pid):
-            os.kill(worker, signal.SIGKILL)
+        watcher = here.proxy.process.pid
+        one, another = workers_of(watcher)
+        with nothing_more_to_open(watcher):
+            os.kill(one, signal.SIGKILL)
             await here.proxy.logged("a worker has ended with code -9")
+            await here.proxy.logged("no worker can be started yet: Too many open files")
+            await (await here.stream("B")).until(DONE)
+        await both_at_work(watcher)
+        os.kill(another, signal.SIGKILL)
+        await here.proxy.logged("a worker has ended with code -9")
         await (await here.stream("B")).until(DONE)
         assert await here.proxy.stopped() == 0
+    assert "".join(here.proxy.said).count("no worker can be started") == 1
+
+
+async def test_a_storm_of_signals_hides_no_stop(file: Path) -> None:
+    """Far more than the socket takes that wakes the process, while it reads a file."""
+    routes = [{"path": f"/v1/{number}", "upstream": "api"} for number in range(200)]
+    async with scene(file, Service("A"), workers=2) as here:
+        await here.reload("A", routes=routes)
+        for _ in range(20_000):
+            here.proxy.signal(signal.SIGHUP)
+        here.proxy.signal(signal.SIGTERM)
+        assert await here.proxy.ended() == 0
+    assert "Traceback" not in "".join(here.proxy.said)
 
 
 async def test_workers_whose_supervisor_died_finish_their_streams_and_end(file: Path) -> None:
