@@ -7,8 +7,9 @@ import json
 import os
 import re
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,24 @@ async def exchange(url: str) -> None:
     async with await connect(url) as client:
         await client.say(old_request())
         await client.until(DONE)
+
+
+async def test_however_many_ask_one_page_is_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread that computes holds up the streams of others."""
+    two = threading.Barrier(2)
+    met: list[int] = []
+
+    def page() -> bytes:
+        with suppress(threading.BrokenBarrierError):
+            met.append(two.wait(0.02))
+        return b"a page\n"
+
+    app = App(settings("http://127.0.0.1:9"))
+    monkeypatch.setattr(app.metrics, "page", page)
+    async with running(app) as url:
+        for _, body in await asyncio.gather(*(get(url, "/-/metrics") for _ in range(4))):
+            assert body == b"a page\n"
+    assert met == []
 
 
 async def test_admin_has_a_port_of_its_own_and_answers_there_to_the_end(tmp_path: Path) -> None:
