@@ -47,6 +47,9 @@ FAILURES = {
 }
 """How the sandbox can fail, and what each way looks like."""
 
+LARGEST_BODY = 32 << 20
+"""The largest body that the API takes, in bytes."""
+
 GATEWAY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>502</body></html>\n"
 NONSENSE = b"this is not JSON"
 
@@ -114,9 +117,11 @@ def _admitting(
     """An endpoint that wants a key, then one of these versions, then what its handler wants."""
 
     async def endpoint(request: Request) -> ASGIApp:
-        body = await request.body()
-        seed = wire.seed_of(request.method.encode(), request.url.path.encode(), body)
+        path = request.method.encode(), request.url.path.encode()
+        seed = wire.seed_of(*path)
         try:
+            body = await _body(request)
+            seed = wire.seed_of(*path, body)
             _require_key(request)
             version = _require_version(request, versions)
             return handler(Call(version, body, seed, request.path_params))
@@ -124,6 +129,17 @@ def _admitting(
             return _refusal(error, seed)
 
     return endpoint
+
+
+async def _body(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST_BODY:
+            raise ApiError("request_too_large", "Request exceeds the maximum size")
+    return b"".join(parts)
 
 
 def _require_key(request: Request) -> None:

@@ -31,7 +31,7 @@ class Answer:
 
 # --- answers --------------------------------------------------------------------------------------
 
-_MARKER = re.compile(r"\[sandbox:(\w+)=([^\]]*)\]")
+_MARKER = re.compile(r"\[sandbox:(\w+)=([^\[\]]*)\]")  # no part of it is looked at twice
 _OPENING = 'Hello! You said: "{}"'
 _CONTINUED = ' — you said: "{}"'  # after a prefill
 _REST = (

@@ -489,6 +489,16 @@ def test_a_body_must_be_a_json_object(client: httpx.Client, body: bytes) -> None
         assert refused(answer)[:2] == (400, "invalid_request_error")
 
 
+def test_a_body_is_as_large_as_the_api_takes_and_no_larger(client: httpx.Client) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(33):
+            yield bytes(1 << 20)
+
+    answer = client.post("/v1/messages", content=parts())
+    told = "Request exceeds the maximum size"
+    assert refused(answer) == (413, "request_too_large", told)
+
+
 @pytest.mark.parametrize("path", ["/", "/v1/messages/", "//v1/complete", "/v1/nothing"])
 def test_an_unknown_path_is_not_found(client: httpx.Client, path: str) -> None:
     answer = client.post(f"{client.base_url}".rstrip("/") + path)
@@ -648,6 +658,10 @@ def test_a_marker_wins_over_the_switch() -> None:
         assert post(client, "messages", "[sandbox:fail=html]").status_code == 502
         marked = post(client, "messages", "[sandbox:delay=0] [sandbox:fail=error_mid]", stream=True)
         assert events(marked)[-1]["type"] == "error"
+
+
+def test_markers_that_never_end_take_no_time(client: httpx.Client) -> None:
+    assert post(client, "messages", "[sandbox:fail=" * 10_000).status_code == 200
 
 
 @pytest.mark.parametrize(
