@@ -51,7 +51,8 @@ the application and its processes
     app                                     the rooms put together
     sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
     flow, response, protocol                one connection, and waiting for its client
+    terminal                                the standard streams
     server, workers                         one process, several
-    probe, terminal, demo                   the health check, colours, both wires to look at
+    probe, demo                             the health check, both wires to look at
     arguments, cli, __main__                the command line
 """

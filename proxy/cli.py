@@ -19,7 +19,7 @@ from .arguments import parser
 from .errors import ConfigError, ProxyError
 from .explain import explain
 from .summary import summary
-from .terminal import BOLD, RED, paint
+from .terminal import BOLD, RED, open_streams, paint, tell, unheard
 
 DEFAULT_CONFIG = Path("config/proxy.yaml")
 PACKAGED_CONFIG = Path(__file__).with_name("default.yaml")
@@ -27,6 +27,7 @@ PACKAGED_CONFIG = Path(__file__).with_name("default.yaml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    open_streams()
     options = parser(COMMANDS).parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -35,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(error)
         return 1
     except ProxyError as error:
-        print(f"{error.status} {error.type}: {error.message}", file=sys.stderr)
+        tell(f"{error.status} {error.type}: {error.message}", sys.stderr)
         return 1
     except BrokenPipeError:  # who reads has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unheard(sys.stdout)
         return 0
     except OSError as error:
-        print(f"anthropic-version-proxy: {error}", file=sys.stderr)
+        tell(f"anthropic-version-proxy: {error}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
@@ -84,7 +85,7 @@ def _tell(error: ConfigError) -> None:
     for problem in error.problems:
         place = paint(f"{error.file}:{problem.line}:{problem.column}:", BOLD, sys.stderr)
         what = paint(problem.what, RED, sys.stderr)
-        print(f"{place} {problem.where}: {what}: {problem.rule}", file=sys.stderr)
+        tell(f"{place} {problem.where}: {what}: {problem.rule}", sys.stderr)
 
 
 def _explain(options: argparse.Namespace) -> int:

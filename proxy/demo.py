@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from . import config, sandbox, server
 from .app import build
 from .sse import Decoder
-from .terminal import CYAN, GREEN, paint
+from .terminal import CYAN, GREEN, paint, tell
 
 CONFIG = """
 server: {{port: 0}}
@@ -90,7 +90,7 @@ async def _play(*, keep: bool) -> int:
             answer = await asyncio.to_thread(_old_client, proxy_url, got)
             wires.result(answer)
             if keep:
-                print(TRY.format(proxy=proxy_url), flush=True)
+                tell(TRY.format(proxy=proxy_url), sys.stdout)
                 await asyncio.Event().wait()
     return 0 if answer["exception"] is None else 1
 
@@ -157,14 +157,14 @@ class Wires:
 
     def result(self, answer: dict[str, object]) -> None:
         """Show what the old program ends up with."""
-        print(f"\nThe old program's answer ({answer['stop_reason']}):")
-        print(textwrap.indent(textwrap.fill(str(answer["completion"]).strip(), 76), "  "))
+        text = textwrap.indent(textwrap.fill(str(answer["completion"]).strip(), 76), "  ")
+        tell(f"\nThe old program's answer ({answer['stop_reason']}):\n{text}", sys.stdout)
 
     def _row(self, left: str, right: str) -> None:
         left, right = (_shortened(text, self._column) for text in (left, right))
         padded = left + " " * (self._column - _width(left))
         left, right = paint(padded, CYAN, sys.stdout), paint(right, GREEN, sys.stdout)
-        print(f"{left} | {right}", flush=True)
+        tell(f"{left} | {right}", sys.stdout)
 
 
 _OPENING = 'data: {"completion":"'

@@ -37,6 +37,7 @@ from .config import Admin, Config
 from .errors import ConfigError
 from .metrics import Metrics
 from .protocol import Settings, Terms
+from .terminal import tell
 from .tracing import configured
 
 log = logging.getLogger("proxy")
@@ -394,7 +395,7 @@ def _ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
 def print_ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
     """Say on standard output that the proxy answers, and where."""
     where = address(listener) + (f" and for /-/ on {address(admin)}" if admin else "")
-    print(f"anthropic-version-proxy listens on {where}", flush=True)  # noqa: T201
+    tell(f"anthropic-version-proxy listens on {where}", sys.stdout)
 
 
 def address(listener: socket.socket) -> str:

@@ -1,11 +1,47 @@
-"""Colours: only on a terminal, and never against NO_COLOR (https://no-color.org)."""
+"""The standard streams, whatever stands behind them: a terminal, a file, a pipe, or nothing at all.
+
+Colours are for a terminal only, and never against NO_COLOR (https://no-color.org). Who does not
+read what is printed, or cannot show all of it, is no reason to stop.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from typing import TextIO
 
 BOLD, RED, GREEN, CYAN = "1", "31", "32", "36"
+
+
+def open_streams() -> None:
+    """See that each stream is one, and takes any text.
+
+    In place of those that were closed at the start is what keeps nothing: otherwise the next
+    sockets would get their numbers, and in workers what is written to them.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(opened, True)
+            setattr(sys, name, os.fdopen(opened, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
+
+
+def tell(text: str, stream: TextIO) -> None:
+    """Print what is told to whoever reads it, if anybody does."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        unheard(stream)
+
+
+def unheard(stream: TextIO) -> None:
+    """Let go of what ``stream`` could not take, and of all that follows."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def coloured(stream: TextIO) -> bool:

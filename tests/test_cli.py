@@ -304,6 +304,49 @@ def test_a_reader_that_has_enough_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("schema >&-", 0, ""),
+        ("explain <&-", 1, "400 invalid_request_error: The request body is not valid JSON"),
+        ("check README.md 2>&-", 1, ""),
+        ("check README.md 2>/dev/full", 1, ""),
+        ("check README.md $'\\xff' >&-", 1, "README.md:"),
+    ],
+)
+def test_a_stream_that_is_closed_changes_no_exit_code(line: str, code: int, told: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m proxy {line}"],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.decode().startswith(told)
+    assert done.stdout == b""
+    assert b"Traceback" not in done.stderr
+
+
+def test_that_nobody_reads_where_it_listens_is_no_reason_not_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [*COMMAND, "serve", "--port", port]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.close(writing)
+        assert process.stderr is not None
+        assert "INFO proxy upstream" in process.stderr.readline()  # it listens, and soon answers
+        with urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=30) as response:
+            assert response.read() == b"ready\n"
+        code, errors = stop(process)
+    assert code == 0
+    assert "draining" in errors
+
+
 def test_explain_prints_what_would_go_upstream_and_why() -> None:
     body = {
         "model": "claude-v1",
