@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
@@ -113,7 +114,7 @@ Add = Callable[..., argparse.ArgumentParser]
 def _serve(add: Add) -> argparse.ArgumentParser:
     command = add("run the proxy", SERVE)
     _add_config(command)
-    command.add_argument("--host", help="listen on this address instead of the file's")
+    command.add_argument("--host", type=_host, help="listen on this address instead of the file's")
     command.add_argument("--port", type=_port, help="listen on this port instead of the file's")
     command.add_argument(
         "--workers", type=_count, default=1, metavar="N", help="processes to serve with (1)"
@@ -129,7 +130,9 @@ def _demo(add: Add) -> argparse.ArgumentParser:
 
 def _sandbox(add: Add) -> argparse.ArgumentParser:
     command = add("run the stand-in for today's API alone", SANDBOX)
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    command.add_argument(
+        "--host", type=_host, default="127.0.0.1", help="address to listen on (127.0.0.1)"
+    )
     command.add_argument("--port", type=_port, default=8081, help="port to listen on (8081)")
     command.add_argument(
         "--delay", type=_delay, default=0.02, metavar="S", help="seconds between deltas (0.02)"
@@ -194,6 +197,12 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 def _failures() -> str:
     kinds = "; ".join(f"{kind}: {about}" for kind, about in sandbox.FAILURES.items())
     return f"fail every call in one way ({kinds})".replace("%", "%%")
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):  # an empty one would be every address
+        raise argparse.ArgumentTypeError(f"{text!r} is no address and no name of a host")
+    return text
 
 
 def _port(text: str) -> int:

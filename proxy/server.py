@@ -321,9 +321,9 @@ def listen(host: str, port: int) -> socket.socket:
         # is accepted takes it over; without it the second small write waits for the client.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
-        unresolved = isinstance(error, socket.gaierror)
-        why = error.strerror if unresolved else os.strerror(error.errno or 0)
-        what_to_do = _WHAT_TO_DO.get(error.errno or 0, "")
+        number = error.errno or 0  # below 0 where the name could not be looked up
+        why = os.strerror(number) if number > 0 else "it is no address, and no name of one"
+        what_to_do = _WHAT_TO_DO.get(number, "")
         raise OSError(f"cannot listen on {host} port {port}: {why}{what_to_do}") from error
     return listener
 

@@ -206,6 +206,12 @@ def test_an_address_that_is_taken_is_told_in_one_line(workers: str) -> None:
     )
 
 
+def test_a_name_that_leads_nowhere_is_told_in_one_line() -> None:
+    done = run("serve", "--host", "..", "--port", "0")
+    told = "cannot listen on .. port 0: it is no address, and no name of one"
+    assert (done.returncode, done.stderr) == (1, f"anthropic-version-proxy: {told}\n")
+
+
 def test_versions_prints_the_history() -> None:
     printed = run("versions").stdout
     assert [line.split()[0] for line in printed.splitlines() if line[:1] != " "] == [
@@ -249,6 +255,11 @@ def test_the_help_and_the_readme_name_all_commands(capsys: pytest.CaptureFixture
     ("arguments", "told"),
     [
         (["serve", "--port", "x"], "argument --port: 'x' is not a port, 0 (any free one) to 65535"),
+        (["serve", "--host", ""], "argument --host: '' is no address and no name of a host"),
+        (
+            ["sandbox", "--host", "\udcff"],
+            "argument --host: '\\udcff' is no address and no name of",
+        ),
         (["serve", "--workers", "0"], "argument --workers: '0' is not a whole number from 1 to"),
         (["sandbox", "--delay", "nan"], "argument --delay: 'nan' is not a number of seconds from"),
     ],
