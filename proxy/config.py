@@ -403,6 +403,7 @@ class HeaderChanges(NamedTuple):
 
 
 def _headers(value: Value) -> HeaderChanges:
+    _refuse_text(value)
     with Fields(value) as field:
         changes = HeaderChanges(
             set=field.take("set", _headers_set, ()),
@@ -413,7 +414,14 @@ def _headers(value: Value) -> HeaderChanges:
         return changes
 
 
+def _refuse_text(value: Value) -> None:
+    """Refuse what is no mapping without showing it: it may be a whole field, as in HTTP."""
+    if value.is_scalar:
+        raise value.wrong("is text", "must be a mapping of keys to values")
+
+
 def _headers_set(value: Value) -> tuple[tuple[str, Secret], ...]:
+    _refuse_text(value)
     fields: dict[str, Secret] = {}
 
     def read(key: Value, written: str, value: Value) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import yaml
 
 from .errors import Problem
+from .redaction import without_keys
 
 T = TypeVar("T")
 
@@ -94,12 +95,12 @@ class Value:
 
     @property
     def shown(self) -> str:
-        """The value for a message: as written, before any variable is filled in."""
+        """The value for a message: as written, before any variable is filled in, without keys."""
         if isinstance(self._node, yaml.SequenceNode):
             return "a list"
         if isinstance(self._node, yaml.MappingNode):
             return "a mapping"
-        return "empty" if self._node.tag == _NULL else _short(repr(self._node.value))
+        return "empty" if self._node.tag == _NULL else _short(repr(without_keys(self._node.value)))
 
     @property
     def origin(self) -> str:
@@ -544,4 +545,5 @@ def _short(text: str) -> str:
 
 
 def _label(name: str) -> str:
+    name = without_keys(name)
     return _short(name if re.fullmatch(r"[^\s:]+", name) else repr(name))

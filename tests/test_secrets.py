@@ -341,6 +341,8 @@ WRONG_PLACES = [
     "upstreams: {a: {headers: {set: {authorization: K}}}}",
     "upstreams: {a: {headers: {set: {x-a: [K]}}}}",
     "upstreams: {a: {headers: {remove: ['K K']}}}",
+    "upstreams: {a: {headers: 'x-api-key: K'}}",
+    "upstreams: {a: {headers: {set: 'x-api-key: K'}}}",
     "models: {m: {to: [K]}}",
     "models: {m: {to: m, max_tokens: K}}",
     "routes: [{path: K}]",
@@ -378,6 +380,23 @@ LITERAL = [text for text in WRONG_PLACES if "x-api-key" in text or "credentials"
 def test_a_problem_of_a_file_never_repeats_a_key_that_is_written_there(text: str) -> None:
     with pytest.raises(ConfigError) as raised:
         config.parse(text.replace("K", OURS), "f", {})
+    assert_clean(str(raised.value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "upstreams: {a: {credentials: {K: a, K: b}}}",
+        "upstreams: {a: {headers: {remove: [K, K]}}}",
+        "upstreams: {a: {timeouts: 'x-api-key: K'}}",
+        "upstreams: {a: {speaks: K}}",
+        "routes: [{path: /, upstream: '${X:-K}'}]",
+        "K: 1",
+    ],
+)
+def test_what_looks_like_a_key_is_repeated_from_no_place_of_a_file(text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.parse(text.replace("K", LOOKS_LIKE_ONE.decode()), "f", {})
     assert_clean(str(raised.value))
 
 
