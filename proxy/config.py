@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from ipaddress import ip_address
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
@@ -29,6 +29,7 @@ from .versions import dates
 from .versions.models import ModelTarget
 from .yamltext import (
     LARGEST_FILE,
+    MOST_NODES,
     Fields,
     Rule,
     Value,
@@ -203,13 +204,19 @@ def load(path: str | os.PathLike[str]) -> Config:
     """Reads a file, with the variables of the process's environment."""
     file = os.fspath(path)
     try:
-        with Path(file).open("rb") as opened:
+        with open(file, "rb", opener=_at_once) as opened:
+            os.set_blocking(opened.fileno(), True)
             text = opened.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         problem = Problem(1, 1, "file", f"cannot be read ({reason})", "it must be a readable file")
         raise ConfigError(file, [problem]) from error
     return parse(text, file, os.environ)
+
+
+def _at_once(file: str, flags: int) -> int:
+    """Open ``file``, but wait for nobody who might write to a FIFO: one who waits hears no stop."""
+    return os.open(file, flags | os.O_NONBLOCK)
 
 
 def parse(text: str | bytes, file: str, environ: Mapping[str, str]) -> Config:
@@ -601,11 +608,14 @@ def _own_name(value: Value) -> str:
     return name
 
 
+_file = matching(r"[^\x00-\x1f]+", "must be the path of a file, without control characters")
+
+
 def _ledger(value: Value) -> Ledger:
     usual = Ledger()
     with Fields(value) as field:
         return Ledger(
-            file=field.take("file", matching(r".+", "must be the path of a file"), usual.file),
+            file=field.take("file", _file, usual.file),
             entries=field.take("entries", whole(100, 100_000), usual.entries),
         )
 
@@ -706,40 +716,60 @@ def _refuse_unused(field: Fields, routes: tuple[Route, ...]) -> None:
             field.refuse(name, "has no effect", rule)
 
 
+Takes = Callable[[T], bool]
+"""Whether the first match would be another one already, whatever it is asked for."""
+
+
 def _reached(
-    read: list[tuple[Value, T]], takes_all_of: Callable[[T, T], bool]
+    read: list[tuple[Value, T]], takes_all_of: Callable[[T], Takes[T]]
 ) -> list[tuple[Value, T]]:
-    """Those of a list where the first match counts that anything is left for."""
+    """Those of a list where the first match counts that anything is left for.
+
+    Each is compared with all before it, so what can be prepared for that is prepared once.
+    """
     reached: list[tuple[Value, T]] = []
+    takers: list[tuple[Value, Takes[T]]] = []
     for place, later in read:
-        taken = (at for at, earlier in reached if takes_all_of(earlier, later))
-        if first := next(taken, None):
+        if first := next((at for at, takes in takers if takes(later)), None):
             rule = f"{first.where} on line {first.line} takes all that it would"
             place.report("is never reached", rule)
         else:
             reached.append((place, later))
+            takers.append((place, takes_all_of(later)))
     return reached
 
 
-def _takes_all_requests_of(earlier: Route, later: Route) -> bool:
-    if earlier.methods is not None and (
-        later.methods is None or not set(later.methods) <= set(earlier.methods)
-    ):
-        return False
+def _takes_all_requests_of(earlier: Route) -> Takes[Route]:
     # "\1" stands for any segment, "\0//\0" for any rest: no literal of a path can match them.
-    sample = _filled(later.path, "\1", "\0//\0")
     pattern = re.escape(_filled(earlier.path, "\1", "\0"))
-    return bool(re.fullmatch(pattern.replace("\1", "[^/]+").replace("\0", ".*"), sample))
+    takes = re.compile(pattern.replace("\1", "[^/]+").replace("\0", ".*")).fullmatch
+    methods = None if earlier.methods is None else frozenset(earlier.methods)
+
+    def takes_all_of(later: Route) -> bool:
+        if methods is not None and (later.methods is None or not methods.issuperset(later.methods)):
+            return False
+        return bool(takes(_filled(later.path, "\1", "\0//\0")))
+
+    return takes_all_of
 
 
+@lru_cache(maxsize=MOST_NODES)
 def _filled(path: str, segment: str, rest: str) -> str:
     return _PARAMETER.sub(lambda match: rest if match[2] else segment, path)
 
 
-def _takes_all_models_of(earlier: ModelTarget, later: ModelTarget) -> bool:
-    if "[" in earlier.pattern:
-        return False  # not worth the set arithmetic: this way a mistake goes untold, never a lie
-    # The shortest and a very long name: a glob that takes both takes whatever is between.
-    sample = re.sub(r"\[.+?\]|\?", "\0", later.pattern)
-    fills = ("", "\0" * (len(earlier.pattern) + 1))
-    return all(fnmatchcase(sample.replace("*", fill), earlier.pattern) for fill in fills)
+def _takes_all_models_of(earlier: ModelTarget) -> Takes[ModelTarget]:
+    if "[" in earlier.pattern:  # not worth the set arithmetic
+        return lambda _: False  # this way a mistake goes untold, never a lie
+    literal = re.split(r"[*?[]", earlier.pattern, maxsplit=1)[0]
+    takes = re.compile(translate(earlier.pattern)).match
+
+    def takes_all_of(later: ModelTarget) -> bool:
+        if not later.pattern.startswith(literal):  # which settles most, and quickly
+            return False
+        # The shortest and a very long name: a glob that takes both takes whatever is between.
+        sample = re.sub(r"\[.+?\]|\?", "\0", later.pattern)
+        fills = ("", "\0" * (len(earlier.pattern) + 1))
+        return all(takes(sample.replace("*", fill)) for fill in fills)
+
+    return takes_all_of

@@ -6,8 +6,10 @@ configuration, a line ``---``, and the problems that are told of it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import time
 from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import PATIENCE
 
 from proxy import config
 from proxy.config import Admin, Config, Credentials, Ledger, Limits, Route, Secret, Server, Timeouts
@@ -288,6 +291,32 @@ def test_a_file_that_is_not_there_is_a_problem_of_the_configuration(tmp_path: Pa
         config.load(tmp_path)
     with pytest.raises(ConfigError, match="cannot be read"):
         config.load("a\0b")
+
+
+@pytest.mark.anyio
+async def test_nobody_is_waited_for_who_might_write_to_a_fifo(tmp_path: Path) -> None:
+    """A reload that waited would hear of no stop."""
+    os.mkfifo(fifo := tmp_path / "proxy.yaml")
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(ConfigError, match="file: has no routes"):
+            await asyncio.to_thread(config.load, fifo)
+
+
+def test_many_routes_and_models_take_little_time() -> None:
+    """Each is compared with all before it: prepared anew each time, that took a minute."""
+    routes = "".join(f"  - {{path: '/{number}/{{x}}', upstream: a}}\n" for number in range(900))
+    models = "".join(f"  claude-{number}-*: m\n" for number in range(900))
+    began = time.process_time()
+    read = parse(
+        UPSTREAM,
+        "routes:\n",
+        "  - {path: /v1/complete, upstream: a, bridge: messages}\n",
+        routes,
+        "models:\n",
+        models,
+    )
+    assert (len(read.routes), len(read.models)) == (901, 900)
+    assert time.process_time() - began < 5
 
 
 def test_load_takes_the_environment_of_the_process(
