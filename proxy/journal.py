@@ -229,18 +229,25 @@ class File:
         return anew, lines
 
     def rewrite(self, lines: Iterable[bytes]) -> None:
-        """Have the file say ``lines`` alone, unless somebody has appended what was not read."""
+        """Have the file say ``lines`` alone, unless somebody has appended what was not read.
+
+        It stays where it is, be its name a link to there, and who may read it.
+        """
         with self.locked() as opened:
-            if os.fstat(opened).st_size != self.read_up_to:
+            before = os.fstat(opened)
+            if before.st_size != self.read_up_to:
                 return
-            beside = self.path.with_name(f"{self.path.name}.new")
-            written = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            there = self.path.resolve()
+            beside = there.with_name(f"{there.name}.new")
+            beside.unlink(missing_ok=True)  # what a crash left, or a link to somewhere else
+            written = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
+                os.fchmod(written, stat.S_IMODE(before.st_mode))
                 with open(written, "wb") as whole:  # noqa: PTH123  (of a descriptor)
                     whole.writelines(lines)
                     whole.flush()
                     os.fsync(written)
-                beside.replace(self.path)
+                beside.replace(there)
             except OSError:
                 beside.unlink(missing_ok=True)
                 raise

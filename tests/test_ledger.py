@@ -693,6 +693,32 @@ async def test_a_file_that_cannot_be_replaced_grows(
     assert await sums(file) == 29
 
 
+async def test_a_file_that_is_written_anew_stays_where_it_is_and_who_may_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "SMALL", 2_000)
+    volume, names = tmp_path / "volume", tmp_path / "names"
+    volume.mkdir()
+    names.mkdir()
+    file, link, another = volume / "ledger", names / "link", tmp_path / "another"
+    file.touch(0o640)
+    link.symlink_to(file)
+    another.write_text("of somebody else")
+    (volume / "ledger.new").symlink_to(another)
+    one = kept(link)
+    for _ in range(30):
+        one.count(record())
+        await one.sync()
+    await one.close()
+    assert link.readlink() == file
+    assert not file.is_symlink()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert file.stat().st_size < 10_000
+    assert await sums(file) == 30
+    assert another.read_text() == "of somebody else"
+    assert [each.name for each in (*volume.iterdir(), *names.iterdir())] == ["ledger", "link"]
+
+
 async def test_a_lock_that_another_keeps_harms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
