@@ -37,7 +37,7 @@ the configuration
 
 one exchange
     routing, negotiation, explain           its route, its versions, what it would become
-    guard, interruption                     what is let in, and how it is cut
+    guard, interruption, beside             what is let in, how it is cut, what computes for long
     observe, logs, metrics                  its record, and the lines and figures of it
     exchanges, client, keepalive            those under way, and the client's side of one
     coding, http1, pool, upstream           the upstream's side

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import admin, observe, page, playground
+from .beside import beside
 from .config import Config
 from .config import Upstream as UpstreamSettings
 from .exchanges import OpenExchanges
@@ -69,7 +70,6 @@ class App:
         self._rooms = _Rooms(config, self)
         self._retired: set[_Rooms] = set()
         self._looks = worker is not None and shared is not None
-        self._adding_up = asyncio.Lock()
 
     @property
     def config(self) -> Config:
@@ -97,13 +97,9 @@ class App:
         await self._rooms.admin(scope, receive, send)
 
     async def figures(self) -> bytes | None:
-        """The page of metrics; None where there is none.
-
-        One is made at a time: each thread that computes holds up the loop, and several add up.
-        """
-        async with self._adding_up:
-            self._look()
-            return await asyncio.to_thread(self.metrics.page)
+        """The page of metrics; None where there is none."""
+        self._look()
+        return await beside(self.metrics.page)
 
     async def reload(self, config: Config) -> None:
         """Serve new requests by ``config``; those under way end on what they began with."""

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from . import config, jsontext, observe
+from .beside import beside
 from .client import CONNECTION, ClientLeft, Gone
 from .config import Config
 from .errors import Busy, ForeignOrigin, InvalidRequest, NoRoute, ProxyError, RequestTooLarge
@@ -75,14 +77,15 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profi
 
     async def playground(request: Request) -> Response:
         asked = await _asked(request)
+        explained = await beside(partial(_explained, config, asked))
         if len(playing) >= AT_ONCE:
             raise Busy(f"{AT_ONCE} others are playing, try again shortly")
         play = Play(config, exchanges, learned)
-        return Shown(playing, play, play.lines(asked, _explained(config, asked)))
+        return Shown(playing, play, play.lines(asked, explained))
 
     async def explanation(request: Request) -> Response:
-        told = jsontext.dumps(_explained(config, await _asked(request)))
-        return Response(told, headers=_fields(), media_type="application/json")
+        told = await beside(partial(_explained, config, await _asked(request)))
+        return Response(jsontext.dumps(told), headers=_fields(), media_type="application/json")
 
     return [
         Route("/-/playground", playground, methods=["POST"]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -26,8 +28,9 @@ from support import (
 from proxy import server
 from proxy.app import App
 from proxy.observe import Record
-from proxy.relay import AT_HAND
+from proxy.relay import AT_HAND, LARGE
 from proxy.server import running
+from proxy.translation import Translation
 
 pytestmark = pytest.mark.anyio
 
@@ -232,6 +235,30 @@ async def test_an_upstream_connection_serves_one_exchange_after_the_other() -> N
             await client.say(old_request())
             await client.until(b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
     assert connections == 1
+
+
+async def test_others_are_served_while_a_large_request_is_translated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A megabyte of short turns takes half a second."""
+    others_were_served = threading.Event()
+    translate = Translation.request
+
+    def patient(self: Translation, endpoint: str, body: bytes) -> tuple[str, bytes]:
+        assert others_were_served.wait(PATIENCE / 4)
+        return translate(self, endpoint, body)
+
+    monkeypatch.setattr(Translation, "request", patient)
+    head, _, body = old_request().partition(b"\r\n\r\n")
+    body += b" " * LARGE
+    head = re.sub(rb"content-length: \d+", b"content-length: %d" % len(body), head)
+    async with proxy_to(answer_all) as (_, url), await connect(url) as large:
+        await large.say(head + b"\r\n\r\n" + body)
+        async with await connect(url) as other:
+            await other.say(b"GET /-/ready HTTP/1.1\r\nhost: proxy\r\n\r\n")
+            assert (await other.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+        others_were_served.set()
+        assert b'"completion":" Hi"' in await large.until(b"}\r\n\r\n")
 
 
 async def test_at_the_limit_a_request_is_told_to_come_back_and_the_proxy_stays_ready() -> None:

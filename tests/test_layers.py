@@ -33,6 +33,7 @@ ORDER = [
     "explain",
     "guard",
     "interruption",
+    "beside",
     "observe",
     "logs",
     "metrics",

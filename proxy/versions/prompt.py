@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from operator import ne
 from typing import NamedTuple
 
 from ..errors import InvalidRequest
@@ -91,8 +92,14 @@ def _with_first_marker(prompt: str) -> str:
     return prompt
 
 
-def _merged(turns: Iterable[Turn]) -> list[Turn]:
-    """Neighbouring turns of one role are one turn, as they were to the model."""
+def _merged(turns: list[Turn]) -> list[Turn]:
+    """Neighbouring turns of one role are one turn, as they were to the model.
+
+    Most prompts have none, and they may be long.
+    """
+    roles = [turn.role for turn in turns]
+    if all(map(ne, roles, roles[1:])):
+        return turns.copy()
     return [
         Turn(role, _joined(turn.text for turn in group))
         for role, group in groupby(turns, key=lambda turn: turn.role)
