@@ -288,7 +288,11 @@ class Exchange:
         if translation.streams:
             await self._stream(answer, translation, keepalive=match.route.keepalive == "timestamp")
         else:
-            translated = translation.response(await answer.read_all(ANSWER_LIMIT))
+            told = await answer.read_all(ANSWER_LIMIT)
+            if len(told) < LARGE:
+                translated = translation.response(told)
+            else:
+                translated = await beside(partial(translation.response, told))
             self._first_byte(200)
             await self._client.answer(200, self._remade_fields(), translated)
 

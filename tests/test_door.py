@@ -30,7 +30,7 @@ from proxy.fields import by_name, times_forwarded
 from proxy.observe import Record
 from proxy.server import running
 from proxy.translation import MOST_VALUES
-from proxy.versions.prompt import HUMAN
+from proxy.versions.prompt import HUMAN, MOST_TURNS
 
 pytestmark = pytest.mark.anyio
 
@@ -1204,7 +1204,7 @@ TOO_MUCH = {
     "a long name": b'{"model":"%b"}' % (b"m" * 257),
     "many names": b"{%b%b" % (b"".join(b'"x%d":1,' % number for number in range(1001)), CALL[1:]),
     "many blank stops": b'{"stop_sequences":["%b"],%b' % (b" " * 2001, CALL[1:]),
-    "many turns": json.dumps({**json.loads(CALL), "prompt": HUMAN * 20_001}).encode(),
+    "many turns": json.dumps({**json.loads(CALL), "prompt": HUMAN * (MOST_TURNS + 1)}).encode(),
     "many values": b'{"prompt":[%b1]}' % (b"1," * MOST_VALUES),
     "many lists": b'{"prompt":[%b1]}' % (b"[]," * MOST_VALUES),
     "many texts": b'{"prompt":[%b1]}' % (b'"\\\\\\",",' * MOST_VALUES),

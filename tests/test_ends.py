@@ -315,13 +315,13 @@ async def test_a_stream_that_outlasts_the_drain_is_finished_as_failed(log: Excha
         assert "ended=drained" in await log.line()
 
 
-LARGE = STREAM_HEAD + completion(" Hi") + completion("x" * (7 << 20)) + LAST + chunk(b"")
+MUCH = STREAM_HEAD + completion(" Hi") + completion("x" * (7 << 20)) + LAST + chunk(b"")
 """More than a client has room for that does not read, whole in one piece but for its beginning."""
 
 
 @asynccontextmanager
 async def stuck(url: str) -> AsyncIterator[Side]:
-    """A client that has taken but the beginning of a LARGE answer."""
+    """A client that has taken but the beginning of MUCH."""
     host, _, port = url.removeprefix("http://").partition(":")
     async with Side(*await asyncio.open_connection(host, int(port), limit=1 << 10)) as client:
         await client.say(old_request())
@@ -331,7 +331,7 @@ async def stuck(url: str) -> AsyncIterator[Side]:
 
 
 async def test_what_a_slow_client_is_owed_at_the_end_of_a_drain_is_whole() -> None:
-    async with proxy_to(Gate(LARGE).play) as (app, url), stuck(url) as client:
+    async with proxy_to(Gate(MUCH).play) as (app, url), stuck(url) as client:
         app.exchanges.cut()
         rest = b""
         async with asyncio.timeout(PATIENCE):
@@ -345,7 +345,7 @@ async def test_a_client_that_takes_nothing_is_left_at_the_end_of_a_drain(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, log: Exchanges
 ) -> None:
     monkeypatch.setattr(server, "AFTER_DRAIN", server.GOODBYE)
-    gate = Gate(LARGE)
+    gate = Gate(MUCH)
     async with AsyncExitStack() as stack:
         async with proxy_to(gate.play, {"server": {"drain": 0}}) as (_, url):
             await stack.enter_async_context(stuck(url))

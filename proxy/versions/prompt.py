@@ -23,9 +23,8 @@ ASSISTANT = "\n\nAssistant:"
 NO_TEXT = "(no text)"
 """Stands for a Human turn without text: the old API took one, today's does not."""
 
-MOST_TURNS = 20_000
-"""The 100,000 tokens that the largest model of then read had no room for more. Taking apart as many
-as today's API takes would hold up everybody for half a second."""
+MOST_TURNS = 100_000
+"""Today's API takes no more messages."""
 
 
 class Turn(NamedTuple):
