@@ -257,7 +257,7 @@ class Translation:
             self.events_taken += 1
             made = self._translated(Event(name, None, data))
             yield from made
-        if whole and seen == len(made) == 1:
+        if whole and seen == len(made) == 1 and self._decoder.between:
             lets_pass = self._bridge.lets_pass if self._bridge else None
             self._run = begun(raw, made[0], lets_pass, self._manner.event_limit)
 

@@ -110,6 +110,21 @@ def test_events_that_are_alike_become_what_others_become(road: str, data: st.Dat
 
 
 @pytest.mark.parametrize("road", ["native", "bridge"])
+@pytest.mark.parametrize("blank", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_the_beginning_of_the_next_event_is_no_part_of_a_run(
+    road: str, end: str, blank: str
+) -> None:
+    event = {
+        "native": 'event: completion\ndata: {"completion":" a"}',
+        "bridge": 'event: content_block_delta\ndata: {"delta":{"type":"text_delta","text":" a"}}',
+    }[road].replace("\n", end)
+    event += " " * (len(event + end + blank) % 2) + end + blank
+    stream = (event * 10).encode()
+    assert b" a" * 10 in translated(road, stream, len(event) * 3 // 2)  # one and a half each
+
+
+@pytest.mark.parametrize("road", ["native", "bridge"])
 @given(pieces=st.lists(PIECES, min_size=1), size=st.integers(1, 2000))
 @example(pieces=[" a"] * 50, size=1 << 16)
 def test_the_newest_snapshot_alone_says_all(road: str, pieces: list[str], size: int) -> None:
