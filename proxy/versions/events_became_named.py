@@ -18,20 +18,22 @@ class EventsBecameNamed(VersionChange):
     def __init__(self) -> None:
         self._name = "completion"
 
+    def upgrade_request(self, call: Call) -> Call:
+        """Remember which name the events of this endpoint have."""
+        self._name = "completion" if call.endpoint == "/v1/complete" else "message"
+        return call
+
+    downgrade_request = upgrade_request
+
     def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Take the name off. What only its name tells apart has no form without it.
 
         Pings are of that kind: a client of 2023 takes them for answers, or dies of them.
         """
-        if event.name not in ("completion", "message"):
+        if event.name != self._name:
             return ()
         event.name = None
         return (event,)
-
-    def downgrade_request(self, call: Call) -> Call:
-        """Remember which name the events of this endpoint will have."""
-        self._name = "completion" if call.endpoint == "/v1/complete" else "message"
-        return call
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
         """Give the event its name. Pings had one, but no JSON for data."""
