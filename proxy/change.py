@@ -118,7 +118,10 @@ class Event:
 
     @property
     def data(self) -> bytes:
-        """What stands behind ``data:`` on the wire, as one line; not of a snapshot of a text."""
+        """What stands behind ``data:`` on the wire; not of a snapshot of a text.
+
+        It is one line, but for an event that passes as it came.
+        """
         if self._data is None:
             self._data = jsontext.dumps(self._body)
         return self._data

@@ -128,5 +128,5 @@ def opening(name: str | None) -> bytes:
 
 
 def encode(name: str | None, data: bytes) -> bytes:
-    """One event for the wire. ``data`` is one line."""
-    return opening(name) + data + END
+    """One event for the wire; lines of ``data`` end in a line feed."""
+    return opening(name) + data.replace(b"\n", b"\r\ndata: ") + END
