@@ -15,6 +15,15 @@ from ..change import Body
 TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 """Types of blocks whose input arrives as parts of JSON."""
 
+TOLD = (
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+)
+"""The events that a Message is told in. Others say nothing of it, and need not even be JSON."""
+
 
 class MessageSoFar:
     """The Message as of the last event; ``message`` is None before it began."""

@@ -19,7 +19,7 @@ from .exception_and_truncated_removed import (
     told_by,
 )
 from .message_increments import MessageIncrements
-from .message_so_far import MessageSoFar
+from .message_so_far import TOLD, MessageSoFar
 
 NOT_FOUND = 404
 
@@ -43,6 +43,8 @@ class MessagesBecameIncremental(VersionChange):
             return self.finish(End(refused_in_stream(event.body)))
         if event.name == "message_stop":
             return self.finish(End(UpstreamNonsense(NO_REASON)))
+        if event.name not in TOLD:
+            return ()
         grown = self._so_far.apply(event.name, event.body)
         return (self._growing(),) if grown and event.name != "message_delta" else ()
 
