@@ -48,6 +48,8 @@ class CompleteThroughMessages(Bridge):
         self._asked_model = ""
         self._id = ""
         self._stop_reason: str | None = None
+        self._said_all = False
+        """Whether that reason was told behind all content so far."""
         self._stop_sequence: str | None = None
 
     def upgrade_request(self, call: Call) -> Call:
@@ -64,13 +66,17 @@ class CompleteThroughMessages(Bridge):
     @property
     def lets_pass(self) -> Callable[[str], bool]:
         """Text within the answer that no stop sequence begins in or ends in."""
-        return self._answer.lets_pass
+        return self._lets_pass
+
+    def _lets_pass(self, text: str) -> bool:
+        return not self._said_all and self._answer.lets_pass(text)
 
     def downgrade_response(self, body: Body) -> Body:
         """The text of the Message as a completion."""
         if not isinstance(body.get("content"), list):
             raise UpstreamNonsense("upstream's answer is not a Message")
         self._open(body)
+        self._take_stop(body)
         if self._stop_reason is None:
             raise UpstreamNonsense(NO_REASON)
         text = self._answer.feed(_text_of(body)) + self._answer.flush()
@@ -98,8 +104,11 @@ class CompleteThroughMessages(Bridge):
                 return ()
 
     def finish(self, end: End) -> Sequence[Event]:
-        """An upstream that gave its reason to stop has said all, even if it then failed."""
-        if self._stop_reason is not None:
+        """An upstream that gave its reason to stop has said all, even if it then failed.
+
+        That is, unless it went on behind it: some tell the reason first.
+        """
+        if self._said_all:
             return self._closed()
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
         return (*self._held(), error_event(error))
@@ -113,9 +122,12 @@ class CompleteThroughMessages(Bridge):
             return ()
         message = message if isinstance(message, dict) else {}
         self._open(message)
-        return (self._event(""), *self._grown(_text_of(message)))
+        opened = (self._event(""), *self._grown(_text_of(message)))
+        self._take_stop(message)
+        return opened
 
     def _grown(self, text: str) -> Sequence[Event]:
+        self._said_all = False
         text = self._answer.feed(text)
         grown = (self._event(text),) if text else ()
         if self._answer.stop is None:
@@ -135,12 +147,12 @@ class CompleteThroughMessages(Bridge):
     def _open(self, message: Body) -> None:
         self._id = _string(message.get("id"))
         self.answered_by = _string(message.get("model")) or None
-        self._take_stop(message)
 
     def _take_stop(self, delta: Any) -> None:
         """The last word counts: totals and reasons are said anew, not added up."""
         if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
             self._stop_reason = delta["stop_reason"]
+            self._said_all = True
             self._stop_sequence = _string(delta.get("stop_sequence")) or None
 
     def _stop(self) -> tuple[str, str | None]:

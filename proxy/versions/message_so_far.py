@@ -30,6 +30,8 @@ class MessageSoFar:
 
     def __init__(self) -> None:
         self.message: Body | None = None
+        self.said_all = False
+        """Whether its reason to stop was told behind all content so far."""
         self._blocks: dict[int, Body] = {}
         self._inputs: dict[int, list[str]] = {}
         """The JSON of tool inputs that are not whole yet, in parts."""
@@ -55,10 +57,12 @@ class MessageSoFar:
         blocks = [_object(block) for block in content] if isinstance(content, list) else []
         self._blocks = dict(enumerate(blocks))
         self.message = {**message, "content": blocks}
+        self.said_all = message.get("stop_reason") is not None
         return True
 
     def _start_block(self, index: int, block: Body) -> bool:
         """Blocks stand in the order in which they begin, whatever index they are given."""
+        self.said_all = False
         self._blocks[index] = block
         if self.message is not None:
             self.message["content"].append(block)
@@ -67,6 +71,7 @@ class MessageSoFar:
         return True
 
     def _grow_block(self, index: int, delta: Body) -> bool:
+        self.said_all = False
         block = self._blocks.get(index, {})
         match block.get("type"), delta.get("type"):
             case "text", "text_delta":
@@ -97,10 +102,11 @@ class MessageSoFar:
             return False
         return True
 
-    @staticmethod
-    def _grow_message(message: Body, body: Body) -> bool:
+    def _grow_message(self, message: Body, body: Body) -> bool:
         """The last word counts. Usage comes in totals, never to be added up; null says nothing."""
         delta = _object(body.get("delta"))
+        if "stop_reason" in delta:
+            self.said_all = delta["stop_reason"] is not None
         message |= {
             field: value
             for field, value in delta.items()

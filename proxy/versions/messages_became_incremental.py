@@ -42,15 +42,20 @@ class MessagesBecameIncremental(VersionChange):
         if event.name == "error":
             return self.finish(End(refused_in_stream(event.body)))
         if event.name == "message_stop":
-            return self.finish(End(UpstreamNonsense(NO_REASON)))
+            reason = (self._so_far.message or {}).get("stop_reason")
+            no_reason = UpstreamNonsense(NO_REASON)
+            return (self._failure(no_reason) if reason is None else self._stopped(),)
         if event.name not in TOLD:
             return ()
         grown = self._so_far.apply(event.name, event.body)
         return (self._growing(),) if grown and event.name != "message_delta" else ()
 
     def finish(self, end: End) -> Sequence[Event]:
-        """An upstream that gave its reason to stop has said all, even if it then failed."""
-        if (self._so_far.message or {}).get("stop_reason") is not None:
+        """An upstream that gave its reason to stop has said all, even if it then failed.
+
+        That is, unless it went on behind it: some tell the reason first.
+        """
+        if self._so_far.said_all:
             return (self._stopped(),)
         return (self._failure(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 
