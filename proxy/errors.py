@@ -25,7 +25,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .redaction import without_keys
+from .redaction import beginning, without_keys
 
 STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -41,6 +41,9 @@ STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 """The HTTP status that each error type has when it is not told within a stream."""
+
+LONGEST_MESSAGE = 2000
+"""The most that is told of what was wrong with a request, in characters."""
 
 LONGEST_NAME = 253
 """The most characters that a name in DNS has (RFC 1035 §2.3.4)."""
@@ -75,7 +78,7 @@ class RequestError(ProxyError):
     type = "invalid_request_error"
 
     def __init__(self, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        super().__init__(without_keys(message), headers)
+        super().__init__(beginning(message, LONGEST_MESSAGE), headers)
 
 
 class VersionRequired(RequestError):

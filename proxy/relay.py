@@ -387,7 +387,7 @@ class Exchange:
                 (b"x-proxy-dropped", safe_value(beginning(", ".join(translation.dropped), 1000)))
             )
         if translation.model is not None:
-            fields.append((b"x-proxy-model", safe_value(translation.model)))
+            fields.append((b"x-proxy-model", safe_value(translation.model[:LONGEST])))
         return fields
 
     async def _start(self, status: int, fields: Fields) -> None:

@@ -15,10 +15,24 @@ from typing import Any
 
 import pytest
 from processes import ROOT, served, write_config
-from support import LAST, STREAM_HEAD, Side, chunk, completion, connect, old_request, raw_upstream
+from stage import post
+from support import (
+    LAST,
+    STREAM_HEAD,
+    Side,
+    chunk,
+    completion,
+    connect,
+    old_request,
+    raw_upstream,
+    settings,
+)
 
 from proxy import logs
+from proxy.app import App
+from proxy.errors import LONGEST_MESSAGE, InvalidRequest
 from proxy.observe import LONGEST, MOST_DROPPED, Record
+from proxy.server import running
 
 pytestmark = pytest.mark.anyio
 
@@ -140,6 +154,40 @@ async def test_what_strangers_choose_is_cut() -> None:
     record = Record(long, long, model=long, error=long, dropped=(long,) * 1000, request_id=long)
     assert len(str(record)) < 10 * LONGEST
     assert len(json.dumps(record.told())) < (MOST_DROPPED + 10) * LONGEST
+
+
+async def test_of_long_values_only_what_is_told_is_looked_through() -> None:
+    long = "a model " * 10_000
+    sent = old_request().partition(b"\r\n\r\n")[2].replace(b"claude-v1", long.encode())
+    records: list[Record] = []
+    async with answering() as upstream:
+        app = App(settings(upstream))
+        app.observers.append(records.append)
+        async with running(app) as url, await connect(url) as client:
+            await client.say(post("/v1/complete", sent))
+            assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
+    assert records[0].model == long[:LONGEST]
+    assert len(InvalidRequest(long).message) == LONGEST_MESSAGE
+
+
+async def test_a_model_with_a_long_name_makes_no_long_head() -> None:
+    start = {
+        "message": {"id": "m", "model": "x" * 10_000, "content": [], "stop_reason": "end_turn"}
+    }
+    body = f"event: message_start\ndata: {json.dumps(start)}\n\nevent: message_stop\ndata: {{}}\n\n"
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + chunk(body.encode()) + chunk(b""))
+
+    async with (
+        raw_upstream(play) as upstream,
+        running(App(settings(upstream, bridge=True))) as url,
+        await connect(url) as client,
+    ):
+        await client.say(old_request())
+        head = await client.head()
+    assert b"x-proxy-model: %b\r\n" % (b"x" * LONGEST) in head
 
 
 @pytest.mark.parametrize(
