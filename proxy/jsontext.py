@@ -12,9 +12,13 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
+
+DEEPEST = 200
+"""How deeply nested may be what is printed again: orjson reads 1024 levels, and prints 254."""
 
 
 class NotJSON(ValueError):
@@ -45,6 +49,14 @@ def holds_at_most(most: int, text: bytes) -> bool:
 def _openings(text: bytes) -> int:
     """How many commas and opening brackets stand in ``text``."""
     return len(text) - len(text.translate(None, b",[{"))
+
+
+def loads_shallow(text: bytes) -> Any:
+    """Parse ``text``, which is to be printed again; raises NotJSON beyond DEEPEST levels, too."""
+    value = loads(text)
+    if len(text) > 2 * DEEPEST and text.count(b"[") + text.count(b"{") > DEEPEST and _deep(value):
+        raise NotJSON("nested too deeply")
+    return value
 
 
 def dumps(value: Any) -> bytes:
@@ -97,6 +109,17 @@ def as_printed(insides: Sequence[bytes]) -> bool:
 _OTHERS = rb"[ !#-\[\]-\xff\n]*"
 _AS_PRINTED = re.compile(_OTHERS + rb'(?:\\["\\bfnrt]' + _OTHERS + rb")*")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def _deep(value: Any) -> bool:
+    """Whether ``value`` has more than DEEPEST levels."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = chain.from_iterable(each.values() if type(each) is dict else each for each in level)
+        level = [each for each in inner if type(each) in (dict, list)]
+        if not level:
+            return False
+    return True
 
 
 def _escaped(match: re.Match[str]) -> str:

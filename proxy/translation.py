@@ -150,7 +150,7 @@ class Translation:
     def response(self, body: bytes) -> bytes:
         """The body of a successful response that is not a stream; raises UpstreamNonsense."""
         try:
-            answer = jsontext.loads(body)
+            answer = jsontext.loads_shallow(body)
             if not isinstance(answer, dict):
                 raise UpstreamNonsense("upstream's answer is not a JSON object")
             if answer.get("type") == "error":

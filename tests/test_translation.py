@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -254,6 +255,55 @@ def test_what_is_nested_too_deeply_is_refused_and_not_a_crash() -> None:
     native = Translation("2023-01-01", "2023-06-01")
     with pytest.raises(InvalidRequest, match=r"nested too deeply|recursion"):
         native.request("/v1/complete", b'{"top_k":-1,"x":' + b"[" * 1010 + b"]" * 1010 + b"}")
+
+
+TOO_DEEP = "[" * 1000 + "]" * 1000
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "events"),
+    [
+        ("/v1/complete", [("completion", f'{{"completion":"a","log_id":{TOO_DEEP}}}')]),
+        (
+            "/v1/messages",
+            [
+                ("message_start", '{"message":{"content":[]}}'),
+                ("content_block_start", f'{{"index":0,"content_block":{{"type":{TOO_DEEP}}}}}'),
+            ],
+        ),
+        (
+            "/v1/messages",
+            [
+                ("message_start", '{"message":{"content":[]}}'),
+                ("content_block_start", '{"index":0,"content_block":{"type":"tool_use"}}'),
+                (
+                    "content_block_delta",
+                    '{"index":0,"delta":{"type":"input_json_delta","partial_json":"%b"}}',
+                ),
+                ("content_block_stop", '{"index":0}'),
+            ],
+        ),
+    ],
+    ids=["completion", "block", "input"],
+)
+def test_an_event_that_is_nested_too_deeply_does_not_keep_its_stream_from_ending(
+    endpoint: str, events: list[tuple[str, str]]
+) -> None:
+    made = Translation("2023-01-01", "2023-06-01")
+    made.request(endpoint, json.dumps({"stream": True}).encode())
+    stream = "".join(f"event: {name}\ndata: {data}\n\n" for name, data in events)
+    with suppress(UpstreamNonsense):
+        list(made.feed(stream.replace("%b", TOO_DEEP).encode()))
+    end = b"".join(made.finish())
+    assert b'"stop_reason":"max_tokens"' in end
+    assert end.endswith(b"data: [DONE]\r\n\r\n")
+
+
+def test_a_body_that_is_nested_too_deeply_is_nonsense() -> None:
+    made = Translation("2023-06-01", "2023-01-01")
+    made.request("/v1/complete", json.dumps(BODY).encode())
+    with pytest.raises(UpstreamNonsense):
+        made.response(f'{{"completion":"","exception":{TOO_DEEP}}}'.encode())
 
 
 @pytest.mark.parametrize("bridge", [False, True])

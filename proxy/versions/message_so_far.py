@@ -97,7 +97,8 @@ class MessageSoFar:
         if not text:
             return False
         try:
-            self._blocks[index]["input"] = jsontext.loads(text.encode("utf-8", "replace"))
+            whole = text.encode("utf-8", "replace")
+            self._blocks[index]["input"] = jsontext.loads_shallow(whole)
         except jsontext.NotJSON:
             return False
         return True
