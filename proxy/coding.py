@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from .errors import UpstreamBrokeOff, UpstreamNonsense
 
-PIECE = 256 << 10
-"""The most that is unpacked at a time, in bytes."""
+PIECE = 32 << 10
+"""The most that is unpacked at a time, in bytes: what is little work, even in small events."""
 
 _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """Codings that zlib reads, and how it is told of them."""

@@ -49,6 +49,10 @@ Take = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before the next, None for nothing."""
 
 
+Enough = Callable[[], bool]
+"""Says whether no more is wanted."""
+
+
 def _let_go(_: bytes) -> None:
     """Take a part that nobody wants."""
 
@@ -140,7 +144,7 @@ class Answer:
         self._take: Take | None = None
         self._ear: Callable[[bytes], None] | None = None
         self._wait: Awaitable[None] | None = None
-        self._enough: Callable[[], bool] = never
+        self._enough: Enough = never
         self._left = False
 
     # For the one who called.
@@ -172,7 +176,7 @@ class Answer:
             await self._news()
         return self._taken()
 
-    async def forward(self, take: Take, enough: Callable[[], bool] = never) -> None:
+    async def forward(self, take: Take, enough: Enough = never) -> None:
         """Hand each part of the body to ``take`` at once, until the end or until it is ``enough``.
 
         That spares each part the waking of a task. While what ``take`` returned is waited for,
@@ -227,6 +231,8 @@ class Answer:
                 if size > limit:
                     raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
                 parts.append(piece)
+                if decode is not None:  # a part may have very many, and others want their turn
+                    await asyncio.sleep(0)
         if decode is not None:
             decode.end()
         return b"".join(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -42,7 +42,7 @@ from .fields import (
     with_version,
     without,
 )
-from .http1 import Answer
+from .http1 import Answer, Enough, Take
 from .interruption import Interruptible
 from .keepalive import Keepalive
 from .negotiation import negotiate, translates
@@ -321,16 +321,16 @@ class Exchange:
         decode = answer.decoding()
 
         def take(part: bytes) -> Awaitable[None] | None:
-            if decode is None:
-                blocks = translation.feed(part)
-            else:
-                blocks = chain.from_iterable(map(translation.feed, decode(part)))
+            blocks = translation.feed(part)
             if client.started:
                 return client.write_all(blocks)
             return self._write_first(iter(blocks), answer, translation)
 
+        def enough() -> bool:
+            return translation.ended
+
         with _pinging(client, translation) if keepalive else _SILENT:
-            await answer.forward(take, enough=lambda: translation.ended)
+            await answer.forward(_in_turns(decode, take, enough) if decode else take, enough)
         if decode is not None and not translation.ended:
             decode.end()
         if not translation.started:
@@ -397,6 +397,23 @@ class Exchange:
     def _first_byte(self, status: int) -> None:
         self.record.status = status
         self.record.first_byte = time.monotonic()
+
+
+def _in_turns(pieces: Callable[[bytes], Iterator[bytes]], take: Take, enough: Enough) -> Take:
+    """Take each of the ``pieces`` of a part by itself, until it is ``enough``.
+
+    There may be a thousand times as much in them, and others want their turn.
+    """
+
+    async def take_pieces(part: bytes) -> None:
+        for piece in pieces(part):
+            if (wait := take(piece)) is not None:
+                await wait
+            if enough():
+                return
+            await asyncio.sleep(0)
+
+    return take_pieces
 
 
 def _check(answer: Answer, *, streams: bool) -> None:

@@ -53,6 +53,7 @@ from support import (
     raw_upstream,
 )
 
+from proxy.coding import PIECE, Decoding
 from proxy.relay import AT_HAND
 
 pytestmark = pytest.mark.anyio
@@ -632,6 +633,35 @@ async def test_gzip_that_ends_early_is_no_whole_answer(
     else:
         check_refused(got, 502, FAILED, message)
     assert told(log) == [f'ended="upstream failed" error="{FAILED}: {message}"']
+
+
+@pytest.mark.parametrize("road", [NATIVE, BRIDGED, WHOLE], ids=lambda road: road.name)
+async def test_others_have_their_turn_while_a_bomb_is_unpacked(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+) -> None:
+    turns = 0
+    unpacked: list[int] = []
+    unpack = Decoding.__call__
+
+    def watched(self: Decoding, part: bytes) -> Iterator[bytes]:
+        for piece in unpack(self, part):
+            unpacked.append(turns)
+            yield piece
+
+    monkeypatch.setattr(Decoding, "__call__", watched)
+    head, body = unchunked(road)
+    filler = (b"\n" if road.streams else b" ") * 200_000
+    body = gzip.compress(filler + body)
+    fields = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
+    proxy.stage.good = head[:-2] + fields + body
+    async with proxy.nothing_left():
+        asked = asyncio.create_task(proxy.ask(road.request))
+        while not asked.done():
+            turns += 1
+            await asyncio.sleep(0)
+        check_good(road, await asked)
+    assert len(unpacked) >= len(filler) // PIECE
+    assert len(set(unpacked)) == len(unpacked)
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
