@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
 from proxy.translation import Manner, Translation
+from proxy.versions import messages_became_incremental
 from proxy.versions.complete_through_messages import CompleteThroughMessages
 from proxy.versions.models import ModelTarget
 
@@ -331,6 +332,18 @@ def test_a_client_of_2023_06_01_is_told_once_that_its_bridged_stream_failed() ->
     )
     assert made.ended
     assert made.failure is not None
+
+
+def test_a_message_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages_became_incremental, "LARGEST", 10_000)
+    made = Translation("2023-01-01", "2023-06-01")
+    made.request("/v1/messages", b'{"stream":true}')
+    start = {"index": 0, "content_block": {"type": "tool_use", "input": {}}}
+    part = {"index": 0, "delta": {"type": "input_json_delta", "partial_json": "x" * 1000}}
+    list(made.feed(named("message_start", {"message": {"content": []}})))
+    list(made.feed(named("content_block_start", start)))
+    with pytest.raises(UpstreamNonsense, match="larger than"):
+        list(made.feed(named("content_block_delta", part) * 10))
 
 
 def test_a_message_survives_whatever_its_delta_says() -> None:

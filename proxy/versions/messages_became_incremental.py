@@ -23,6 +23,10 @@ from .message_so_far import TOLD, MessageSoFar
 
 NOT_FOUND = 404
 
+LARGEST = 64 << 20
+"""The most that the events of one Message may have as data, in bytes. Not all of them are told to
+the client, who could make the upstream wait: the input of a tool is when it is whole."""
+
 
 class MessagesBecameIncremental(VersionChange):
     """Streamed Messages are increments. Before, each event was the whole Message so far."""
@@ -31,6 +35,7 @@ class MessagesBecameIncremental(VersionChange):
 
     def __init__(self) -> None:
         self._so_far = MessageSoFar()
+        self._size = 0
         self._increments = MessageIncrements()
 
     def downgrade_response(self, body: Body) -> Body:
@@ -47,6 +52,9 @@ class MessagesBecameIncremental(VersionChange):
             return (self._failure(no_reason) if reason is None else self._stopped(),)
         if event.name not in TOLD:
             return ()
+        self._size += len(event.data)
+        if self._size > LARGEST:
+            raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
         grown = self._so_far.apply(event.name, event.body)
         return (self._growing(),) if grown and event.name != "message_delta" else ()
 
