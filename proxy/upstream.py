@@ -24,6 +24,10 @@ FRESH = 1.0
 """Seconds that a connection may have been free for a body that cannot be sent again. Upstreams
 close those that were free for longer, and may be about to."""
 
+AT_ONCE = 1.0
+"""Seconds within which a connection is lost that was closed while the request was on its way. One
+that is lost later may have been lost by an upstream that was at work on the request."""
+
 
 class Upstream:
     """One API to call, with its connections; made and used within one event loop."""
@@ -94,12 +98,14 @@ class Upstream:
         used = self._pool.free(KEEP if repeatable else FRESH)
         if used is not None:
             answer = send(used)
+            sent_at = used.loop.time()
             try:
                 return await self._begun(answer)
             except UpstreamUnreachable:
                 # The upstream closed it while the request was on its way. The API's own SDKs,
                 # too, repeat a request of which nothing was heard.
-                if not (repeatable and answer.untouched):
+                at_once = used.loop.time() - sent_at < AT_ONCE
+                if not (repeatable and answer.untouched and at_once):
                     raise
         with self._connecting():
             new = await self._pool.new()

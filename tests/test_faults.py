@@ -803,6 +803,21 @@ async def test_a_request_is_repeated_once_if_nothing_was_heard_of_it(
     assert len(told(log)) == 3
 
 
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+async def test_a_request_that_was_perhaps_worked_on_is_not_repeated(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+) -> None:
+    monkeypatch.setattr("proxy.upstream.AT_ONCE", 0.0)
+    stage = proxy.stage
+    stage.good = road.good
+    async with proxy.nothing_left():
+        stage.scripts.append(closes_at_reuse(stage, closes))
+        check_good(road, await proxy.ask(road.request))
+        requests = stage.requests
+        check_refused(await proxy.ask(road.request), 502, FAILED, CLOSED)
+        assert stage.requests - requests == 1
+
+
 LARGE = post("/v1/files", b"x" * (AT_HAND + 1), b"anthropic-version: 2023-06-01")
 UNKNOWN = (
     b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n"
