@@ -430,9 +430,13 @@ class Answer:
             self._complete = self._error is None
 
     def _begin(self, status: int) -> None:
+        self.named = by_name(self.fields)
+        codings = self.named.get(b"transfer-encoding")
+        if codings and [coding.lower() for coding in codings] != [b"chunked"]:
+            self._fail(UpstreamNonsense("upstream sent a transfer-encoding that nobody asked for"))
+            return
         self.status = status
         self._has_head = True
-        self.named = by_name(self.fields)
         if self._bodiless or status in (204, 304):
             self.on_message_complete()
         else:  # RFC 9112 §6.3

@@ -112,6 +112,10 @@ async def test_an_upstream_that_never_answers_is_given_up() -> None:
         (b"HTTP/1.1 200", errors.UpstreamUnreachable),
         (b"SSH-2.0-OpenSSH_9.2\r\n", errors.UpstreamNonsense),
         (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", errors.UpstreamNonsense),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            errors.UpstreamNonsense,
+        ),
     ],
 )
 async def test_what_is_no_answer_is_told_so(
