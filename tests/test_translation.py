@@ -6,11 +6,13 @@ import json
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import jsontext
 from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
 from proxy.translation import Manner, Translation
@@ -131,6 +133,21 @@ def test_superseded_snapshots_cost_nothing_but_events(
     assert latest[-1] == every[-1]
     remaining = iter(every)
     assert all(event in remaining for event in latest)
+
+
+def test_a_message_that_is_superseded_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made.request("/v1/messages", b'{"stream":true}')
+    printer = Mock(wraps=jsontext.dumps)
+    monkeypatch.setattr(jsontext, "dumps", printer)
+    block = {"index": 0, "content_block": {"type": "text", "text": ""}}
+    stream = messages(["word "] * 100)
+    start = stream.index(b"event: content_block_delta")
+    list(made.feed(stream[:start] + named("content_block_start", block)))
+    printer.reset_mock()
+    got = b"".join(made.feed(stream[start:]))
+    assert b"word " * 100 in got
+    assert printer.call_count == got.count(b"data: {") > 0
 
 
 @given(

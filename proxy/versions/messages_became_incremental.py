@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import jsontext
 from ..change import Body, End, Event, VersionChange
 from ..errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .exception_and_truncated_removed import (
@@ -120,9 +119,14 @@ class MessagesBecameIncremental(VersionChange):
 
 
 def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:
-    """Printed at once, for the Message goes on growing."""
-    data = jsontext.dumps(_as_in_2023_01_01(message, exception))
-    return Event("message", data=data, last=last, snapshot=True)
+    """The Message as it is now, for it goes on growing; printed only if it is sent.
+
+    What a block has is never changed, but replaced, so that a copy of each is enough.
+    """
+    body = _as_in_2023_01_01(message, exception)
+    if "content" in body:
+        body["content"] = [dict(block) for block in body["content"]]
+    return Event("message", body, last=last, snapshot=True)
 
 
 def _as_in_2023_01_01(message: Body, exception: str | None = None) -> Body:
