@@ -181,7 +181,7 @@ class Exchange:
             record.dropped = tuple(beginning(name, LONGEST) for name in translation.dropped)
             record.notes = translation.notes
             record.model = beginning(translation.model_asked or "-", LONGEST)
-            record.answered_by = translation.model or "-"
+            record.answered_by = beginning(translation.model or "-", LONGEST)
             record.streams = translation.streams
             record.events_received = translation.events_taken
             record.events_sent = translation.events_made
@@ -375,7 +375,7 @@ class Exchange:
         if answer is not None:
             fields = for_client(answer.fields, answer.named, less)
             for request_id in answer.named.get(b"request-id", ()):
-                self.record.request_id = request_id.decode("latin-1")
+                self.record.request_id = beginning(request_id.decode("latin-1"), LONGEST)
         if self._nudge is not None:
             fields += self._nudge.fields(fields)
         if translation is None or not translation.differs:

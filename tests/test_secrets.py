@@ -33,6 +33,7 @@ from proxy.app import App
 from proxy.errors import ConfigError
 from proxy.learning import learned
 from proxy.logs import FORMATS
+from proxy.redaction import HIDDEN
 from proxy.relay import Exchange
 from proxy.server import running
 from proxy.translation import Translation
@@ -216,6 +217,33 @@ async def test_the_log_holds_no_key_whatever_the_upstream_says(told: Told, said:
     told.assert_clean()
     assert all(CLIENTS.encode() in each and FIELD.encode() in each for each in heard)
     assert "route=/v1/complete" in "\n".join(told.lines)
+
+
+async def test_what_an_upstream_calls_its_model_and_its_answer_is_no_key_in_the_log(
+    told: Told,
+) -> None:
+    message = {
+        "id": "m",
+        "model": LOOKS_LIKE_ONE.decode(),
+        "content": [],
+        "stop_reason": "end_turn",
+    }
+    said = answer(
+        200,
+        json.dumps(message).encode(),
+        b"content-type: application/json",
+        b"request-id: " + LOOKS_LIKE_ONE,
+    )
+    async with proxy_to(said, bridge=True) as (_, url, _):
+        assert "200 OK" in await asked(url, request(stream=False))
+        ledger = request(b"GET /-/ledger").replace(b"host: proxy", b"host: localhost")
+        shown = await asked(url, ledger)
+    assert HIDDEN in shown
+    assert_clean(shown)
+    told.assert_clean()
+    lines = "\n".join(told.lines)
+    assert f"answered_by={HIDDEN} " in lines
+    assert f"request_id={HIDDEN}\n" in lines
 
 
 @pytest.mark.parametrize("form", ["x-api-key", "bearer"])
