@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 from .errors import UpstreamBrokeOff, UpstreamNonsense
+from .redaction import beginning
 
 PIECE = 32 << 10
 """The most that is unpacked at a time, in bytes: what is little work, even in small events."""
@@ -58,7 +59,6 @@ def decoding(coding: bytes) -> Decoding | None:
     if coding in (b"", b"identity"):
         return None
     if coding not in _WINDOW:
-        raise UpstreamNonsense(
-            f"upstream sent content-encoding {coding[:40]!r} though asked not to"
-        )
+        shown = beginning(coding.decode("latin-1"), 40)
+        raise UpstreamNonsense(f"upstream sent content-encoding {shown!r} though asked not to")
     return Decoding(_WINDOW[coding])

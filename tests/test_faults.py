@@ -433,14 +433,14 @@ FAULTS = (
         "an unknown coding",
         (Moment.ASKED,),
         says_last(STREAM_HEAD[:-2] + b"content-encoding: br\r\n\r\n" + chunk(LONG) + END),
-        "upstream sent content-encoding b'br' though asked not to",
+        "upstream sent content-encoding 'br' though asked not to",
         roads=STREAMS,
     ),
     Fault(
         "an unknown coding",
         (Moment.ASKED,),
         says_last(JSON_HEAD[:-2] + b"content-encoding: br\r\n\r\n" + chunk(LONG) + END),
-        "upstream sent content-encoding b'br' though asked not to",
+        "upstream sent content-encoding 'br' though asked not to",
         roads=(WHOLE,),
     ),
     Fault(

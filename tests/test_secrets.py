@@ -246,6 +246,13 @@ async def test_what_an_upstream_calls_its_model_and_its_answer_is_no_key_in_the_
     assert f"request_id={HIDDEN}\n" in lines
 
 
+async def test_what_an_upstream_calls_its_coding_is_no_key_in_the_log(told: Told) -> None:
+    said = answer(200, b"", b"content-encoding: " + LOOKS_LIKE_ONE)
+    async with proxy_to(said, bridge=True) as (_, url, _):
+        assert "502 Bad Gateway" in await asked(url, request(stream=False))
+    told.assert_clean()
+
+
 @pytest.mark.parametrize("form", ["x-api-key", "bearer"])
 @pytest.mark.parametrize("said", ["an answer", "an error", "a later event", "nothing"])
 async def test_a_key_of_the_configuration_reaches_the_upstream_alone(
