@@ -226,6 +226,9 @@ class Bridge(VersionChange):
     answered_by: str | None = None
     """The model that the upstream said is answering."""
 
+    grows: bool = False
+    """Whether a piece of the answer was the last that was said of it."""
+
     @property
     def lets_pass(self) -> Callable[[str], bool]:
         """Tells of a text whether a delta of it would become what the one before it became.

@@ -256,10 +256,18 @@ class Translation:
             seen += 1
             self.events_taken += 1
             made = self._translated(Event(name, None, data))
+            if self._run is not None and not self._is_text(made):
+                self._run = None  # deltas may become something else from here on
             yield from made
-        if whole and seen == len(made) == 1 and self._decoder.between:
+        if whole and seen == 1 and self._decoder.between and self._is_text(made):
             lets_pass = self._bridge.lets_pass if self._bridge else None
             self._run = begun(raw, made[0], lets_pass, self._manner.event_limit)
+
+    def _is_text(self, made: Sequence[Event]) -> bool:
+        """Whether an event became more text and nothing else, as the next like it will."""
+        if len(made) != 1 or made[0].text is None:
+            return False
+        return self._bridge is None or self._bridge.grows
 
     def keepalive(self, now: datetime) -> bytes:
         """What the client's version sent into a silence; ``now`` is in UTC."""

@@ -109,6 +109,21 @@ def test_events_that_are_alike_become_what_others_become(road: str, data: st.Dat
     assert translated(road, alike, data.draw(st.integers(1, 200))) == step_by_step
 
 
+@pytest.mark.parametrize("order", ["ping full full", "ping delta delta bare delta"])
+def test_a_message_that_begins_is_no_part_of_a_run(order: str) -> None:
+    text = {"type": "text", "text": " a"}
+    full, bare = ({"message": {"id": "m", "content": content}} for content in ([text], []))
+    data = {
+        "ping": ("ping", "{}"),
+        "full": ("message_start", printed(full, ascii_only=True)),
+        "bare": ("message_start", printed(bare, ascii_only=True)),
+        "delta": ("content_block_delta", printed({"delta": text}, ascii_only=True)),
+    }
+    events = [data[name] for name in order.split()]
+    alike, unlike = (wire(events, [], "\n", numbered=numbered) for numbered in (False, True))
+    assert translated("bridge", alike, len(alike)) == translated("bridge", unlike, len(unlike))
+
+
 @pytest.mark.parametrize("road", ["native", "bridge"])
 @pytest.mark.parametrize("blank", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])

@@ -48,8 +48,6 @@ class CompleteThroughMessages(Bridge):
         self._asked_model = ""
         self._id = ""
         self._stop_reason: str | None = None
-        self._said_all = False
-        """Whether that reason was told behind all content so far."""
         self._stop_sequence: str | None = None
 
     def upgrade_request(self, call: Call) -> Call:
@@ -66,10 +64,7 @@ class CompleteThroughMessages(Bridge):
     @property
     def lets_pass(self) -> Callable[[str], bool]:
         """Text within the answer that no stop sequence begins in or ends in."""
-        return self._lets_pass
-
-    def _lets_pass(self, text: str) -> bool:
-        return not self._said_all and self._answer.lets_pass(text)
+        return self._answer.lets_pass
 
     def downgrade_response(self, body: Body) -> Body:
         """The text of the Message as a completion."""
@@ -108,7 +103,7 @@ class CompleteThroughMessages(Bridge):
 
         That is, unless it went on behind it: some tell the reason first.
         """
-        if self._said_all:
+        if self._stop_reason is not None and not self.grows:
             return self._closed()
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
         return (*self._held(), error_event(error))
@@ -123,11 +118,12 @@ class CompleteThroughMessages(Bridge):
         message = message if isinstance(message, dict) else {}
         self._open(message)
         opened = (self._event(""), *self._grown(_text_of(message)))
+        self.grows, self._stop_reason = False, None
         self._take_stop(message)
         return opened
 
     def _grown(self, text: str) -> Sequence[Event]:
-        self._said_all = False
+        self.grows = True
         text = self._answer.feed(text)
         grown = (self._event(text),) if text else ()
         if self._answer.stop is None:
@@ -152,7 +148,7 @@ class CompleteThroughMessages(Bridge):
         """The last word counts: totals and reasons are said anew, not added up."""
         if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
             self._stop_reason = delta["stop_reason"]
-            self._said_all = True
+            self.grows = False
             self._stop_sequence = _string(delta.get("stop_sequence")) or None
 
     def _stop(self) -> tuple[str, str | None]:
