@@ -358,11 +358,19 @@ class Answer:
             if self._take is not None:
                 self._hand_over(self._take)
                 return
+            self._keep(len(data))
         else:
             self._beside += len(data)
             if self._beside > HEAD_SIZE:
                 self._fail(UpstreamNonsense(f"upstream {self._name} sent {self._excess}"))
         self._tell()
+
+    def _keep(self, size: int) -> None:
+        """Let what has arrived wait, and the upstream, too, once that is much."""
+        self._unread += size
+        if self._unread > UNREAD_SIZE and not self._paused:
+            self._paused = True
+            self._connection.pause_reading()
 
     @property
     def _excess(self) -> str:
@@ -417,12 +425,7 @@ class Answer:
             self._reusable = False
             return
         self._parts.append(part)
-        size = len(part)
-        self.received += size
-        self._unread += size
-        if self._unread > UNREAD_SIZE and not self._paused:
-            self._paused = True
-            self._connection.pause_reading()
+        self.received += len(part)
 
     def on_message_complete(self) -> None:
         if self._has_head and not self._complete:

@@ -389,8 +389,9 @@ class Protocol(HttpToolsProtocol):
 
     def _expects_to_hear(self, version: str) -> bool:
         """Whether the client waits for a word before it sends the body (RFC 9110 §10.1.1)."""
-        expectations = values(self.headers, b"expect") if version != "1.0" else ()
-        return any(value.lower() == b"100-continue" for value in expectations)
+        if version == "1.0" or b"expect" not in dict(self.headers):
+            return False
+        return any(value.lower() == b"100-continue" for value in values(self.headers, b"expect"))
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser; it leaves HTTP where a client offers to, and we do not (§7.8)."""

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from . import config
 from .errors import UpstreamTimeout, UpstreamUnreachable
-from .fields import Fields, values, with_key, without
+from .fields import Fields, with_key, without
 from .http1 import Answer, Connection
 from .pool import KEEP, Pool
 
@@ -68,7 +68,7 @@ class Upstream:
         stream: AsyncIterator[bytes] | None = None
         whole = b""
         chunked = False
-        framed = bool(values(fields, b"content-length"))
+        framed = b"content-length" in dict(fields)
         if isinstance(body, bytes):
             whole = body
             if not framed:
