@@ -8,13 +8,16 @@ right only where no change looks into the text, or one that does has let it pass
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from . import jsontext
 from .change import Event, GrowingText
 
 LetsPass = Callable[[str], bool]
+
+BLOCK = 64 << 10
+"""Up to what size events are joined, in bytes. Snapshots that arrived in one chunk of 64 KiB can
+be 25 MB: in one block they would all be in memory, each alone would cost a system call."""
 
 AHEAD = 4 << 10
 """How far texts are looked for at once, in bytes: where one of them cannot be taken, all that stand
@@ -95,43 +98,66 @@ class Run:
         start, end = self._start, len(chunk) - self._after_size
         if end > self._latest or chunk[:start] != self._before or chunk[end:] != self._after:
             return None
-        if not self.take(chunk[start:end]):
+        inside = self._inside(chunk[start:end])
+        if inside is None:
             return None
-        return b"".join((self._made_before, self._text.escaped, self._made_after))
+        self._text.escaped += inside
+        return self.snapshot()
 
     def snapshot(self) -> bytes:
-        """What the client gets for the last one; the text is copied once."""
+        """What the client gets for the last delta; the text is copied once."""
         return b"".join((self._made_before, self._text.escaped, self._made_after))
 
-    def snapshots(self, texts: Sequence[bytes]) -> Iterator[bytes]:
-        """Take ``texts`` as long as that can be; what the client gets for each."""
-        before, grown, after = self._made_before, self._text.escaped, self._made_after
+    def insides(self, texts: Sequence[bytes]) -> Sequence[bytes]:
+        """What ``texts`` let the text grow by, one by one, as far as they can be taken."""
         if self._lets_pass is None and b"" not in texts and jsontext.as_printed(texts):
-            for raw in texts:
-                grown += raw
-                yield b"".join((before, grown, after))
-            return
+            return texts
+        found: list[bytes] = []
         for raw in texts:
-            if not self.take(raw):
-                return
-            yield b"".join((before, grown, after))
+            inside = self._inside(raw)
+            if inside is None:
+                break
+            found.append(inside)
+        return found
 
-    def nothing(self, texts: Sequence[bytes]) -> Iterator[bytes]:
-        """Take ``texts`` as long as that can be, and make nothing of them."""
-        return (b"" for _ in takewhile(self.take, texts))
+    def grow(self, insides: Iterable[bytes]) -> None:
+        """Take deltas that nobody is to see."""
+        self._text.escaped += b"".join(insides)
 
-    def take(self, raw: bytes) -> bool:
-        """Take the delta that has the text ``raw`` on the wire, if it can be one of the run."""
+    def blocks(self, insides: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Take deltas; how many at a time, and what the client gets for them.
+
+        Their snapshots are joined as far as BLOCK allows: so all that they repeat of the text is
+        copied just once.
+        """
+        before, text, after = self._made_before, self._text.escaped, self._made_after
+        at_once = BLOCK // (len(before) + len(text) + len(after))
+        if at_once <= 1:
+            for inside in insides:
+                text += inside
+                yield 1, b"".join((before, text, after))
+            return
+        for start in range(0, len(insides), at_once):
+            some = insides[start : start + at_once]
+            grown = b""
+            pieces: list[bytes | bytearray] = []
+            for inside in some:
+                grown += inside
+                pieces += (before, text, grown, after)
+            block = b"".join(pieces)
+            text += grown
+            yield len(some), block
+
+    def _inside(self, raw: bytes) -> bytes | None:
+        """What a delta that has the text ``raw`` on the wire lets the text grow by, if it may."""
         if _PLAIN.fullmatch(raw):
-            if self._lets_pass is not None and not self._lets_pass(raw.decode("ascii")):
-                return False
-            self._text.escaped += raw
-            return True
+            if self._lets_pass is None or self._lets_pass(raw.decode("ascii")):
+                return raw
+            return None
         text = _read(raw)
         if not text or not (self._lets_pass is None or self._lets_pass(text)):
-            return False
-        self._text.append(text)
-        return True
+            return None
+        return jsontext.dumps(text)[1:-1]
 
 
 def begun(frame: bytes, made: Event, lets_pass: LetsPass | None, limit: int) -> Run | None:

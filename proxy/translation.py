@@ -14,14 +14,10 @@ from . import jsontext
 from .change import Body, Bridge, Call, Direction, End, Event, Step
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .redaction import beginning
-from .runs import Run, begun
+from .runs import BLOCK, Run, begun
 from .sse import Decoder, EventTooLarge, Frame
 from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
-
-BLOCK = 64 << 10
-"""Up to what size events are joined, in bytes. Snapshots that arrived in one chunk of 64 KiB can
-be 25 MB: in one block they would all be in memory, each alone would cost a system call."""
 
 MOST_VALUES = 1_000_000
 """How many values a request may hold: ten for each of the 100,000 messages that today's API takes.
@@ -188,13 +184,16 @@ class Translation:
         size = 0
         failed: ProxyError | None = None
         try:
-            for event in self._encoded(chunk):
-                size += len(event)
-                if size > BLOCK and block:
+            for piece in self._encoded(chunk):
+                if block and size + len(piece) > BLOCK:
                     yield b"".join(block)
                     block.clear()
-                    size = len(event)
-                block.append(event)
+                    size = 0
+                if not block and len(piece) > BLOCK // 2:
+                    yield piece
+                    continue
+                block.append(piece)
+                size += len(piece)
         except EventTooLarge as error:
             failed = UpstreamNonsense(f"upstream sent {error}")
         except jsontext.NotJSON:
@@ -207,25 +206,23 @@ class Translation:
             raise failed
 
     def _encoded(self, chunk: bytes) -> Iterator[bytes]:
-        """Event by event; a run is taken as such, and what stands alone may begin one."""
+        """One event or some of a run at a time; what stands alone may begin one."""
         newest_only = self._manner.newest_only
         superseded: Callable[[], bytes] | None = None
         at = 0
         while at < len(chunk) and not self.ended:
-            start = at
             run = self._run if self._decoder.between else None
-            if run is not None:
-                made = run.nothing if newest_only else run.snapshots
-                texts = run.texts(chunk, at)
-                for raw, snapshot in zip(texts, made(texts), strict=False):
-                    at += run.size + len(raw)
-                    self.events_taken += 1
-                    if newest_only:
-                        superseded = run.snapshot
-                    else:
-                        self.events_made += 1
-                        yield snapshot
-            if at > start:
+            if run is not None and (insides := run.insides(texts := run.texts(chunk, at))):
+                count = len(insides)
+                at += count * run.size + sum(map(len, texts[:count]))
+                self.events_taken += count
+                if newest_only:
+                    run.grow(insides)
+                    superseded = run.snapshot
+                    continue
+                for made, block in run.blocks(insides):
+                    self.events_made += made
+                    yield block
                 continue
             frames, end = self._decoder.event_at(chunk, at)
             for event in self._events(frames, chunk[at:end]):

@@ -59,9 +59,14 @@ def streams(draw: st.DrawFn, road: str) -> Events:
             body = {"index": 0, "delta": {"type": "text_delta", "text": piece}}
             events.append(("content_block_delta", printed(body, ascii_only=ascii_only)))
         else:
-            body = {"completion": piece, "stop_reason": None, "model": "text", "log_id": "l"}
-            events.append(("completion", printed(body, ascii_only=ascii_only)))
+            events.append(("completion", completion(piece, ascii_only=ascii_only)))
     return events
+
+
+def completion(piece: str, *, ascii_only: bool = True) -> str:
+    """A delta of today's."""
+    body = {"completion": piece, "stop_reason": None, "model": "text", "log_id": "l"}
+    return printed(body, ascii_only=ascii_only)
 
 
 def wire(events: Events, others: list[str], end: str, *, numbered: bool) -> bytes:
@@ -107,6 +112,20 @@ def test_events_that_are_alike_become_what_others_become(road: str, data: st.Dat
     step_by_step = translated(road, unlike, len(unlike) or 1)
     assert translated(road, alike, len(alike) or 1) == step_by_step
     assert translated(road, alike, data.draw(st.integers(1, 200))) == step_by_step
+
+
+@pytest.mark.parametrize("size", [100, 10_000, 20_000, 40_000, 100_000])
+@pytest.mark.parametrize("numbered", [False, True], ids=["alike", "unlike"])
+def test_snapshots_of_any_size_stay_in_their_order(size: int, *, numbered: bool) -> None:
+    pieces = ["x" * size, *(f" {number}" for number in range(40))]
+    stream = wire(
+        [("completion", completion(piece)) for piece in pieces], [], "\n", numbered=numbered
+    )
+    snapshots = translated("native", stream, len(stream)).split(b"\r\n\r\n")
+    assert len(snapshots) == len(pieces) + 3  # the end, [DONE], and nothing behind it
+    for count, snapshot in enumerate(snapshots[: len(pieces)], 1):
+        said = json.loads(snapshot.removeprefix(b"data: "))["completion"]
+        assert said == "".join(pieces[:count])
 
 
 @pytest.mark.parametrize("order", ["ping full full", "ping delta delta bare delta"])
