@@ -79,6 +79,8 @@ WORTH_A_COPY = 16 << 10
 
 _NEVER = math.inf
 
+_NOTHING = memoryview(b"")
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -146,7 +148,7 @@ class Protocol(HttpToolsProtocol):
 
         self._part: Literal["head", "body"] | None = None
         """What is being read: nothing is, before a request and after it."""
-        self._unread = memoryview(b"")
+        self._unread = _NOTHING
         """What has arrived and is yet to be read."""
         self._turn: asyncio.Handle | None = None
         """When reading goes on that has let others go first."""
@@ -332,6 +334,8 @@ class Protocol(HttpToolsProtocol):
             if time.monotonic() - began > SLICE:
                 self._turn = self.loop.call_soon(self._read_on)
                 break
+        if not self._unread:
+            self._unread = _NOTHING  # or its view would keep all that was read
         self.flow.full = bool(self._unread) or len(self._waiting) > PIPELINED
 
     def _read(self, data: bytes) -> None:

@@ -686,6 +686,23 @@ async def test_whoever_sends_much_at_once_lets_others_go_first(
     assert max(map(len, parts)) <= protocol.PIECE
 
 
+async def test_what_was_read_is_not_kept() -> None:
+    kept: list[int] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        kept.append(len(scope["extensions"][CONNECTION]._unread.obj))  # noqa: SLF001
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    body = b"x" * 100_000
+    async with serving(application) as client:
+        await client.say(POST + b"content-length: %d\r\n\r\n" % len(body) + body)
+        assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+    assert kept == [0]
+
+
 # Deadlines.
 
 
