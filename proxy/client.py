@@ -148,6 +148,7 @@ class Client:
         rest = iter(blocks)
         for block in rest:
             if not self._write_at_once(block):
+                self.unwritten = chain((block,), rest)  # now, for waiting may never begin
                 return self._write_rest(block, rest)
         return None
 
@@ -160,7 +161,6 @@ class Client:
         await self._send(_part(data))
 
     async def _write_rest(self, block: bytes, rest: Iterator[bytes]) -> None:
-        self.unwritten = chain((block,), rest)
         await self._send(_part(block))
         for further in rest:
             if not self._write_at_once(further):

@@ -341,6 +341,32 @@ async def test_what_a_slow_client_is_owed_at_the_end_of_a_drain_is_whole() -> No
         assert b"data: [DONE]\r\n\r\n" in rest
 
 
+async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = asyncio.Event()
+    feed = Translation.feed
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi") + completion("x" * (7 << 20)))
+        await go_on.wait()
+        await side.say(LAST + chunk(b""))
+
+    async with proxy_to(play) as (app, url), stuck(url) as client:
+
+        def read(translation: Translation, part: bytes) -> object:
+            if b"stop_sequence" in part:
+                asyncio.get_running_loop().call_soon(app.exchanges.cut)
+            return feed(translation, part)
+
+        monkeypatch.setattr(Translation, "feed", read)
+        go_on.set()
+        rest = b""
+        async with asyncio.timeout(PATIENCE):
+            while not rest.endswith(b"\r\n0\r\n\r\n"):
+                rest = rest[-500:] + await client.reader.read(1 << 20)
+        assert b"data: [DONE]\r\n\r\n" in rest
+
+
 async def test_a_client_that_takes_nothing_is_left_at_the_end_of_a_drain(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, log: Exchanges
 ) -> None:
