@@ -516,6 +516,7 @@ class Protocol(HttpToolsProtocol):
         """Write no more, and read for a while what is no longer read by anyone."""
         self._hung_up = True
         self.flow.resume_reading()
+        self.transport.set_write_buffer_limits(0)  # it has its time until it has taken the last
         self.transport.write_eof()
         self._due = self.loop.time() + LINGER
         self._watch()

@@ -974,6 +974,33 @@ async def test_a_refused_client_that_stays_is_left(monkeypatch: pytest.MonkeyPat
             await stay(client)
 
 
+async def test_a_slow_client_that_is_let_go_gets_the_last_of_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    soon(monkeypatch, "LINGER")
+    lingered = asyncio.Event()
+    expire = protocol.Protocol._expire  # noqa: SLF001
+
+    def expired(connection: protocol.Protocol) -> None:
+        expire(connection)
+        lingered.set()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        transport = scope["extensions"][CONNECTION].transport
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not transport.get_write_buffer_size():
+            part = b"x" * (16 << 10)
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    monkeypatch.setattr(protocol.Protocol, "_expire", expired)
+    async with serving(application) as client:
+        await client.say(POST + b"connection: close\r\ncontent-length: 5\r\n\r\n")
+        await happened(lingered)
+        assert (await client.rest()).endswith(b"x\r\n0\r\n\r\n")
+
+
 # Sizes.
 
 
