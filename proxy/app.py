@@ -99,7 +99,7 @@ class App:
     async def figures(self) -> bytes | None:
         """The page of metrics; None where there is none."""
         self._look()
-        return await beside(self.metrics.page)
+        return await beside(self.metrics.page, first=True)  # most of all while much is asked
 
     async def reload(self, config: Config) -> None:
         """Serve new requests by ``config``; those under way end on what they began with."""

@@ -1,7 +1,8 @@
 """What computes for long is done beside the event loop, one after the other.
 
-A thread that computes makes the loop wait for a few milliseconds at a time; several would make it
-wait for all of theirs.
+A thread that computes makes the loop wait for a few milliseconds at a time, or for as long as a
+single call of C takes, such as the one that reads a body; several would make it wait for all of
+theirs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _THREAD = ThreadPoolExecutor(1, "beside")
+_FIRST = ThreadPoolExecutor(1, "first")
 
 
-async def beside(work: Callable[[], T]) -> T:
-    """What ``work`` returns or raises; the loop goes on meanwhile."""
-    return await asyncio.get_running_loop().run_in_executor(_THREAD, work)
+async def beside(work: Callable[[], T], *, first: bool = False) -> T:
+    """What ``work`` returns or raises; the loop goes on meanwhile.
+
+    What is to be done ``first`` has a thread of its own, and does not wait behind what clients ask.
+    """
+    thread = _FIRST if first else _THREAD
+    return await asyncio.get_running_loop().run_in_executor(thread, work)

@@ -255,8 +255,9 @@ async def test_others_are_served_while_a_large_request_is_translated(
     async with proxy_to(answer_all) as (_, url), await connect(url) as large:
         await large.say(head + b"\r\n\r\n" + body)
         async with await connect(url) as other:
-            await other.say(b"GET /-/ready HTTP/1.1\r\nhost: proxy\r\n\r\n")
-            assert (await other.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+            for path in (b"metrics", b"ready"):
+                await other.say(b"GET /-/%b HTTP/1.1\r\nhost: proxy\r\n\r\n" % path)
+                await other.until(b"HTTP/1.1 200 OK\r\n")
         others_were_served.set()
         assert b'"completion":" Hi"' in await large.until(b"}\r\n\r\n")
 
