@@ -8,6 +8,7 @@ to whole groups, and two that mean one stop must not be taken for two.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import resource
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -210,24 +212,28 @@ class Crew:
         self._missing: set[str] = set()
         """Those that have ended, and for which none could be started yet."""
 
-    def _started(self, name: str) -> tuple[SpawnProcess, Connection]:
+    def _started(self, name: str) -> tuple[SpawnProcess, Line]:
         theirs, ours = START.Pipe(duplex=False)
+        line = Line(ours)
         work = partial(_work, name, _portable(self.config), self._common, theirs)
         worker = START.Process(target=work)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             worker.start()  # with these blocked, from its first moment to its last
+        except OSError:
+            line.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-        return worker, ours
+            theirs.close()
+        return worker, line
 
     def replace_dead(self) -> None:
         """Start a worker for each that has ended, which takes its name and goes on counting.
 
         Where none can be started, the others go on, and it is tried again.
         """
-        for name, (worker, pipe) in self._workers.items():
+        for name, (worker, line) in self._workers.items():
             if worker.is_alive():
                 continue
             told = name in self._missing
@@ -240,7 +246,7 @@ class Crew:
                     log.error("no worker can be started yet: %s", error.strerror)  # noqa: TRY400
                 self._missing.add(name)
             else:
-                pipe.close()
+                line.close()
                 self._workers[name] = started
                 self._missing.discard(name)
 
@@ -250,10 +256,9 @@ class Crew:
         self.tell(_portable(config))
 
     def tell(self, word: Word | Config) -> None:
-        """Tell all; those that are dead need not hear it."""
-        for _, pipe in self._workers.values():
-            with suppress(OSError):
-                pipe.send(word)
+        """Tell all, and wait for none of them."""
+        for _, line in self._workers.values():
+            line.say(word)
 
     def alive(self) -> list[int]:
         """Those that have not ended yet, as something to wait for."""
@@ -263,6 +268,49 @@ class Crew:
         """End what is left."""
         for worker, _ in self._workers.values():
             worker.kill()
+
+
+class Line:
+    """Tells one worker, in a thread of its own, what it has to hear.
+
+    A pipe takes little from who does not read, as a worker that is frozen, and whoever waited for
+    that would hear no signal. Of what is not under way yet the last alone counts: it is newer, or
+    it is the end.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._news = threading.Condition()
+        self._next: Word | Config | None = None
+        self._closed = False
+        try:
+            threading.Thread(target=self._speak, daemon=True).start()
+        except RuntimeError as error:
+            pipe.close()
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+
+    def say(self, word: Word | Config) -> None:
+        """Have it told, as soon as the worker listens."""
+        with self._news:
+            self._next = word
+            self._news.notify()
+
+    def close(self) -> None:
+        """Tell nothing more; the worker is gone."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+
+    def _speak(self) -> None:
+        with self._pipe, suppress(OSError):  # one that is dead need not hear it
+            while (word := self._awaited()) is not None:
+                self._pipe.send(word)
+
+    def _awaited(self) -> Word | Config | None:
+        with self._news:
+            self._news.wait_for(lambda: self._closed or self._next is not None)
+            word, self._next = self._next, None
+            return None if self._closed else word
 
 
 def _portable(config: Config) -> Config:
@@ -292,21 +340,27 @@ class Worker(server.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Heed the pipe instead of signals."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self.pipe.fileno(), self._heed)
-        try:
-            yield
-        finally:
-            loop.remove_reader(self.pipe.fileno())
+        listen = partial(self._listen, asyncio.get_running_loop())
+        threading.Thread(target=listen, daemon=True).start()
+        yield
 
-    def _heed(self) -> None:
-        word: Word | Config
-        try:
-            word = self.pipe.recv()
-        except (EOFError, OSError):  # who watched is gone, and nobody would ever stop us
-            asyncio.get_running_loop().remove_reader(self.pipe.fileno())
-            self.orphaned = True
-            word = Word.STOP
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand on what is told, in a thread: a large configuration comes in more than one piece."""
+        with suppress(RuntimeError):  # of a loop that has ended meanwhile
+            while True:
+                try:
+                    word: Word | Config = self.pipe.recv()
+                except (EOFError, OSError):
+                    loop.call_soon_threadsafe(self._be_orphaned)
+                    return
+                loop.call_soon_threadsafe(self._heed, word)
+
+    def _be_orphaned(self) -> None:
+        """Stop: who watched is gone, and nobody else ever would tell."""
+        self.orphaned = True
+        self.should_exit = True
+
+    def _heed(self, word: Word | Config) -> None:
         if word is Word.END:
             self.end()
         elif isinstance(word, Config):

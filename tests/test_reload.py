@@ -34,6 +34,7 @@ from proxy.upstream import Upstream
 pytestmark = pytest.mark.anyio
 
 DONE = b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n"
+UNUSED = {"base_url": "http://127.0.0.1:9", "speaks": ["2023-06-01"]}
 BOTH = pytest.mark.parametrize("workers", [1, 2])
 
 
@@ -316,16 +317,22 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
     assert "".join(here.proxy.said).count("no worker can be started") == 1
 
 
-async def test_a_storm_of_signals_hides_no_stop(file: Path) -> None:
-    """Far more than the socket takes that wakes the process, while it reads a file."""
+async def test_no_storm_of_signals_and_no_frozen_worker_hides_a_stop(file: Path) -> None:
+    """Far more than the socket takes that wakes the process, and a file than a worker's pipe."""
     routes = [{"path": f"/v1/{number}", "upstream": "api"} for number in range(200)]
+    long = UNUSED | {"headers": {"set": {"x-long": "x" * 100_000}}}
     async with scene(file, Service("A"), workers=2) as here:
-        await here.reload("A", routes=routes)
+        await here.reload("A", routes=routes, upstreams={"api": long})
+        frozen = workers_of(here.proxy.process.pid)[0]
+        os.kill(frozen, signal.SIGSTOP)
         for _ in range(20_000):
             here.proxy.signal(signal.SIGHUP)
         here.proxy.signal(signal.SIGTERM)
+        await here.proxy.logged("draining")
+        os.kill(frozen, signal.SIGCONT)
         assert await here.proxy.ended() == 0
     assert "Traceback" not in "".join(here.proxy.said)
+    assert "a worker has ended" not in "".join(here.proxy.said)
 
 
 async def test_workers_whose_supervisor_died_finish_their_streams_and_end(file: Path) -> None:
