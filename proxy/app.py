@@ -148,6 +148,7 @@ class App:
         await receive()
         await self._rooms.open(self._connect)
         await self.journal.sync()
+        await admin.rehearse()
         self.ready = True
         looking = asyncio.create_task(self._keep_looking()) if self._looks else None
         await send({"type": "lifespan.startup.complete"})

@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ async def served(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.communicate()
+
+
+@contextmanager
+def nothing_more_to_open(process: int) -> Iterator[None]:
+    """Let a process have the descriptors that it has, and no more."""
+    before = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    opened = len(list(Path(f"/proc/{process}/fd").iterdir()))
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (opened, before[1]))
+    yield
+    resource.prlimit(process, resource.RLIMIT_NOFILE, before)
 
 
 def write_config(file: Path, upstream: str, **more: dict[str, Any]) -> None:

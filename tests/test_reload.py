@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Served, served, write_config
+from processes import Served, nothing_more_to_open, served, write_config
 from support import (
     LAST,
     PATIENCE,
@@ -143,16 +142,6 @@ async def both_at_work(process: int) -> None:
     async with asyncio.timeout(PATIENCE):
         while len(workers_of(process)) < 2:  # noqa: ASYNC110  (nobody tells of it)
             await asyncio.sleep(0.02)
-
-
-@contextmanager
-def nothing_more_to_open(process: int) -> Iterator[None]:
-    """Let a process have the descriptors that it has, and no more."""
-    before = resource.prlimit(process, resource.RLIMIT_NOFILE)
-    opened = len(list(Path(f"/proc/{process}/fd").iterdir()))
-    resource.prlimit(process, resource.RLIMIT_NOFILE, (opened, before[1]))
-    yield
-    resource.prlimit(process, resource.RLIMIT_NOFILE, before)
 
 
 @BOTH
