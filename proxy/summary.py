@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .config import Admin, Config, Route, Upstream
 from .nudges import Nudge
+from .redaction import without_keys
 from .versions.models import ModelTarget
 
 
@@ -33,7 +34,7 @@ def served(config: Config) -> list[str]:
     """Where requests go, a line for each upstream and each route: for the log at the start."""
     rows = [("upstream", *_upstream_row(upstream)) for upstream in config.upstreams.values()]
     rows += [("route", *_route_row(route)) for route in config.routes]
-    return [" ".join(word for word in row if word) for row in rows]
+    return [" ".join(without_keys(word) for word in row if word) for row in rows]
 
 
 def _admin(admin: Admin) -> str:
@@ -93,5 +94,6 @@ def _model_row(model: ModelTarget) -> tuple[str, ...]:
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    rows = [tuple(map(without_keys, row)) for row in rows]  # one may stand where a name belongs
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [("  " + "  ".join(map(str.ljust, row, widths))).rstrip() for row in rows]

@@ -85,7 +85,7 @@ class Value:
         self.column = node.start_mark.column + 1
 
     def report(self, what: str, rule: str) -> None:
-        where = self.where or "file"
+        where, what, rule = self.where or "file", without_keys(what), without_keys(rule)
         self.problems.append(Problem(self.line, self.column, where, what, rule))
 
     def wrong(self, what: str, rule: str) -> Wrong:

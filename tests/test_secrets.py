@@ -36,6 +36,8 @@ from proxy.logs import FORMATS
 from proxy.redaction import HIDDEN
 from proxy.relay import Exchange
 from proxy.server import running
+from proxy.summary import served as served_as
+from proxy.summary import summary
 from proxy.translation import Translation
 from proxy.upstream import Upstream
 
@@ -423,6 +425,8 @@ def test_a_problem_of_a_file_never_repeats_a_key_that_is_written_there(text: str
     [
         "upstreams: {a: {credentials: {K: a, K: b}}}",
         "upstreams: {a: {headers: {remove: [K, K]}}}",
+        "upstreams: {a: {headers: {set: {K: a}, remove: [K]}}}",
+        "{upstreams: {K: {}}, routes: [{path: /, upstream: a}]}",
         "upstreams: {a: {timeouts: 'x-api-key: K'}}",
         "upstreams: {a: {speaks: K}}",
         "routes: [{path: /, upstream: '${X:-K}'}]",
@@ -433,6 +437,18 @@ def test_what_looks_like_a_key_is_repeated_from_no_place_of_a_file(text: str) ->
     with pytest.raises(ConfigError) as raised:
         config.parse(text.replace("K", LOOKS_LIKE_ONE.decode()), "f", {})
     assert_clean(str(raised.value))
+
+
+def test_what_looks_like_a_key_is_in_no_summary() -> None:
+    text = """{
+        upstreams: {K: {base_url: "http://a", speaks: [2023-06-01], headers: {set: {K: a}}}},
+        routes: [{name: K, path: /K, upstream: K, bridge: messages, upstream_path: /v1/complete}],
+        models: {K: {to: K, max_tokens: 9}},
+    }"""
+    read = config.parse(text.replace("K", LOOKS_LIKE_ONE.decode()), "f", {})
+    told = "\n".join([summary(read), *served_as(read)])
+    assert told.count(HIDDEN) == 12
+    assert_clean(told)
 
 
 def ran(*arguments: str, said: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
