@@ -70,6 +70,8 @@ def serve(load: server.Load, workers: int = 1) -> None:
     logs.to_stderr()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill until somebody heeds it
     config = load()
+    if workers > 1:
+        _check_folder()
     tracing.exporters(os.environ)  # raises here, once, and not in each worker
     journal.check(config.ledger)  # as does this
     _open_many_files(config.limits.concurrent_exchanges)
@@ -213,6 +215,7 @@ class Crew:
         """Those that have ended, and for which none could be started yet."""
 
     def _started(self, name: str) -> tuple[SpawnProcess, Line]:
+        _check_folder()
         theirs, ours = START.Pipe(duplex=False)
         line = Line(ours)
         work = partial(_work, name, _portable(self.config), self._common, theirs)
@@ -243,7 +246,8 @@ class Crew:
                 started = self._started(name)
             except OSError as error:  # no process or no descriptor is left for it
                 if not told:
-                    log.error("no worker can be started yet: %s", error.strerror)  # noqa: TRY400
+                    why = error.strerror or error
+                    log.error("no worker can be started yet: %s", why)  # noqa: TRY400
                 self._missing.add(name)
             else:
                 line.close()
@@ -268,6 +272,14 @@ class Crew:
         """End what is left."""
         for worker, _ in self._workers.values():
             worker.kill()
+
+
+def _check_folder() -> None:
+    """See that workers can be started where we are; raises OSError, which says what is wrong."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise OSError("the working directory was removed, and workers start in it") from error
 
 
 class Line:

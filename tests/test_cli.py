@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 import pytest
 from support import old_request
 
-from proxy.cli import COMMANDS, main
+from proxy.cli import COMMANDS, PACKAGED_CONFIG, main
 from proxy.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent
@@ -210,6 +210,18 @@ def test_a_name_that_leads_nowhere_is_told_in_one_line() -> None:
     done = run("serve", "--host", "..", "--port", "0")
     told = "cannot listen on .. port 0: it is no address, and no name of one"
     assert (done.returncode, done.stderr) == (1, f"anthropic-version-proxy: {told}\n")
+
+
+def test_a_working_directory_that_was_removed_is_told_in_one_line(tmp_path: Path) -> None:
+    removed = "import os, sys; os.rmdir(os.getcwd()); from proxy.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", removed, "serve", "--port", "0", "--workers", "2"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "PROXY_CONFIG": str(PACKAGED_CONFIG)}
+    (folder := tmp_path / "folder").mkdir()
+    done = subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, check=False
+    )
+    why = "the working directory was removed, and workers start in it"
+    assert (done.returncode, done.stderr) == (1, f"anthropic-version-proxy: {why}\n")
 
 
 def test_versions_prints_the_history() -> None:
