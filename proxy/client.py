@@ -129,6 +129,11 @@ class Client:
         if self._connection is not None:
             self._connection.when_left(self._left)
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody takes the response any more."""
+        return self._gone is not None
+
     def _left(self, how: Gone) -> None:
         self._gone = how
         if not self.complete and self._tell is not None:

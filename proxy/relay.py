@@ -202,6 +202,8 @@ class Exchange:
             return
         if self._client.ending:  # the answer is no worse for it
             await self._client.end()
+            if self._client.gone:  # before it was taken, so that it was cut after all
+                self._failed(error)
             return
         self._failed(error)
         if not self._client.started:

@@ -7,10 +7,11 @@ import json
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from starlette.types import Message
 from support import (
     LAST,
     PATIENCE,
@@ -27,6 +28,7 @@ from support import (
 
 from proxy import server
 from proxy.app import App
+from proxy.client import CONNECTION, ClientLeft, Gone
 from proxy.observe import Record
 from proxy.relay import AT_HAND, LARGE
 from proxy.server import running
@@ -378,6 +380,44 @@ async def test_a_client_that_takes_nothing_is_left_at_the_end_of_a_drain(
             await stack.enter_async_context(stuck(url))
         assert "ended=drained" in await log.line()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_client_that_is_left_before_it_has_taken_the_end_has_no_whole_answer(
+    log: Exchanges,
+) -> None:
+    """As one of HTTP/1.0, whose body ends with its connection: that is reset, and it can tell."""
+    waits = asyncio.Event()
+    told: list[Callable[[Gone], None]] = []
+
+    class Slow:
+        def when_left(self, tell: Callable[[Gone], None]) -> None:
+            told.append(tell)
+
+        def write(self, data: bytes) -> bool:
+            return bool(data)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        if "body" not in message:
+            return
+        if not waits.is_set():
+            waits.set()
+            await asyncio.Event().wait()
+        told[0](ClientLeft())
+
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nHi"
+    async with proxy_to(Gate(answer).play) as (app, _):
+        scope = {"type": "http", "method": "GET", "path": "/v1/files", "raw_path": b"/v1/files"}
+        scope |= {"query_string": b"", "headers": [(b"host", b"proxy")]}
+        serving = asyncio.create_task(
+            app({**scope, "extensions": {CONNECTION: Slow()}}, receive, send)
+        )
+        await waits.wait()
+        app.exchanges.cut()
+        await serving
+        assert "ended=drained" in await log.line()
 
 
 @pytest.mark.parametrize("status", [200, 529])
