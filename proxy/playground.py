@@ -136,9 +136,7 @@ class Play:
 
     async def lines(self, asked: Asked, explained: dict[str, Any]) -> AsyncIterator[bytes]:
         """The lines, as they come to be; the exchange ends with whoever reads them."""
-        self._tell({"explain": explained})
-        sent = {"sent": f"POST {asked.path}", "fields": _worth_showing(asked.fields)}
-        self._tell({"wire": "client", **sent, "body": asked.body.decode("utf-8", "replace")})
+        await beside(partial(self._tell_asked, asked, explained))
         playing = asyncio.create_task(self._play(asked))
         try:
             while not playing.done() or self._lines:
@@ -151,6 +149,12 @@ class Play:
             self._viewer.leave()
             await asyncio.wait([playing])
 
+    def _tell_asked(self, asked: Asked, explained: dict[str, Any]) -> None:
+        """Tell what may be the longest lines; it is nobody's turn yet, so that a thread may."""
+        self._tell({"explain": explained})
+        sent = {"sent": f"POST {asked.path}", "fields": _worth_showing(asked.fields)}
+        self._tell({"wire": "client", **sent, "body": asked.body.decode("utf-8", "replace")})
+
     async def _play(self, asked: Asked) -> None:
         limit = asyncio.get_running_loop().call_later(
             LONGEST, self._stop, f"it took longer than {LONGEST:g} seconds"
@@ -158,7 +162,7 @@ class Play:
         try:
             for name, settings in self._settings.items():
                 # It reads the certificates to trust, which no stream of others shall wait for.
-                self._upstreams[name] = await asyncio.to_thread(Overheard, settings, self._tell)
+                self._upstreams[name] = await beside(partial(Overheard, settings, self._tell))
             await self._relay(asked.scope(self._viewer), _receive(asked.body), self._viewer.take)
         except Exception:
             log.exception("a fault of ours in the playground")
