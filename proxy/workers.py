@@ -209,7 +209,6 @@ class Crew:
     def __init__(self, config: Config, names: list[str], common: _Common) -> None:
         self.config = config
         self._common = common
-        resource_tracker.ensure_running()  # or the first start starts it, and unblocks signals
         self._workers = {name: self._started(name) for name in names}
         self._missing: set[str] = set()
         """Those that have ended, and for which none could be started yet."""
@@ -222,6 +221,8 @@ class Crew:
         worker = START.Process(target=work)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
+            resource_tracker.ensure_running()  # now, so that no SIGHUP to all ever ends it
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which unblocks some
             worker.start()  # with these blocked, from its first moment to its last
         except OSError:
             line.close()

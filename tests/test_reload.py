@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -75,10 +76,10 @@ class Scene:
         self._urls = urls
         self._clients = AsyncExitStack()
 
-    async def reload(self, name: str, **more: Any) -> None:
+    async def reload(self, name: str, *, group: bool = False, **more: Any) -> None:
         """Have it serve by another configuration, and wait until all of it does."""
         write_config(self.file, self._urls[name], **more)
-        self.proxy.signal(signal.SIGHUP)
+        self.proxy.signal(signal.SIGHUP, group=group)
         await self.reloaded()
 
     def write(self, text: str) -> None:
@@ -136,6 +137,13 @@ def workers_of(process: int) -> list[int]:
         for child in children
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
+
+
+def ignores_stops(process: int) -> bool:
+    """Whether a process leaves signals to who watches over it."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (blocked,) = re.findall(r"SigBlk:\s*(\w+)", status)
+    return all(int(blocked, 16) >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
 
 
 async def both_at_work(process: int) -> None:
@@ -289,7 +297,7 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
     new = Service("B")
     new.go_on.set()
     async with scene(file, Service("A"), new, workers=2) as here:
-        await here.reload("B")
+        await here.reload("B", group=True)
         here.write("broken")
         watcher = here.proxy.process.pid
         one, another = workers_of(watcher)
@@ -302,7 +310,10 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
         os.kill(another, signal.SIGKILL)
         await here.proxy.logged("a worker has ended with code -9")
         await (await here.stream("B")).until(DONE)
+        await both_at_work(watcher)
+        assert all(ignores_stops(worker) for worker in workers_of(watcher))
         assert await here.proxy.stopped() == 0
+    assert "resource_tracker" not in "".join(here.proxy.said)
     assert "".join(here.proxy.said).count("no worker can be started") == 1
 
 
