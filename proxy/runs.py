@@ -32,6 +32,9 @@ _PLAIN = re.compile(rb"[ !#-\[\]-~]+")
 _TEXT = re.compile(rb'"(?:completion|text)": ?"(' + _INSIDE + rb')"')
 """Where a delta has its text: of a completion, of a Message."""
 
+_NAME = re.compile(rb'"(?:completion|text)"(?![,}])')
+"""What may be the name of a text, however the colon behind it is set off."""
+
 
 class Run:
     """What deltas like one become: the text, which they make grow, between the same bytes.
@@ -168,14 +171,17 @@ def begun(frame: bytes, made: Event, lets_pass: LetsPass | None, limit: int) -> 
     text = made.text
     if text is None or made.last:
         return None
-    texts = [*_TEXT.finditer(frame)]
-    if len(texts) != 1:
+    found = _TEXT.search(frame)
+    if found is None:
         return None
-    read = _read(texts[0][1])
+    read = _read(found[1])
     if read is None or jsontext.dumps(read)[1:-1] != text.last:
         return None
-    start, end = texts[0].span(1)
-    return Run(frame[:start], frame[end:], made, text, lets_pass=lets_pass, limit=limit)
+    before, after = frame[: found.start(1)], frame[found.end(1) :]
+    others = before + after
+    if b"\\" in others or len(_NAME.findall(others)) != 1:  # the last of the name counts
+        return None
+    return Run(before, after, made, text, lets_pass=lets_pass, limit=limit)
 
 
 def _read(raw: bytes) -> str | None:

@@ -159,6 +159,19 @@ def test_the_beginning_of_the_next_event_is_no_part_of_a_run(
 
 
 @pytest.mark.parametrize("road", ["native", "bridge"])
+@pytest.mark.parametrize(("e", "colon"), [("e", " :"), ("e", ":  "), ("\\u0065", ":")])
+def test_the_last_of_a_name_that_stands_twice_is_the_text(road: str, e: str, colon: str) -> None:
+    name, event = {
+        "native": ("completion", 'event: completion\ndata: {%s,"log_id":"l"}'),
+        "bridge": ("text", 'event: content_block_delta\ndata: {"delta":{"type":"text_delta",%s}}'),
+    }[road]
+    last = f'"{name.replace("e", e)}"{colon}" a"'
+    texts = (f'"{name}":" {piece}",{last}' for piece in "aab")
+    stream = "".join(event % text + "\n\n" for text in texts).encode()
+    assert b" a a a" in translated(road, stream, len(stream))
+
+
+@pytest.mark.parametrize("road", ["native", "bridge"])
 @given(pieces=st.lists(PIECES, min_size=1), size=st.integers(1, 2000))
 @example(pieces=[" a"] * 50, size=1 << 16)
 def test_the_newest_snapshot_alone_says_all(road: str, pieces: list[str], size: int) -> None:
