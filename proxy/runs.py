@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from . import jsontext
 from .change import Event, GrowingText
+from .sse import BOM
 
 LetsPass = Callable[[str], bool]
 
@@ -172,7 +173,7 @@ def begun(frame: bytes, made: Event, lets_pass: LetsPass | None, limit: int) -> 
     if text is None or made.last:
         return None
     found = _TEXT.search(frame)
-    if found is None:
+    if found is None or frame.startswith(BOM):  # only a stream begins with one
         return None
     read = _read(found[1])
     if read is None or jsontext.dumps(read)[1:-1] != text.last:

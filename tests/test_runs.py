@@ -172,6 +172,16 @@ def test_the_last_of_a_name_that_stands_twice_is_the_text(road: str, e: str, col
 
 
 @pytest.mark.parametrize("road", ["native", "bridge"])
+def test_only_the_first_event_has_a_byte_order_mark(road: str) -> None:
+    event = {
+        "native": 'data: {"completion":" a"}\nevent: completion',
+        "bridge": 'data: {"delta":{"type":"text_delta","text":" a"}}\nevent: content_block_delta',
+    }[road]
+    stream = f"\ufeff{event}\n\n".encode() * 3
+    assert b" a a" not in translated(road, stream, len(stream))
+
+
+@pytest.mark.parametrize("road", ["native", "bridge"])
 @given(pieces=st.lists(PIECES, min_size=1), size=st.integers(1, 2000))
 @example(pieces=[" a"] * 50, size=1 << 16)
 def test_the_newest_snapshot_alone_says_all(road: str, pieces: list[str], size: int) -> None:
