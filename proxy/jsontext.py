@@ -108,7 +108,6 @@ def as_printed(insides: Sequence[bytes]) -> bool:
 
 _OTHERS = rb"[ !#-\[\]-\xff\n]*"
 _AS_PRINTED = re.compile(_OTHERS + rb'(?:\\["\\bfnrt]' + _OTHERS + rb")*")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def _deep(value: Any) -> bool:
@@ -122,16 +121,12 @@ def _deep(value: Any) -> bool:
     return True
 
 
-def _escaped(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
-
-
 def _printed_leniently(value: Any) -> bytes:
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except RecursionError as error:
         raise NotJSON("nested too deeply") from error
-    return _SURROGATES.sub(_escaped, text).encode()
+    return text.encode(errors="backslashreplace")
 
 
 def _loads_leniently(text: bytes) -> Any:
