@@ -36,7 +36,8 @@ def loads(text: bytes) -> Any:
 def holds_at_most(most: int, text: bytes) -> bool:
     """Whether JSON ``text`` holds at most so many values, told without reading them.
 
-    A value has a comma behind it, or stands alone in what an opening bracket begins.
+    A value has a comma behind it, or stands alone in what an opening bracket begins. Brackets with
+    nothing in them are taken for two: they cost as much.
     """
     if len(text) <= most or _openings(text) <= most:
         return True
