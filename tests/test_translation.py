@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -148,6 +149,22 @@ def test_a_message_that_is_superseded_is_not_printed(monkeypatch: pytest.MonkeyP
     got = b"".join(made.feed(stream[start:]))
     assert b"word " * 100 in got
     assert printer.call_count == got.count(b"data: {") > 0
+
+
+def test_a_message_that_is_superseded_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made.request("/v1/messages", b'{"stream":true}')
+    blocks = [{"type": "text"} for _ in range(10_000)]
+    list(made.feed(named("message_start", {"message": {"content": blocks}})))
+    delta = {"index": 0, "delta": {"type": "text_delta", "text": "a"}}
+    monkeypatch.setattr(jsontext, "dumps", lambda _: b"{}")  # printing takes much memory
+    tracemalloc.start()
+    try:
+        assert len(list(made.feed(named("content_block_delta", delta) * 9))) == 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(blocks)
 
 
 @given(

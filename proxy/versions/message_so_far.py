@@ -127,8 +127,10 @@ _PARTS = ("type", "delta", "usage", "content")
 
 def _append(block: Body, delta: Body, field: str) -> bool:
     grown = _string(delta.get(field))
+    if not grown:
+        return False
     block[field] = _string(block.get(field)) + grown
-    return bool(grown)
+    return True
 
 
 def _index(body: Body) -> int:

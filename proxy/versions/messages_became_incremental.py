@@ -119,14 +119,12 @@ class MessagesBecameIncremental(VersionChange):
 
 
 def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:
-    """The Message as it is now, for it goes on growing; printed only if it is sent.
+    """The Message as it is now, printed only if it is sent.
 
-    What a block has is never changed, but replaced, so that a copy of each is enough.
+    Its content is not copied, of which there may be much: it grows only with the next snapshot,
+    and what that supersedes is not sent any more.
     """
-    body = _as_in_2023_01_01(message, exception)
-    if "content" in body:
-        body["content"] = [dict(block) for block in body["content"]]
-    return Event("message", body, last=last, snapshot=True)
+    return Event("message", _as_in_2023_01_01(message, exception), last=last, snapshot=True)
 
 
 def _as_in_2023_01_01(message: Body, exception: str | None = None) -> Body:
