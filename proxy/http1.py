@@ -435,7 +435,8 @@ class Answer:
     def _begin(self, status: int) -> None:
         self.named = by_name(self.fields)
         codings = self.named.get(b"transfer-encoding")
-        if codings and [coding.lower() for coding in codings] != [b"chunked"]:
+        # The parser, too, takes blanks off (RFC 9110 §5.5), but with a tab it reads no chunks.
+        if codings and [coding.strip(b" ").lower() for coding in codings] != [b"chunked"]:
             self._fail(UpstreamNonsense("upstream sent a transfer-encoding that nobody asked for"))
             return
         self.status = status

@@ -116,6 +116,10 @@ async def test_an_upstream_that_never_answers_is_given_up() -> None:
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
             errors.UpstreamNonsense,
         ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\t\r\n\r\n0\r\n\r\n",
+            errors.UpstreamNonsense,
+        ),
     ],
 )
 async def test_what_is_no_answer_is_told_so(
@@ -124,6 +128,14 @@ async def test_what_is_no_answer_is_told_so(
     async with raw_upstream(said(answer)) as url, connected(url) as upstream:
         with pytest.raises(error):
             await ask(upstream)
+
+
+async def test_blanks_around_a_coding_mean_nothing() -> None:
+    head = STREAM_HEAD.replace(b"chunked", b" Chunked  ")
+    assert head != STREAM_HEAD
+    stream = said(head + chunk(b"all") + b"0\r\n\r\n")
+    async with raw_upstream(stream) as url, connected(url) as upstream:
+        assert await (await ask(upstream)).read_all(9) == b"all"
 
 
 async def test_nobody_there_is_told_without_the_host() -> None:
