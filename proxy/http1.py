@@ -267,7 +267,9 @@ class Answer:
             self._wait.close()  # or it would complain that nobody waited for it
         reusable = self._complete and self._reusable and not self._sending
         self._connection.end(self, reusable=reusable)
-        self._parser = self._error = None  # they hold us, and would wait for the garbage collector
+        # They hold us, and would wait for the garbage collector.
+        self._parser = self._error = None
+        self._enough = never
 
     def send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
         """Send the body of the request as it comes, during which the answer may already begin.

@@ -321,18 +321,10 @@ class Exchange:
         self.record.streams = True
         client = self._client
         decode = answer.decoding()
-
-        def take(part: bytes) -> Awaitable[None] | None:
-            blocks = translation.feed(part)
-            if client.started:
-                return client.write_all(blocks)
-            return self._write_first(iter(blocks), answer, translation)
-
-        def enough() -> bool:
-            return translation.ended
-
+        stream = _Stream(client, translation, self._begin_stream)
+        take = _in_turns(decode, stream.take, stream.enough) if decode else stream.take
         with _pinging(client, translation) if keepalive else _SILENT:
-            await answer.forward(_in_turns(decode, take, enough) if decode else take, enough)
+            await answer.forward(take, stream.enough)
         if decode is not None and not translation.ended:
             decode.end()
         if not translation.started:
@@ -341,17 +333,10 @@ class Exchange:
             await wait
         await client.end()
 
-    async def _write_first(
-        self, blocks: Iterator[bytes], answer: Answer, translation: Translation
-    ) -> None:
-        try:
-            first = next(blocks, None)
-        finally:  # what fails after the first event ends a stream, though it came with it
-            if translation.started:
-                await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
-                answer.forget_head()
-        if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
-            await wait
+    async def _begin_stream(self) -> None:
+        await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
+        if self._answer is not None:
+            self._answer.forget_head()
 
     # Heads.
 
@@ -399,6 +384,42 @@ class Exchange:
     def _first_byte(self, status: int) -> None:
         self.record.status = status
         self.record.first_byte = time.monotonic()
+
+
+class _Stream:
+    """What the parts of an upstream's stream become, on its way to the client.
+
+    ``begin`` sends the head. Thousands may be open at once, so this is as small as it can be.
+    """
+
+    __slots__ = ("_begin", "_client", "_translation")
+
+    def __init__(
+        self, client: Client, translation: Translation, begin: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._client = client
+        self._translation = translation
+        self._begin = begin
+
+    def take(self, part: bytes) -> Awaitable[None] | None:
+        """Translate and write ``part``; returns what to wait for before the next."""
+        blocks = self._translation.feed(part)
+        if self._client.started:
+            return self._client.write_all(blocks)
+        return self._write_first(iter(blocks))
+
+    def enough(self) -> bool:
+        """Whether the client has all that it is owed."""
+        return self._translation.ended
+
+    async def _write_first(self, blocks: Iterator[bytes]) -> None:
+        try:
+            first = next(blocks, None)
+        finally:  # what fails after the first event ends a stream, though it came with it
+            if self._translation.started:
+                await self._begin()
+        if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
+            await wait
 
 
 def _in_turns(pieces: Callable[[bytes], Iterator[bytes]], take: Take, enough: Enough) -> Take:
