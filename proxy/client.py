@@ -21,6 +21,11 @@ CONNECTION = "anthropic-version-proxy"
 """The extension in the scope under which our server offers a Connection."""
 
 
+FOLLOWED = "anthropic-version-proxy.followed"
+"""What is true in the message that begins a response if a part of its body comes with it, so that
+our server may send both at once."""
+
+
 class ClientLeft(Exception):
     """The client closed its connection. No error: old SDKs do so once they saw the stop."""
 
@@ -139,9 +144,13 @@ class Client:
         if not self.complete and self._tell is not None:
             self._tell(how)
 
-    async def start(self, status: int, fields: Fields) -> None:
-        """Send the head of the response."""
-        await self._send({"type": "http.response.start", "status": status, "headers": fields})
+    async def start(self, status: int, fields: Fields, *, followed: bool = False) -> None:
+        """Send the head of the response; ``followed`` says that a part of the body comes next.
+
+        Without waiting for anything in between, that is: until then it may not be on its way.
+        """
+        message = {"type": "http.response.start", "status": status, "headers": fields}
+        await self._send({**message, FOLLOWED: followed})
         self.started = True
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None] | None:
@@ -185,7 +194,7 @@ class Client:
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
         ]
-        await self.start(status, [*fields, *framing])
+        await self.start(status, [*fields, *framing], followed=True)
         self.bytes_sent += len(body)
         self.complete = True
         await self._send({"type": "http.response.body", "body": body, "more_body": False})

@@ -22,7 +22,6 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
-    RequestResponseCycle,
 )
 
 from . import guard, observe
@@ -107,6 +106,7 @@ class Protocol(HttpToolsProtocol):
     """One connection to a client, whose server has Settings; see client.Connection."""
 
     config: Settings
+    cycle: Response
     flow: Flow
 
     # More than thirty attributes in one dictionary would take another 1.5 KB of each connection.
@@ -136,9 +136,9 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*given, **named)
         self._terms = self.config.terms()
         """Those that held when the last request began."""
-        self._waiting: list[RequestResponseCycle] = []
+        self._waiting: list[Response] = []
         """Requests that came while another was answered, the oldest first."""
-        self._ahead: RequestResponseCycle = None  # type: ignore[assignment]  # until any waits
+        self._ahead: Response = None  # type: ignore[assignment]  # until any waits
         """The one that is answered before them; ``cycle`` is the last of them."""
         del self.pipeline  # which would hold them, and takes 760 bytes for none
 
@@ -192,7 +192,10 @@ class Protocol(HttpToolsProtocol):
         if not cycle.chunked_encoding or self.flow.write_paused:
             return False
         size = len(data)
-        if size < WORTH_A_COPY:
+        if cycle.head:
+            self.transport.writelines((cycle.head, b"%x\r\n" % size, data, b"\r\n"))
+            cycle.head = b""
+        elif size < WORTH_A_COPY:
             self.transport.write(b"%x\r\n%b\r\n" % (size, data))
         else:
             self.transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
@@ -308,7 +311,7 @@ class Protocol(HttpToolsProtocol):
         self._tell = None
         if self.transport.is_closing():
             return
-        if cast(Response, self.cycle).unheard:
+        if self.cycle.unheard:
             self._hang_up()
         elif self._waiting:
             self._ahead = self._waiting.pop(0)
@@ -484,7 +487,7 @@ class Protocol(HttpToolsProtocol):
         elif cycle is None or cycle.response_complete:
             self._say(error)
 
-    def _withdraw(self, cycle: RequestResponseCycle, error: RequestError) -> None:
+    def _withdraw(self, cycle: Response, error: RequestError) -> None:
         """Take back a request from the application, which was given the head alone."""
         unanswered = not cycle.response_started
         if not cycle.response_complete:

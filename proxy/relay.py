@@ -333,8 +333,9 @@ class Exchange:
             await wait
         await client.end()
 
-    async def _begin_stream(self) -> None:
-        await self._start(200, [EVENT_STREAM, *self._remade_fields(), UNBUFFERED])
+    async def _begin_stream(self, followed: bool) -> None:
+        fields = [EVENT_STREAM, *self._remade_fields(), UNBUFFERED]
+        await self._start(200, fields, followed=followed)
         if self._answer is not None:
             self._answer.forget_head()
 
@@ -377,9 +378,9 @@ class Exchange:
             fields.append((b"x-proxy-model", safe_value(translation.model[:LONGEST])))
         return fields
 
-    async def _start(self, status: int, fields: Fields) -> None:
+    async def _start(self, status: int, fields: Fields, *, followed: bool = False) -> None:
         self._first_byte(status)
-        await self._client.start(status, fields)
+        await self._client.start(status, fields, followed=followed)
 
     def _first_byte(self, status: int) -> None:
         self.record.status = status
@@ -389,13 +390,14 @@ class Exchange:
 class _Stream:
     """What the parts of an upstream's stream become, on its way to the client.
 
-    ``begin`` sends the head. Thousands may be open at once, so this is as small as it can be.
+    ``begin`` sends the head, and is told whether a part of the body follows it. Thousands may be
+    open at once, so this is as small as it can be.
     """
 
     __slots__ = ("_begin", "_client", "_translation")
 
     def __init__(
-        self, client: Client, translation: Translation, begin: Callable[[], Awaitable[None]]
+        self, client: Client, translation: Translation, begin: Callable[[bool], Awaitable[None]]
     ) -> None:
         self._client = client
         self._translation = translation
@@ -413,11 +415,12 @@ class _Stream:
         return self._translation.ended
 
     async def _write_first(self, blocks: Iterator[bytes]) -> None:
+        first = None
         try:
             first = next(blocks, None)
         finally:  # what fails after the first event ends a stream, though it came with it
             if self._translation.started:
-                await self._begin()
+                await self._begin(first is not None)
         if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
             await wait
 

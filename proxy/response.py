@@ -16,6 +16,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from .client import FOLLOWED
 from .fields import Fields, controls
 
 _BODILESS = (204, 304)
@@ -30,6 +31,10 @@ class Response(RequestResponseCycle):
     The body for a client of HTTP/1.0 ends with its connection, unless its length is told: it
     cannot read chunks. It could not tell a cut body from a whole one, but for a reset.
     """
+
+    head = b""
+    """The head, as long as it waits for the part of the body that follows it at once: each write
+    costs a system call and wakes the client."""
 
     _unframed = False
     unheard = False
@@ -46,9 +51,13 @@ class Response(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if not self.disconnected:
-            self._begin(message["status"], message["headers"])
+            head = self._begin(message["status"], message["headers"])
+            if message.get(FOLLOWED, False) and not self._unframed:
+                self.head = head
+            else:
+                self.transport.write(head)
 
-    def _begin(self, status: int, fields: Fields) -> None:
+    def _begin(self, status: int, fields: Fields) -> bytes:
         if controls(fields):
             raise RuntimeError("a field of the response has a control character")
         self.response_started = True
@@ -58,7 +67,7 @@ class Response(RequestResponseCycle):
         dated = () if b"date" in named else (b": ".join(date()),)
         framing = self._framing(status, named)
         lines = (first, *map(b": ".join, fields), *dated, *framing, b"", b"")
-        self.transport.write(b"\r\n".join(lines))
+        return b"\r\n".join(lines)
 
     def _framing(self, status: int, named: Mapping[bytes, bytes]) -> Iterator[bytes]:
         """What else the client has to know of where the response ends, and the connection."""
@@ -99,7 +108,21 @@ class Response(RequestResponseCycle):
     async def _send_more(self, message: Any) -> None:
         if self.more_body and not self.keep_alive and not message.get("more_body", False):
             self.keep_alive = self.unheard = True  # or it would be reset, and not be heard
+        if self.head:
+            message = self._sent_with_head(message)
         await super().send(message)
+
+    def _sent_with_head(self, message: Any) -> Any:
+        """Send the head, and a whole body with it; returns what is left to send."""
+        head, self.head = self.head, b""
+        body = message["body"]
+        whole = not self.chunked_encoding and len(body) == self.expected_content_length
+        if not whole or self.scope["method"] == "HEAD":
+            self.transport.write(head)
+            return message
+        self.transport.writelines((head, body))
+        self.expected_content_length = 0
+        return {**message, "body": b""}
 
     async def _taken(self) -> None:
         while self.flow.write_paused and not self.disconnected:  # others may be first
