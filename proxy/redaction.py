@@ -12,6 +12,7 @@ are encoded within such a code are not seen through: who encodes ``%`` has no ne
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 HIDDEN = "[key]"
 """Stands where something was that looked like a key."""
@@ -60,7 +61,12 @@ def beginning(text: str, longest: int) -> str:
 
     It is looked further than that, for a key that is cut does not look like one.
     """
-    return without_keys(text[: 2 * longest])[:longest]
+    return _beginning(text[: 2 * longest], longest)
+
+
+@lru_cache(maxsize=256)
+def _beginning(text: str, longest: int) -> str:
+    return without_keys(text)[:longest]  # paths and models come again and again
 
 
 def _decoded(encoded: re.Match[str]) -> str:
