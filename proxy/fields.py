@@ -15,6 +15,9 @@ Fields = list[tuple[bytes, bytes]]
 Named = dict[bytes, list[bytes]]
 """The values of fields by their names, in order."""
 
+HTTP_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+"""What names a field or a method, as a regular expression (RFC 9110 §5.6.2)."""
+
 PSEUDONYM = b"anthropic-version-proxy"
 VIA = (b"via", b"1.1 " + PSEUDONYM)
 VERSION = b"anthropic-version"

@@ -1,0 +1,32 @@
+"""Lists of which the first entry that matches counts: none may stand behind one that takes all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..yamltext import Value
+
+T = TypeVar("T")
+
+Takes = Callable[[T], bool]
+"""Whether the first match would be another one already, whatever it is asked for."""
+
+
+def reached(
+    read: list[tuple[Value, T]], takes_all_of: Callable[[T], Takes[T]]
+) -> list[tuple[Value, T]]:
+    """The entries, with their places, that anything is left for; the others are reported.
+
+    Each is compared with all before it, so what can be prepared for that is prepared once.
+    """
+    kept: list[tuple[Value, T]] = []
+    takers: list[tuple[Value, Takes[T]]] = []
+    for place, later in read:
+        if first := next((at for at, takes in takers if takes(later)), None):
+            rule = f"{first.where} on line {first.line} takes all that it would"
+            place.report("is never reached", rule)
+        else:
+            kept.append((place, later))
+            takers.append((place, takes_all_of(later)))
+    return kept

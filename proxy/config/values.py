@@ -1,0 +1,162 @@
+"""What a configuration comes to: values that never change.
+
+Secrets stay wrapped from the moment they are read, and show themselves in no message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..nudges import Nudge
+from ..versions.models import ModelTarget
+
+CredentialForm = Literal["as_is", "x-api-key", "bearer"]
+UnknownVersions = Literal["pass", "reject"]
+BridgeName = Literal["messages"]
+Keepalive = Literal["none", "timestamp"]
+Snapshots = Literal["every", "latest"]
+
+
+class Secret:
+    """Text that shows itself only to those who ask by name, with ``reveal``."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret('…')"
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, Secret) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the proxy listens; port 0 is any free one.
+
+    ``drain`` is how many seconds open exchanges may still take once it is told to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    drain: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long an upstream is waited for, in seconds.
+
+    ``connect`` is for the connection, ``first_byte`` from the request sent to the first byte of
+    the answer, ``idle`` between any two reads of the answer after that, ``total`` from the request
+    sent to the end of the answer, a client that takes it slowly included. A client may take
+    nothing for the longest ``idle`` of all upstreams.
+    """
+
+    connect: float = 5.0
+    first_byte: float = 600.0
+    idle: float = 120.0
+    total: float = 3600.0
+    """Well above what the longest answer takes. It ends what would drip for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How the API key goes to the upstream: in which form, and whose.
+
+    ``key`` replaces the client's; None sends the client's own, in that form.
+    """
+
+    form: CredentialForm = "as_is"
+    key: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An API to send to. Header names are in lower case, ``base_url`` ends without a slash."""
+
+    name: str
+    base_url: str
+    speaks: tuple[str, ...]
+    credentials: Credentials
+    timeouts: Timeouts
+    set_headers: tuple[tuple[str, Secret], ...]
+    remove_headers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which requests go to which upstream, and what happens to them on the way.
+
+    ``methods`` None takes all of them; ``upstream_path`` None keeps the path. ``bridge`` names
+    the API that serves a retired endpoint, ``nudge`` what clients are told of the end of theirs.
+    """
+
+    name: str
+    path: str
+    methods: tuple[str, ...] | None
+    upstream: str
+    upstream_path: str | None = None
+    translate: bool = True
+    bridge: BridgeName | None = None
+    strict: bool = False
+    keepalive: Keepalive = "none"
+    snapshots: Snapshots = "every"
+    nudge: Nudge | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one exchange may take, in bytes, and how many there may be at once."""
+
+    request_body: int = 32 << 20
+    header_bytes: int = 64 << 10
+    event: int = 8 << 20
+    concurrent_exchanges: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Whether the proxy answers under ``/-/``, and where.
+
+    With ``port`` None it is where it answers everything else; otherwise there and nowhere else.
+    ``hosts`` are names by which it is asked beside those that nobody can own, normal as in hosts.
+    """
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int | None = None
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where the migration ledger is kept, None for memory alone, and how many entries it has."""
+
+    file: str | None = None
+    entries: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One whole configuration. Of ``routes`` and ``models`` the first that matches counts."""
+
+    server: Server
+    version_when_missing: str
+    unknown_versions: UnknownVersions
+    upstreams: Mapping[str, Upstream]
+    models: tuple[ModelTarget, ...]
+    models_from_upstream: bool
+    routes: tuple[Route, ...]
+    limits: Limits
+    admin: Admin
+    ledger: Ledger
