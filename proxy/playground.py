@@ -27,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from . import config, jsontext, observe
+from .answer import Answer
 from .beside import beside
 from .client import CONNECTION, ClientLeft, Gone
 from .config import Config
@@ -34,7 +35,6 @@ from .errors import Busy, ForeignOrigin, InvalidRequest, NoRoute, ProxyError, Re
 from .exchanges import OpenExchanges
 from .explain import explain
 from .fields import VERSION, Fields
-from .http1 import Answer
 from .observe import Record
 from .relay import Relay
 from .upstream import Upstream

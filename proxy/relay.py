@@ -18,6 +18,7 @@ from random import random
 from starlette.types import Receive, Scope, Send
 
 from . import guard, identity, jsontext
+from .answer import Answer, Enough, Take
 from .beside import beside
 from .client import Client, ClientLeft, ClientStalled
 from .config import Config
@@ -42,7 +43,6 @@ from .fields import (
     with_version,
     without,
 )
-from .http1 import Answer, Enough, Take
 from .interruption import Interruptible
 from .keepalive import Keepalive
 from .negotiation import negotiate, translates

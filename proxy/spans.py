@@ -22,8 +22,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import config
+from .answer import Answer
 from .fields import Fields, values, without
-from .http1 import Answer
 from .observe import LONGEST, Record
 from .redaction import beginning
 from .upstream import Upstream

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from . import config
+from .answer import Answer
 from .errors import UpstreamTimeout, UpstreamUnreachable
 from .fields import Fields, with_key, without
-from .http1 import Answer, Connection
+from .http1 import Connection
 from .pool import KEEP, Pool
 
 FRESH = 1.0

@@ -41,6 +41,7 @@ ORDER = [
     "client",
     "keepalive",
     "coding",
+    "answer",
     "http1",
     "pool",
     "upstream",
@@ -76,7 +77,7 @@ PURE = ORDER[: ORDER.index("yamltext")]
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
 ROOMS_OF = {
     "aiohappyeyeballs": {"pool"},
-    "httptools": {"http1", "protocol"},
+    "httptools": {"answer", "protocol"},
     "opentelemetry": {"spans", "tracing"},
     "prometheus_client": {"metrics"},
     "uvicorn": {"flow", "protocol", "response", "server"},

@@ -21,10 +21,10 @@ import uvloop
 from case import SILENCE, Asked, Case, Script, Seen
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.answer import Answer, Take, never
 from proxy.app import App
 from proxy.errors import UpstreamBrokeOff, UpstreamNonsense, UpstreamTimeout, UpstreamUnreachable
 from proxy.fields import Fields, by_name
-from proxy.http1 import Answer, Take, never
 from proxy.server import running
 from proxy.upstream import Upstream
 

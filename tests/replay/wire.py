@@ -13,8 +13,8 @@ import pytest
 from recording import Cut, Recording
 
 from proxy import config
+from proxy.answer import Answer, Take, never
 from proxy.app import App
-from proxy.http1 import Answer, Take, never
 from proxy.server import running
 
 PATIENCE = 20.0
