@@ -59,13 +59,15 @@ def streams(draw: st.DrawFn, road: str) -> Events:
             body = {"index": 0, "delta": {"type": "text_delta", "text": piece}}
             events.append(("content_block_delta", printed(body, ascii_only=ascii_only)))
         else:
-            events.append(("completion", completion(piece, ascii_only=ascii_only)))
+            ids = draw(st.sampled_from(["aa", "aa", "ab", "ba"]))
+            events.append(("completion", completion(piece, ids, ascii_only=ascii_only)))
     return events
 
 
-def completion(piece: str, *, ascii_only: bool = True) -> str:
-    """A delta of today's."""
-    body = {"completion": piece, "stop_reason": None, "model": "text", "log_id": "l"}
+def completion(piece: str, ids: str = "aa", *, ascii_only: bool = True) -> str:
+    """A delta of today's. What stands before its text, and after, is told by ``ids`` at its end."""
+    before, after = (f"{'l' * 70}{end}" for end in ids)
+    body = {"id": before, "completion": piece, "model": "text", "log_id": after}
     return printed(body, ascii_only=ascii_only)
 
 
