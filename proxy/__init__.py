@@ -32,7 +32,7 @@ pure: nothing waits, logs, or looks at a clock or a network
     runs, translation                       the changes of one exchange, both ways
 
 the configuration
-    yamltext, config                        YAML into frozen values, each problem at its place
+    yamlnodes, yamltext, readers, config    YAML into frozen values, each problem at its place
     schema, summary                         the same for editors, and for people
 
 one exchange

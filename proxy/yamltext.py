@@ -12,7 +12,6 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -21,14 +20,11 @@ import yaml
 
 from .errors import Problem
 from .redaction import without_keys
+from .yamlnodes import NotYaml, composed
 
 T = TypeVar("T")
 
-LARGEST_FILE = 1 << 20
-MOST_NODES = 10_000
-DEEPEST = 20
-
-_MAPPING, _MERGE, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "merge", "null"))
+_MERGE, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "null"))
 _UNTAGGED = re.compile("tag:yaml.org,2002:(bool|float|int|map|merge|null|seq|str|timestamp|value)")
 
 _DOLLAR = re.compile(
@@ -280,168 +276,6 @@ class Fields:
         return entry.value.entries if entry and entry.value.is_mapping else {}
 
 
-def matching(pattern: str, words: str) -> Callable[[Value], str]:
-    """Reads text that matches ``pattern`` from end to end."""
-    compiled = re.compile(pattern)
-    rule = Rule(words, pattern=whole_text(pattern))
-
-    def read(value: Value) -> str:
-        text = value.text(rule)
-        if not compiled.fullmatch(text):
-            raise value.wrong(f"is {value.shown}", rule)
-        return text
-
-    return read
-
-
-def one_of(names: Collection[T]) -> Callable[[Value], T]:
-    """Reads one of ``names``, which are text."""
-    known = {str(name): name for name in names}
-    rule = Rule(f"must be one of {', '.join(known)}", enum=list(known))
-
-    def read(value: Value) -> T:
-        text = value.text(rule)
-        if text not in known:
-            raise value.wrong(f"is {value.shown}", rule)
-        return known[text]
-
-    return read
-
-
-def several(read: Callable[[Value], T], rule: str) -> Callable[[Value], tuple[T, ...]]:
-    """Reads a list of at least one, each of them once."""
-
-    def read_all(value: Value) -> tuple[T, ...]:
-        items = value.each(lambda item: (item, read(item)), rule)
-        seen: set[T] = set()
-        for place, item in items:
-            if item in seen:
-                place.report(f"is {place.shown} once more", "each is written once")
-            seen.add(item)
-        return tuple(item for _, item in items)
-
-    return read_all
-
-
-def whole(low: int, high: int) -> Callable[[Value], int]:
-    """Reads a whole number, in decimal."""
-    digits = r"0|[1-9][0-9]{0,15}"  # YAML reads leading zeros as octal, and people do not
-    rule = Rule(
-        f"must be a whole number from {low} to {high}",
-        anyOf=[
-            {"type": "integer", "minimum": low, "maximum": high},
-            {"type": "string", "pattern": whole_text(digits)},
-        ],
-    )
-
-    def read(value: Value) -> int:
-        text = value.text(rule)
-        if not re.fullmatch(digits, text) or not low <= int(text) <= high:
-            raise value.wrong(f"is {value.shown}", rule)
-        return int(text)
-
-    return read
-
-
-def seconds(*, zero: bool = False) -> Callable[[Value], float]:
-    """Reads a span of time in seconds: up to a day, because more was meant as milliseconds."""
-    day = 86_400
-    decimal = r"[0-9]+(\.[0-9]+)?"
-    rule = Rule(
-        f"must be a number of seconds, {'0 or more' if zero else 'over 0'}, at most {day}",
-        anyOf=[
-            {"type": "number", "minimum" if zero else "exclusiveMinimum": 0, "maximum": day},
-            {"type": "string", "pattern": whole_text(decimal)},
-        ],
-    )
-
-    def read(value: Value) -> float:
-        text = value.text(rule)
-        number = float(text) if re.fullmatch(decimal, text) else -1.0
-        if not 0 <= number <= day or (number == 0 and not zero):
-            raise value.wrong(f"is {value.shown}", rule)
-        return number
-
-    return read
-
-
-_SPANS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_SPAN = rf"([1-9][0-9]{{0,7}})({'|'.join(_SPANS)})"
-
-
-def span(value: Value) -> timedelta:
-    """Reads a span of time that people plan by, up to a year."""
-    rule = Rule(
-        "must be a span such as 90s, 15m, 1h, 7d or a number of seconds, over 0, at most 366d",
-        anyOf=[{"type": "integer", "minimum": 1}, {"type": "string", "pattern": whole_text(_SPAN)}],
-    )
-    text = value.text(rule)
-    match = re.fullmatch(_SPAN, text)
-    length = int(match[1]) * _SPANS[match[2]] if match else 0
-    if not 0 < length <= 366 * _SPANS["d"]:
-        raise value.wrong(f"is {value.shown}", rule)
-    return timedelta(seconds=length)
-
-
-_MOMENT = r"2[0-9]{3}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2}))?"
-
-
-def moment(value: Value) -> datetime:
-    """Reads a day, which is its first moment in UTC, or a time as RFC 3339 has it; into UTC."""
-    rule = Rule(
-        "must be a day such as 2027-03-01 or a time such as 2027-03-01T10:00:00Z",
-        type="string",
-        pattern=whole_text(_MOMENT),
-    )
-    text = value.text(rule)
-    try:
-        read = datetime.fromisoformat(text) if re.fullmatch(_MOMENT, text) else None
-    except ValueError:
-        read = None
-    if read is None:
-        raise value.wrong(f"is {value.shown}", rule)
-    return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
-
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_SIZE = rf"([1-9][0-9]{{0,15}}) ?({'|'.join(_UNITS)})"
-
-
-def size(value: Value) -> int:
-    """Reads a size, into bytes."""
-    rule = Rule(
-        "must be a size such as 32 MiB, 64 KiB, 8 MB, 1 GiB or a number of bytes, over 0",
-        anyOf=[{"type": "integer", "minimum": 1}, {"type": "string", "pattern": whole_text(_SIZE)}],
-    )
-    text = value.text(rule)
-    match = re.fullmatch(_SIZE, text)
-    if not match:
-        raise value.wrong(f"is {value.shown}", rule)
-    return int(match[1]) * _UNITS[match[2]]
-
-
-_YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
-
-
-def flag(value: Value) -> bool:
-    """Reads true or false, in any of the words that YAML 1.1 has for them."""
-    any_case = ("".join(f"[{c.upper()}{c}]" for c in word) for word in (*_YES, *_NO))
-    rule = Rule(
-        "must be true or false",
-        anyOf=[{"type": "boolean"}, {"type": "string", "pattern": whole_text("|".join(any_case))}],
-    )
-    text = value.text(rule).lower()
-    if text not in (*_YES, *_NO):
-        raise value.wrong(f"is {value.shown}", rule)
-    return text in _YES
-
-
-def whole_text(pattern: str) -> str:
-    """A pattern that has to match from end to end, as JSON Schema wants it said."""
-    return f"^(?:{pattern})$"
-
-
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """The rule for a name that is none of ``known``."""
     close = difflib.get_close_matches(word, known, n=1)
@@ -453,91 +287,10 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 def compose(text: str | bytes, environ: Mapping[str, str], problems: list[Problem]) -> Value:
     """The whole file as one value. An empty file is an empty mapping."""
     try:
-        return Value(_composed(text), "", environ, problems)
-    except _NotYaml as error:
+        return Value(composed(text), "", environ, problems)
+    except NotYaml as error:
         problems.append(error.problem)
         raise Wrong from None
-
-
-class _NotYaml(yaml.YAMLError):
-    """The text is no YAML, or more of it than a configuration can need."""
-
-    def __init__(self, line: int, column: int, what: str, rule: str) -> None:
-        super().__init__(what)
-        self.problem = Problem(line + 1, column + 1, "file", what, rule)
-
-
-class _Loader(yaml.SafeLoader):
-    """Composes nodes, but not without end: an alias counts as all that it stands for."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth = 0
-        self._nodes = 0
-        self._sizes: dict[int, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        again = self.check_event(yaml.AliasEvent)
-        before = self._nodes
-        self._depth += 1
-        if self._depth > DEEPEST:
-            raise _NotYaml(mark.line, mark.column, "nests too deep", f"at most {DEEPEST} levels")
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if again and id(node) not in self._sizes:
-            raise _NotYaml(mark.line, mark.column, "has an alias of itself", "write it out")
-        self._nodes += self._sizes[id(node)] if again else 1
-        self._sizes[id(node)] = self._nodes - before
-        if self._nodes > MOST_NODES:
-            rule = f"at most {MOST_NODES}, an alias counted as all that it stands for"
-            raise _NotYaml(mark.line, mark.column, "holds too many values", rule)
-        return node
-
-
-def _composed(source: str | bytes) -> yaml.Node:
-    """The root node of a text, or _NotYaml with the place where it stops being YAML."""
-    if len(source) > LARGEST_FILE:
-        raise _NotYaml(0, 0, "is too large", f"at most {LARGEST_FILE} bytes")
-    text = source if isinstance(source, str) else _decoded(source)
-    try:
-        loader = _Loader(text)
-    except yaml.reader.ReaderError as error:
-        what = f"holds the character U+{error.character:04X}"
-        rule = "control characters are written as escapes, in double quotes"
-        raise _NotYaml(*_end_of(text[: error.position]), what, rule) from None
-    try:
-        node = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = (mark.line, mark.column) if mark else (0, 0)
-        raise _NotYaml(*place, _problem_of(error), _YAML_RULE) from None
-    except (ValueError, OverflowError):  # PyYAML's own: an escape past U+10FFFF, say
-        raise _NotYaml(
-            loader.line, loader.column, "has a number out of range", _YAML_RULE
-        ) from None
-    return node or yaml.MappingNode(_MAPPING, [], yaml.Mark("", 0, 0, 0, None, 0))
-
-
-_YAML_RULE = "the file must be YAML; within [ ] and { }, a ${NAME} needs quotes"
-
-
-def _problem_of(error: yaml.MarkedYAMLError) -> str:
-    what = ", ".join(part for part in (error.context, error.problem) if part)
-    # The names of aliases and tags are left out: they may be a key that someone forgot to quote.
-    return re.sub(r" '[^'<]{2,}'", "", what)
-
-
-def _decoded(source: bytes) -> str:
-    try:
-        return source.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = source[: error.start].decode("utf-8", "replace")
-        raise _NotYaml(*_end_of(before), "is not UTF-8", "the file must be UTF-8 text") from None
-
-
-def _end_of(text: str) -> tuple[int, int]:
-    return text.count("\n"), len(text) - text.rfind("\n") - 1
 
 
 def _short(text: str) -> str:

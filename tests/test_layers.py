@@ -24,7 +24,9 @@ ORDER = [
     "versions",
     "runs",
     "translation",
+    "yamlnodes",
     "yamltext",
+    "readers",
     "config",
     "schema",
     "summary",
@@ -73,7 +75,7 @@ ORDER = [
 ]
 """A module imports only from those above it."""
 
-PURE = ORDER[: ORDER.index("yamltext")]
+PURE = ORDER[: ORDER.index("yamlnodes")]
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
 ROOMS_OF = {
     "aiohappyeyeballs": {"pool"},
@@ -81,7 +83,7 @@ ROOMS_OF = {
     "opentelemetry": {"spans", "tracing"},
     "prometheus_client": {"metrics"},
     "uvicorn": {"flow", "protocol", "response", "server"},
-    "yaml": {"schema", "yamltext"},
+    "yaml": {"schema", "yamlnodes", "yamltext"},
 }
 """What is imported in few modules, so that it can be exchanged there."""
 

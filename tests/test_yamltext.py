@@ -7,7 +7,8 @@ from contextlib import suppress
 import pytest
 
 from proxy.errors import Problem
-from proxy.yamltext import DEEPEST, LARGEST_FILE, MOST_NODES, Value, Wrong, compose
+from proxy.yamlnodes import DEEPEST, LARGEST_FILE, MOST_NODES
+from proxy.yamltext import Value, Wrong, compose
 
 LAUGHS = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]\n" + "".join(
     f"{now}: &{now} [{', '.join([f'*{before}'] * 10)}]\n"

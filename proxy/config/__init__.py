@@ -19,7 +19,8 @@ import os
 from collections.abc import Mapping
 
 from ..errors import ConfigError, Problem
-from ..yamltext import LARGEST_FILE, Wrong, compose
+from ..yamlnodes import LARGEST_FILE
+from ..yamltext import Wrong, compose
 from .sections import read
 from .values import (
     Admin,

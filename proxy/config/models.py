@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from fnmatch import translate
 
+from ..readers import matching, whole
 from ..versions.models import ModelTarget
-from ..yamltext import Fields, Value, matching, whole
+from ..yamltext import Fields, Value
 from .reach import Takes, reached
 
 

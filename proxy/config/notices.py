@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from ..nudges import Nudge, Window
-from ..yamltext import Fields, Value, matching, moment, span, whole
+from ..readers import matching, moment, span, whole
+from ..yamltext import Fields, Value
 
 
 def read_nudge(value: Value) -> Nudge:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from typing import get_args
 
 from ..fields import HTTP_NAME
-from ..yamltext import Fields, Rule, Value, did_you_mean, flag, matching, one_of, several
+from ..readers import flag, matching, one_of, several
+from ..yamltext import Fields, Rule, Value, did_you_mean
 from .notices import read_nudge
 from .paths import filled, parameters, read_path, read_upstream_path
 from .reach import Takes, reached

@@ -6,18 +6,9 @@ from types import MappingProxyType
 from typing import get_args
 
 from .. import hosts
+from ..readers import flag, matching, one_of, seconds, several, size, whole
 from ..versions import dates
-from ..yamltext import (
-    Fields,
-    Value,
-    flag,
-    matching,
-    one_of,
-    seconds,
-    several,
-    size,
-    whole,
-)
+from ..yamltext import Fields, Value
 from .models import read_models
 from .routes import read_routes
 from .upstreams import read_upstreams

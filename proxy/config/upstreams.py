@@ -13,9 +13,10 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple, get_args
 
 from ..fields import HOP_BY_HOP, HTTP_NAME
+from ..readers import one_of, seconds, several, whole_text
 from ..redaction import without_keys
 from ..versions import dates
-from ..yamltext import Fields, Rule, Value, one_of, seconds, several, whole_text
+from ..yamltext import Fields, Rule, Value
 from .values import CredentialForm, Credentials, Secret, Timeouts, Upstream
 
 
