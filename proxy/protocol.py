@@ -229,6 +229,10 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         super().resume_writing()
 
+    def eof_received(self) -> None:
+        """The client says no more, upon which its transport closes."""
+        self._close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._due = _NEVER
@@ -394,6 +398,17 @@ class Protocol(HttpToolsProtocol):
         if len(self._waiting) > PIPELINED:
             self.flow.full = True
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self._over)
+        self.tasks.add(task)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """The application is done with a request; the cycle may have closed the connection."""
+        self.tasks.discard(task)
+        if self._gone is None and self.transport.is_closing():
+            self._close()
+
     def _expects_to_hear(self, version: str) -> bool:
         """Whether the client waits for a word before it sends the body (RFC 9110 §10.1.1)."""
         if version == "1.0" or b"expect" not in dict(self.headers):
@@ -452,7 +467,7 @@ class Protocol(HttpToolsProtocol):
         elif self._part == "head":
             self._refuse(RequestTimeout("the head of the request did not arrive in time"))
         elif self._part is None:
-            self.transport.close()
+            self._close()
         elif self._awaits_us():
             self._body_due = self.loop.time() + BODY_WITHIN  # it is for us to go on
             self._expect_body()
@@ -532,6 +547,11 @@ class Protocol(HttpToolsProtocol):
         if self._tell is not None:
             self._tell(how)
             self._tell = None
+
+    def _close(self) -> None:
+        """Close the connection when the client has taken what waits, for which it has its time."""
+        self.transport.set_write_buffer_limits(0)
+        self.transport.close()
 
     def _stop_waiting(self) -> None:
         if self._stalled is not None:

@@ -14,6 +14,7 @@ import socket
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -999,6 +1000,43 @@ async def test_a_slow_client_that_is_let_go_gets_the_last_of_its_answer(
         await client.say(POST + b"connection: close\r\ncontent-length: 5\r\n\r\n")
         await happened(lingered)
         assert (await client.rest()).endswith(b"x\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("ending", ["asked to close", "silent", "half-closed", "cut"])
+async def test_a_client_that_does_not_take_the_last_of_its_answer_is_left(
+    monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    written, left = asyncio.Event(), asyncio.Event()
+    give_up = protocol.Protocol._give_up  # noqa: SLF001
+
+    def given_up(connection: protocol.Protocol) -> None:
+        give_up(connection)
+        left.set()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        connection = scope["extensions"][CONNECTION]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not connection.transport.get_write_buffer_size():
+            part = b"x" * (16 << 10)
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            await asyncio.sleep(0)
+        assert not connection.flow.write_paused  # so little that no more is waited for
+        written.set()
+        if ending == "silent":
+            connection.timeout_keep_alive = 0
+        if ending != "cut":
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    monkeypatch.setattr(protocol.Protocol, "_give_up", given_up)
+    monkeypatch.setattr(server, "Terms", partial(protocol.Terms, patience=0.05))
+    async with serving(application) as client:
+        fields = b"connection: close\r\n" if ending == "asked to close" else b""
+        await client.say(POST + fields + b"content-length: 0\r\n\r\n")
+        await happened(written)
+        if ending == "half-closed":
+            client.writer.write_eof()
+        await happened(left)
+        assert not (await client.rest()).endswith(b"0\r\n\r\n")
 
 
 # Sizes.
