@@ -16,6 +16,10 @@ from .redaction import beginning
 PIECE = 32 << 10
 """The most that is unpacked at a time, in bytes: what is little work, even in small events."""
 
+SLICE = 4 << 10
+"""How much is unpacked from at a time, in bytes. Members that hold nothing may be as small as eight
+bytes, and what stands behind one is copied."""
+
 _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """Codings that zlib reads, and how it is told of them."""
 
@@ -29,17 +33,25 @@ class Decoding:
         self._begun = False
 
     def __call__(self, part: bytes) -> Iterator[bytes]:
-        """What stands in ``part``, in pieces; raises UpstreamNonsense for what is not coded so."""
+        """What stands in ``part``, in pieces; raises UpstreamNonsense for what is not coded so.
+
+        One may be empty: what was much to read is to give others their turn, too.
+        """
         self._begun = True
         try:
-            while part:
-                if self._inflater.eof:  # another member, or nonsense (RFC 1952 §2.2)
-                    self._inflater = zlib.decompressobj(self._window)
-                if piece := self._inflater.decompress(part, PIECE):
-                    yield piece
-                part = self._inflater.unused_data or self._inflater.unconsumed_tail
+            for at in range(0, len(part), SLICE):
+                yield from self._unpacked(part[at : at + SLICE])
         except zlib.error as error:
             raise UpstreamNonsense("upstream's answer is not in its content-encoding") from error
+
+    def _unpacked(self, packed: bytes) -> Iterator[bytes]:
+        while packed:
+            if self._inflater.eof:  # another member, or nonsense (RFC 1952 §2.2)
+                self._inflater = zlib.decompressobj(self._window)
+            piece = self._inflater.decompress(packed, PIECE)
+            packed = self._inflater.unused_data or self._inflater.unconsumed_tail
+            if piece or not packed:
+                yield piece
 
     def end(self) -> None:
         """Say that there is no further part; raises UpstreamBrokeOff where one is missing.

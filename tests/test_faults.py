@@ -53,7 +53,7 @@ from support import (
     raw_upstream,
 )
 
-from proxy.coding import PIECE, Decoding
+from proxy.coding import PIECE, SLICE, Decoding
 from proxy.relay import AT_HAND
 
 pytestmark = pytest.mark.anyio
@@ -635,10 +635,12 @@ async def test_gzip_that_ends_early_is_no_whole_answer(
     assert told(log) == [f'ended="upstream failed" error="{FAILED}: {message}"']
 
 
+@pytest.mark.parametrize("amount", [200_000, 0], ids=["large", "empty"])
 @pytest.mark.parametrize("road", [NATIVE, BRIDGED, WHOLE], ids=lambda road: road.name)
 async def test_others_have_their_turn_while_a_bomb_is_unpacked(
-    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road, amount: int
 ) -> None:
+    """Be it one member that becomes much, or very many that become nothing."""
     turns = 0
     unpacked: list[int] = []
     unpack = Decoding.__call__
@@ -650,8 +652,9 @@ async def test_others_have_their_turn_while_a_bomb_is_unpacked(
 
     monkeypatch.setattr(Decoding, "__call__", watched)
     head, body = unchunked(road)
-    filler = (b"\n" if road.streams else b" ") * 200_000
-    body = gzip.compress(filler + body)
+    filler = (b"\n" if road.streams else b" ") * amount
+    nothing = b"" if amount else gzip.compress(b"") * 4000
+    body = nothing + gzip.compress(filler + body)
     fields = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
     proxy.stage.good = head[:-2] + fields + body
     async with proxy.nothing_left():
@@ -660,7 +663,7 @@ async def test_others_have_their_turn_while_a_bomb_is_unpacked(
             turns += 1
             await asyncio.sleep(0)
         check_good(road, await asked)
-    assert len(unpacked) >= len(filler) // PIECE
+    assert len(unpacked) >= (len(filler) // PIECE or len(nothing) // SLICE)
     assert len(set(unpacked)) == len(unpacked)
 
 
