@@ -6,6 +6,7 @@ Whoever wants to know of exchanges is told of the record when the exchange is ov
 
 from __future__ import annotations
 
+import codecs
 import logging
 import re
 import time
@@ -208,6 +209,8 @@ def _who(method: str, path: str, *values: str) -> str:
 
 _WORD = re.compile(r"[!#-<>-~]+")
 
+_escaped = codecs.getencoder("unicode_escape")  # now: later there may be no file left to import it
+
 
 @lru_cache(maxsize=512)
 def _shown(text: str) -> str:
@@ -215,4 +218,4 @@ def _shown(text: str) -> str:
     text = text[:LONGEST]
     if _WORD.fullmatch(text):
         return text
-    return '"' + text.encode("unicode_escape").decode().replace('"', r"\"") + '"'
+    return '"' + _escaped(text)[0].decode().replace('"', r"\"") + '"'
