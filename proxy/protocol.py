@@ -526,7 +526,8 @@ class Protocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         lines = [b"%b: %b\r\n" % field for field in fields]
-        told = b"" if self.parser.get_method() == b"HEAD" else body
+        # Before there is a target, the parser's method is that of the request before.
+        told = b"" if self.url and self.parser.get_method() == b"HEAD" else body
         self.transport.write(b"".join((STATUS_LINE[error.status], *lines, b"\r\n", told)))
         self._hang_up()
 

@@ -287,6 +287,13 @@ async def test_the_refusal_of_a_head_request_has_no_body() -> None:
         assert refused.endswith(b"\r\n\r\n")
 
 
+async def test_the_refusal_of_what_stands_behind_a_head_request_has_its_body() -> None:
+    async with door(Upstream()) as client:
+        await client.say(GET.replace(b"GET", b"HEAD") + b"\r\n" + b"what?\r\n\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+        message(await client.rest(), 400)
+
+
 BROKEN_BODIES = {
     "LF behind a size": b"3\nabc\r\n0\r\n\r\n",
     "LF behind a chunk": b"3\r\nabc\n0\r\n\r\n",
