@@ -20,7 +20,7 @@ from .errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from .fields import Fields, Named, by_name, controls
+from .fields import LENGTH_DIGITS, Fields, Named, by_name, controls
 
 HEAD_SIZE = 64 << 10
 """The most that may arrive without a part of a body, in bytes: a head with the interim ones before
@@ -439,6 +439,10 @@ class Answer:
         # The parser, too, takes blanks off (RFC 9110 §5.5), but with a tab it reads no chunks.
         if codings and [coding.strip(b" ").lower() for coding in codings] != [b"chunked"]:
             self._fail(UpstreamNonsense("upstream sent a transfer-encoding that nobody asked for"))
+            return
+        length = self.named.get(b"content-length")
+        if length and len(length[0]) > LENGTH_DIGITS:
+            self._fail(UpstreamNonsense("upstream sent a content-length with too many digits"))
             return
         self.status = status
         self._has_head = True

@@ -10,7 +10,7 @@ import re
 from itertools import chain
 
 from .errors import HeaderTooLarge, InvalidRequest, LoopDetected, NotSupported
-from .fields import Fields, Named, has_body, times_forwarded, values
+from .fields import LENGTH_DIGITS, Fields, Named, has_body, times_forwarded, values
 
 ROUNDS = 5
 """How often proxies of our name may have forwarded a request before it is taken for a loop. One in
@@ -40,9 +40,11 @@ def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> No
         # RFC 9112 §3.2.2 would have the absolute form taken, too. Whoever sends it takes us for a
         # proxy to the host that it names, and its key would go to another.
         raise InvalidRequest("the request target must be a path of visible ASCII characters")
-    names = {pair[0] for pair in fields}
+    names = dict(fields)
     if version == "1.1" and b"host" not in names:
         raise InvalidRequest("the request has no Host")
+    if len(names.get(b"content-length", b"")) > LENGTH_DIGITS:
+        raise InvalidRequest("the request has a Content-Length with too many digits")
     if b"transfer-encoding" in names:
         _check_codings(version, values(fields, b"transfer-encoding"))
     if b"upgrade" in names and has_body(names):

@@ -230,6 +230,7 @@ NO_REQUESTS = {
     "negative length": with_framing(b"content-length: -3"),
     "hexadecimal length": with_framing(b"content-length: 0x3"),
     "endless length": with_framing(b"content-length: 99999999999999999999"),
+    "length of very many digits": with_framing(b"content-length: " + b"0" * 5000 + b"3"),
     "empty length": with_framing(b"content-length: "),
     "length and coding": with_framing(b"content-length: 3\r\ntransfer-encoding: chunked"),
     "coding and length": with_framing(b"transfer-encoding: chunked\r\ncontent-length: 3"),

@@ -113,6 +113,10 @@ async def test_an_upstream_that_never_answers_is_given_up() -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", errors.UpstreamNonsense),
         (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", errors.UpstreamNonsense),
         (
+            b"HTTP/1.1 200 OK\r\ncontent-length: " + b"0" * 5000 + b"\r\n\r\n",
+            errors.UpstreamNonsense,
+        ),
+        (
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
             errors.UpstreamNonsense,
         ),
