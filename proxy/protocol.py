@@ -251,6 +251,15 @@ class Protocol(HttpToolsProtocol):
         for scope in filter(None, known):  # a circle, which would wait for the garbage collector
             cast(dict[str, Any], scope).pop("extensions", None)
 
+    # For the server.
+
+    def shutdown(self) -> None:
+        """Close when what is asked was answered, and who still sends its request has had time."""
+        if self._part == "body" and self.cycle.response_complete and not self._hung_up:
+            self._hang_up()
+        elif not self._hung_up:
+            super().shutdown()
+
     # For the parser.
 
     def on_message_begin(self) -> None:

@@ -1192,6 +1192,25 @@ async def test_the_last_answer_is_heard_though_its_request_is_still_on_its_way(l
     assert not upstream.asked
 
 
+async def test_a_stop_resets_nobody_who_has_an_answer_and_still_sends_its_request() -> None:
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.say(OK)
+        await side.rest()
+
+    async with raw_upstream(play) as base, AsyncExitStack() as server_:
+        url = await server_.enter_async_context(running(App(settings(base))))
+        async with await connect(url) as client:
+            await client.say(POST + b"content-length: 1000000\r\n\r\n")
+            assert (await answer(client))[1] == b"ok"
+            stopping = asyncio.create_task(server_.aclose())
+            assert await client.rest() == b""
+            for _ in range(5):  # upon a reset the second write fails, and the third says so
+                await client.say(b"x")
+                await asyncio.sleep(0)
+        await stopping
+
+
 async def test_a_body_that_nobody_asked_for_does_not_become_the_next_request() -> None:
     async with door(Upstream(), {"limits": {"request_body": 50}}) as client:
         await client.say(COMPLETE + b"expect: 100-continue\r\ncontent-length: 51\r\n\r\n")
