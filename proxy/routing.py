@@ -19,6 +19,9 @@ SHOWN = 600
 
 _JOINED_AS_IN_2023 = re.compile(r"/+(?:v1/+)*v1/complete")
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+_BETWEEN = re.compile(r"[^/{]+(?=\{)")
+"""What stands between two parameters of one segment."""
+
 _SLASH = re.compile(r"[/\\]|%2f|%5c", re.IGNORECASE)
 _DOTS = re.compile(rf"(?:{_SLASH.pattern})(?:\.|%2e){{1,2}}(?:{_SLASH.pattern}|$)", re.IGNORECASE)
 
@@ -76,12 +79,21 @@ def _match(route: Route, path: str) -> Match:
 
 
 def _pattern(path: str) -> str:
-    """A route's path as a regular expression; ``{x}`` is one segment, ``{x:path}`` the rest."""
+    """A route's path as a regular expression; ``{x}`` is one segment, ``{x:path}`` the rest.
+
+    Of two within one segment the first ends where what stands between them comes first. No later
+    place is tried, for whoever asks for a path could make that many.
+    """
     pattern, end = "", 0
     for parameter in _PARAMETER.finditer(path):
         pattern += re.escape(path[end : parameter.start()])
-        pattern += f"(?P<{parameter[1]}>{'.*' if parameter[2] else '[^/]+'})"
         end = parameter.end()
+        between = _BETWEEN.match(path, end)
+        if between:
+            pattern += f"(?>(?P<{parameter[1]}>[^/]+?){re.escape(between[0])})"
+            end = between.end()
+        else:
+            pattern += f"(?P<{parameter[1]}>{'.*' if parameter[2] else '[^/]+'})"
     return pattern + re.escape(path[end:])
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import socket
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -24,7 +25,7 @@ from processes import served, write_config
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
 
-from proxy import guard, protocol, server
+from proxy import config, guard, protocol, server
 from proxy.app import App
 from proxy.client import CONNECTION
 from proxy.fields import by_name, times_forwarded
@@ -1332,6 +1333,26 @@ async def test_a_body_that_costs_out_of_proportion_is_refused(body: bytes) -> No
         head, told = await answer(client)
         assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert re.search("at most|more than", envelope(told, "invalid_request_error"))
+    assert not upstream.asked
+
+
+async def test_a_path_that_can_be_parted_in_many_ways_is_looked_through_once() -> None:
+    """Each way was tried, and the worker did nothing else for half a minute."""
+    path = b"/v1/" + b":" * 60_000 + b"/"
+    routes = {"routes": [{"path": "/v1/{model}:{verb}", "upstream": "api"}]}
+    upstream = Upstream()
+    async with raw_upstream(upstream.play) as base:
+        raw = {"upstreams": {"api": {"base_url": base, "speaks": ["2023-06-01"]}}, **routes}
+        async with (
+            running(App(config.parse(json.dumps(raw), "test", {}))) as url,
+            await connect(url) as client,
+        ):
+            began = time.process_time()
+            await client.say(b"GET %b HTTP/1.1\r\nhost: proxy\r\n\r\n" % path)
+            head, told = await answer(client)
+            assert time.process_time() - began < 5
+    assert head.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert "no route" in envelope(told, "not_found_error")
     assert not upstream.asked
 
 
