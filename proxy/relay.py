@@ -67,6 +67,10 @@ LARGE = 64 << 10
 """From what size on a body is translated beside the loop, in bytes: a megabyte of short turns takes
 half a second."""
 
+IN_A_TURN = 8 << 10
+"""How much of a stream is translated at a time, in bytes, before others have their turn: a read can
+be thirty times as much, and the shortest events take longest."""
+
 BODILESS = (204, 304)
 """Statuses of answers without a body (RFC 9112 §6.3)."""
 
@@ -405,6 +409,8 @@ class _Stream:
 
     def take(self, part: bytes) -> Awaitable[None] | None:
         """Translate and write ``part``; returns what to wait for before the next."""
+        if len(part) > IN_A_TURN:
+            return _in_turns(_pieces, self.take, self.enough)(part)
         blocks = self._translation.feed(part)
         if self._client.started:
             return self._client.write_all(blocks)
@@ -440,6 +446,11 @@ def _in_turns(pieces: Callable[[bytes], Iterator[bytes]], take: Take, enough: En
             await asyncio.sleep(0)
 
     return take_pieces
+
+
+def _pieces(part: bytes) -> Iterator[bytes]:
+    for start in range(0, len(part), IN_A_TURN):
+        yield part[start : start + IN_A_TURN]
 
 
 def _check(answer: Answer, *, streams: bool) -> None:

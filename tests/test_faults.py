@@ -15,7 +15,8 @@ import logging
 import os
 import socket
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ from support import (
 )
 
 from proxy.coding import PIECE, SLICE, Decoding
-from proxy.relay import AT_HAND
+from proxy.relay import AT_HAND, IN_A_TURN
+from proxy.translation import Translation
 
 pytestmark = pytest.mark.anyio
 
@@ -665,6 +667,32 @@ async def test_others_have_their_turn_while_a_bomb_is_unpacked(
         check_good(road, await asked)
     assert len(unpacked) >= (len(filler) // PIECE or len(nothing) // SLICE)
     assert len(set(unpacked)) == len(unpacked)
+
+
+@pytest.mark.parametrize("road", STREAMS, ids=lambda road: road.name)
+async def test_others_have_their_turn_while_much_that_came_at_once_is_translated(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+) -> None:
+    turns = 0
+    fed: Counter[int] = Counter()
+    feed = Translation.feed
+
+    def watched(self: Translation, chunk: bytes) -> Iterable[bytes]:
+        fed[turns] += len(chunk)
+        return feed(self, chunk)
+
+    monkeypatch.setattr(Translation, "feed", watched)
+    head, body = unchunked(road)
+    body = b"\n" * 400_000 + body
+    proxy.stage.good = head[:-2] + b"content-length: %d\r\n\r\n" % len(body) + body
+    async with proxy.nothing_left():
+        asked = asyncio.create_task(proxy.ask(road.request))
+        while not asked.done():
+            turns += 1
+            await asyncio.sleep(0)
+        check_good(road, await asked)
+    assert sum(fed.values()) == len(body)
+    assert max(fed.values()) <= 2 * IN_A_TURN
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
