@@ -19,7 +19,7 @@ from .arguments import parser
 from .errors import ConfigError, ProxyError
 from .explain import explain
 from .summary import summary
-from .terminal import BOLD, RED, open_streams, paint, tell, unheard
+from .terminal import BOLD, RED, harmless, open_streams, paint, tell, unheard
 
 DEFAULT_CONFIG = Path("config/proxy.yaml")
 PACKAGED_CONFIG = Path(__file__).with_name("default.yaml")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(error)
         return 1
     except ProxyError as error:
-        tell(f"{error.status} {error.type}: {error.message}", sys.stderr)
+        tell(harmless(f"{error.status} {error.type}: {error.message}"), sys.stderr)
         return 1
     except BrokenPipeError:  # who reads has enough
         unheard(sys.stdout)
@@ -93,7 +93,8 @@ def _explain(options: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         print("type a request in JSON, and end it with Ctrl-D:", file=sys.stderr)
     body = sys.stdin.buffer.read()
-    print(explain(loaded, body, options.route, options.client_version, options.path))
+    told = explain(loaded, body, options.route, options.client_version, options.path)
+    print(harmless(str(told)))
     return 0
 
 

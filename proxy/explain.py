@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from . import jsontext
 from .config import Config
-from .errors import NoRoute
+from .errors import InvalidRequest, NoRoute
 from .negotiation import negotiate, translates
 from .routing import Match, Routes
 
@@ -47,6 +48,7 @@ def explain(
     ``route`` is the name of the route to take instead of the first that matches. Raises ProxyError
     as the proxy would answer with it.
     """
+    check_path(path)
     match = _match(config, route, path)
     translation = negotiate(config, match.route, match.endpoint, [version.encode()])
     base_url = config.upstreams[match.route.upstream].base_url
@@ -61,6 +63,14 @@ def explain(
         dropped=dict(translation.dropped),
         notes=tuple(translation.notes),
     )
+
+
+def check_path(path: str) -> None:
+    """Let the path of a request be, without a query; else raises NoRoute or InvalidRequest."""
+    if f"{path}/".startswith("/-/"):
+        raise NoRoute("what is under /-/ is the proxy's own")
+    if not re.fullmatch(r"/[!-~]*", path) or "?" in path:
+        raise InvalidRequest("path: must be the path of a request, such as /v1/complete")
 
 
 def _match(config: Config, name: str | None, path: str) -> Match:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import logging
-import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -31,9 +30,9 @@ from .answer import Answer
 from .beside import beside
 from .client import CONNECTION, ClientLeft, Gone
 from .config import Config
-from .errors import Busy, ForeignOrigin, InvalidRequest, NoRoute, ProxyError, RequestTooLarge
+from .errors import Busy, ForeignOrigin, InvalidRequest, ProxyError, RequestTooLarge
 from .exchanges import OpenExchanges
-from .explain import explain
+from .explain import check_path, explain
 from .fields import VERSION, Fields
 from .observe import Record
 from .relay import Relay
@@ -302,10 +301,7 @@ async def _asked(request: Request) -> Asked:
     if media_type.lower() != "application/json":  # in any case (RFC 9110 §8.3.1)
         raise InvalidRequest("the content-type must be application/json")
     path = request.query_params.get("path", "/v1/complete")
-    if f"{path}/".startswith("/-/"):
-        raise NoRoute("what is under /-/ is the proxy's own")
-    if not re.fullmatch(r"/[!-~]*", path) or "?" in path:
-        raise InvalidRequest("path: must be the path of a request, such as /v1/complete")
+    check_path(path)
     return Asked(
         path=path,
         version=request.headers.get("anthropic-version"),

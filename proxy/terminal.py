@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from typing import TextIO
 
 BOLD, RED, GREEN, CYAN = "1", "31", "32", "36"
+
+
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+"""What a terminal does something at, but for the end of a line (ECMA-48 §5)."""
 
 
 def open_streams() -> None:
@@ -35,6 +40,11 @@ def tell(text: str, stream: TextIO) -> None:
         print(text, file=stream, flush=True)
     except OSError:
         unheard(stream)
+
+
+def harmless(text: str) -> str:
+    """``text`` of a stranger's to be printed: a terminal would do as its control characters say."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def unheard(stream: TextIO) -> None:

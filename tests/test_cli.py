@@ -436,6 +436,26 @@ def test_explain_takes_a_path_and_what_is_no_json() -> None:
     done = explained("no json", "--client-version", "2099-01-01")
     assert (done.returncode, done.stderr) == (0, "")
     assert "the body passes through" in done.stdout
+    done = explained("{}", "--path", "/v1/complete?beta=true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("400 invalid_request_error: path: must be the path")
+
+
+def test_explain_lets_no_request_command_a_terminal() -> None:
+    body = {"model": "m\x1b[2J", "prompt": "\n\nHuman: \x7f\x9b2J\n\nAssistant:", "\x1b]0;x\a": 1}
+    done = subprocess.run(
+        [*COMMAND, "explain", "--config", "config/proxy.yaml"],
+        cwd=ROOT,
+        input=json.dumps(body | {"max_tokens_to_sample": 9}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.replace("\n", "").isprintable()
+    assert r'"content": "\u007f\u009b2J"' in done.stdout
+    assert r"\u001b]0;x\u0007: not a parameter" in done.stdout
 
 
 def test_a_log_level_that_is_none_is_told_in_one_line() -> None:
