@@ -11,6 +11,7 @@ import gc
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -41,6 +42,9 @@ from .terminal import tell
 from .tracing import configured
 
 log = logging.getLogger("proxy")
+
+FILES_BESIDE = 50
+"""How many files are open beside those of exchanges, or thereabouts."""
 
 GARBAGE = (20_000, 50, 1_000)
 """How much may be made before the garbage collector looks at the youngest, and how many such
@@ -234,6 +238,7 @@ def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
         log.warning("server.host and server.port stay %s and %d until a restart", host, port)
     if now.ledger != before.ledger:
         log.warning("ledger.file and ledger.entries stay as they were until a restart")
+    open_many_files(now.limits.concurrent_exchanges)
     server = replace(now.server, host=host, port=port)
     admin = _admin_again(now.admin, before.admin)
     return replace(now, server=server, admin=admin, ledger=before.ledger)
@@ -310,6 +315,28 @@ def collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE)
+
+
+def open_many_files(exchanges: int, *, tells: bool = True) -> None:
+    """Let this process, and those that it starts, open the files that ``exchanges`` at once take.
+
+    Each takes two, and as many again are for clients that rest between two requests. Beyond 1,024,
+    which is usual, is for programs to ask for: select fails there. More would only be for floods.
+    """
+    wanted = FILES_BESIDE + 4 * exchanges
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if usual == resource.RLIM_INFINITY or usual >= wanted:
+        return
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if tells and allowed < wanted:
+        log.warning(
+            "limits.concurrent_exchanges is %d, for which %d files should be allowed, not %d"
+            " (ulimit -n)",
+            exchanges,
+            wanted,
+            allowed,
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:

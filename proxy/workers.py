@@ -12,7 +12,6 @@ import errno
 import logging
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -40,9 +39,6 @@ log = logging.getLogger("proxy")
 
 WATCH = 0.5
 """Seconds between two looks at the workers."""
-
-FILES_BESIDE = 50
-"""How many files are open beside those of exchanges, or thereabouts."""
 
 START = multiprocessing.get_context("spawn")
 """How workers are made: from nothing, so that they share no loop and no connection."""
@@ -74,7 +70,7 @@ def serve(load: server.Load, workers: int = 1) -> None:
         _check_folder()
     tracing.exporters(os.environ)  # raises here, once, and not in each worker
     journal.check(config.ledger)  # as does this
-    _open_many_files(config.limits.concurrent_exchanges)
+    server.open_many_files(config.limits.concurrent_exchanges)
     with (
         server.listen(config.server.host, config.server.port) as listener,
         server.listen_for_admin(config.admin) as admin,
@@ -90,28 +86,6 @@ def serve(load: server.Load, workers: int = 1) -> None:
             crew = Crew(config, names, _Common(listener, admin, shared))
             _watch(crew, load, Metrics(shared, WATCHER), signals)
             _stop(crew, signals)
-
-
-def _open_many_files(exchanges: int) -> None:
-    """Let this process, and each of its workers, open the files that ``exchanges`` at once take.
-
-    Each takes two, and as many again are for clients that rest between two requests. Beyond 1,024,
-    which is usual, is for programs to ask for: select fails there. More would only be for floods.
-    """
-    wanted = FILES_BESIDE + 4 * exchanges
-    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if usual == resource.RLIM_INFINITY or usual >= wanted:
-        return
-    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
-    if allowed < wanted:
-        log.warning(
-            "limits.concurrent_exchanges is %d, for which %d files should be allowed, not %d"
-            " (ulimit -n)",
-            exchanges,
-            wanted,
-            allowed,
-        )
 
 
 def _watch(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) -> None:
@@ -378,6 +352,7 @@ class Worker(server.Server):
             self.end()
         elif isinstance(word, Config):
             config = word
+            server.open_many_files(config.limits.concurrent_exchanges, tells=False)
             self.renew(lambda _: config)
         else:
             self.should_exit = True

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import re
+import signal
 import socket
 import time
 import weakref
@@ -1223,6 +1224,9 @@ async def test_a_body_that_nobody_asked_for_does_not_become_the_next_request() -
 # Files.
 
 
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nhost: proxy\r\n\r\n"
+
+
 async def test_as_many_files_are_opened_as_exchanges_take(tmp_path: Path) -> None:
     file = tmp_path / "proxy.yaml"
     write_config(file, "http://127.0.0.1:9")
@@ -1230,10 +1234,33 @@ async def test_as_many_files_are_opened_as_exchanges_take(tmp_path: Path) -> Non
     async with served("serve", "--config", str(file), within=few) as here, AsyncExitStack() as held:
         for _ in range(80):
             client = await held.enter_async_context(await connect(here.url))
-            await client.say(b"GET /-/healthy HTTP/1.1\r\nhost: proxy\r\n\r\n")
+            await client.say(HEALTHY)
             assert (await client.head()).startswith(b"HTTP/1.1 200 ")
         assert await here.stopped() == 0
     assert "4050 files should be allowed, not 200" in "".join(here.said)
+
+
+async def test_every_process_opens_more_files_when_more_exchanges_are_allowed(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "proxy.yaml"
+    write_config(file, "http://127.0.0.1:9", limits={"concurrent_exchanges": 1})
+    command = ("serve", "--config", str(file), "--workers", "2")
+    async with (
+        served(*command, within=("prlimit", "--nofile=60:200")) as here,
+        AsyncExitStack() as held,
+    ):
+        await (await held.enter_async_context(await connect(here.url))).say(HEALTHY)
+        write_config(file, "http://127.0.0.1:9")
+        here.signal(signal.SIGHUP)
+        for _ in range(2):
+            await here.logged("reloaded: ")
+        for _ in range(160):
+            client = await held.enter_async_context(await connect(here.url))
+            await client.say(HEALTHY)
+            assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+        assert await here.stopped() == 0
+    assert "".join(here.said).count("4050 files should be allowed, not 200") == 1
 
 
 # Loops.

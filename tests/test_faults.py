@@ -683,7 +683,7 @@ async def test_others_have_their_turn_while_much_that_came_at_once_is_translated
 
     monkeypatch.setattr(Translation, "feed", watched)
     head, body = unchunked(road)
-    body = b"\n" * 400_000 + body
+    body = b"\n" * 100_000 + body
     proxy.stage.good = head[:-2] + b"content-length: %d\r\n\r\n" % len(body) + body
     async with proxy.nothing_left():
         asked = asyncio.create_task(proxy.ask(road.request))
