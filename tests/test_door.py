@@ -1340,6 +1340,8 @@ CALL = old_request().partition(b"\r\n\r\n")[2]
 TOO_MUCH = {
     "a long name": b'{"model":"%b"}' % (b"m" * 257),
     "many names": b"{%b%b" % (b"".join(b'"x%d":1,' % number for number in range(1001)), CALL[1:]),
+    "many names for nothing": b"{%b%b"
+    % (b"".join(b'"x%d":null,' % number for number in range(1001)), CALL[1:]),
     "many blank stops": b'{"stop_sequences":["%b"],%b' % (b" " * 2001, CALL[1:]),
     "many turns": json.dumps({**json.loads(CALL), "prompt": HUMAN * (MOST_TURNS + 1)}).encode(),
     "many values": b'{"prompt":[%b1]}' % (b"1," * MOST_VALUES),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from ..change import Call, VersionChange
+from ..errors import InvalidRequest
 
 ONLY_THEN = ("disable_checks", "stream_response", "tags")
+
+MOST_UNSET = 1000
+"""How many parameters may ask for nothing: each is noted for as long as the call lasts."""
 
 
 class UnsetParametersRefused(VersionChange):
@@ -13,12 +17,18 @@ class UnsetParametersRefused(VersionChange):
     endpoints = ("/v1/complete",)
 
     def upgrade_request(self, call: Call) -> Call:
-        """Leave out what asks for nothing."""
+        """Leave out what asks for nothing; raises InvalidRequest where that is too much."""
         for parameter in ONLY_THEN:
             call.discard(parameter)
-        for parameter, value in list(call.body.items()):
-            if value is None or is_unset(parameter, value):
-                call.discard(parameter)
+        unset = [
+            parameter
+            for parameter, value in call.body.items()
+            if value is None or is_unset(parameter, value)
+        ]
+        if len(unset) > MOST_UNSET:
+            raise InvalidRequest(f"The request body has more than {MOST_UNSET} unset parameters")
+        for parameter in unset:
+            call.discard(parameter)
         return call
 
 
