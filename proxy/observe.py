@@ -83,6 +83,7 @@ class Record:
     fault: str = "-"
     """The class of that error, one of those in errors."""
     dropped: tuple[str, ...] = ()
+    """The parameters that were left out, by name as far as they are told apart."""
     request_id: str = "-"
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -59,6 +59,13 @@ ANSWER_LIMIT = 64 << 20
 
 ERROR_LIMIT = 1 << 20
 """The largest error body that is read for its message, in bytes."""
+
+NAMED = 30
+"""How many parameters that were left out are told apart: to look for a key in a long name takes as
+long as the exchange. The log and the ledger name fewer."""
+
+OTHER = "other"
+"""Stands for the name of each that is left out beside these."""
 
 AT_HAND = 64 << 10
 """The largest body that is read before it is passed on, in bytes."""
@@ -182,7 +189,7 @@ class Exchange:
             record.upstream_bytes = self._answer.received
         if translation is not None and translation.changes:
             record.changes = translation.changes
-            record.dropped = tuple(beginning(name, LONGEST) for name in translation.dropped)
+            record.dropped = tuple(_names(translation.dropped))
             record.notes = translation.notes
             record.model = beginning(translation.model_asked or "-", LONGEST)
             record.answered_by = beginning(translation.model or "-", LONGEST)
@@ -389,6 +396,12 @@ class Exchange:
     def _first_byte(self, status: int) -> None:
         self.record.status = status
         self.record.first_byte = time.monotonic()
+
+
+def _names(dropped: Iterable[str]) -> Iterator[str]:
+    """What was left out, in its order; of very much the first as it was called."""
+    for number, name in enumerate(dropped):
+        yield beginning(name, LONGEST) if number < NAMED else OTHER
 
 
 class _Stream:

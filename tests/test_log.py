@@ -32,6 +32,7 @@ from proxy import logs
 from proxy.app import App
 from proxy.errors import LONGEST_MESSAGE, InvalidRequest
 from proxy.observe import LONGEST, MOST_DROPPED, Record
+from proxy.relay import NAMED, OTHER
 from proxy.server import running
 
 pytestmark = pytest.mark.anyio
@@ -168,6 +169,26 @@ async def test_of_long_values_only_what_is_told_is_looked_through() -> None:
             assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
     assert records[0].model == long[:LONGEST]
     assert len(InvalidRequest(long).message) == LONGEST_MESSAGE
+
+
+async def test_of_many_parameters_that_are_left_out_the_first_are_told_by_their_names() -> None:
+    """To look for a key in each of a thousand long ones held up all others for 150 ms."""
+    names = [f"{number} of many" for number in range(1000)]
+    call = json.loads(old_request(stream=False).partition(b"\r\n\r\n")[2])
+    sent = json.dumps(call | dict.fromkeys(names, 1)).encode()
+    records: list[Record] = []
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(b"HTTP/1.1 500 Enough\r\ncontent-length: 0\r\n\r\n")
+
+    async with raw_upstream(play) as upstream:
+        app = App(settings(upstream, bridge=True))
+        app.observers.append(records.append)
+        async with running(app) as url, await connect(url) as client:
+            await client.say(post("/v1/complete", sent))
+            assert (await client.rest()).startswith(b"HTTP/1.1 500 ")
+    assert records[0].dropped == (*names[:NAMED], *[OTHER] * (1000 - NAMED))
 
 
 async def test_a_model_with_a_long_name_makes_no_long_head() -> None:
