@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.versions.prompt import ASSISTANT, HUMAN, NO_TEXT, parse
+from proxy.versions.prompt import ASSISTANT, HUMAN, MOST_SPACE, NO_TEXT, parse
 
 FIRST = r'prompt must start with "\n\nHuman:" turn after an optional system prompt'
 LAST = r'prompt must end with "\n\nAssistant:" turn'
@@ -24,6 +24,13 @@ DIALOGUES = {
     "a system prompt": (f"Be kind.{HUMAN} Hi{ASSISTANT}", "Be kind.", [("user", "Hi")], "", ""),
     "a system prompt of blanks": (f" \n {HUMAN} Hi{ASSISTANT}", "", [("user", "Hi")], "", ""),
     "a prefill": (f"{HUMAN} Hi{ASSISTANT} Sure", "", [("user", "Hi")], "Sure", ""),
+    "a prefill and no end of white space": (
+        f"{HUMAN} Hi{ASSISTANT} Sure" + " " * (MOST_SPACE + 1),
+        "",
+        [("user", "Hi")],
+        "Sure",
+        " " * MOST_SPACE,
+    ),
     "a prefill as LangChain made it": (
         f"{HUMAN} Hi{ASSISTANT} Sure, here you go:\n",
         "",

@@ -6,6 +6,8 @@ Whole or in pieces, it is the same text: that is the law here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import takewhile
+from operator import eq
 
 from .prompt import Dialogue
 from .stops import StopScanner
@@ -52,8 +54,6 @@ class AnswerText:
         return self._scanner.flush()
 
     def _after_prefill(self, text: str) -> str:
-        while self._space and text and text[0] == self._space[0]:
-            self._space, text = self._space[1:], text[1:]
-        if text:
-            self._space = ""
-        return text
+        repeated = sum(takewhile(bool, map(eq, self._space, text)))
+        self._space = self._space[repeated:] if repeated == len(text) else ""
+        return text[repeated:]

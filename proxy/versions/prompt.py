@@ -26,6 +26,10 @@ NO_TEXT = "(no text)"
 MOST_TURNS = 100_000
 """Today's API takes no more messages."""
 
+MOST_SPACE = 1000
+"""How much white space behind a prefill an answer may repeat, in characters: it is remembered until
+the answer begins."""
+
 
 class Turn(NamedTuple):
     role: str
@@ -37,7 +41,8 @@ class Dialogue(NamedTuple):
 
     ``turns`` alternate and begin with the user's. ``prefill`` is how the answer begins, "" where
     the prompt does not say; it ends in no white space. ``prefill_space`` is the white space that
-    followed it, which the answer must not repeat. ``notes`` tell what was repaired.
+    followed it, as far as MOST_SPACE, which the answer must not repeat. ``notes`` tell what was
+    repaired.
     """
 
     system: str
@@ -62,7 +67,7 @@ def parse(prompt: str) -> Dialogue:
         system=system.strip(),
         turns=tuple(_between_users(turns)),
         prefill=prefill,
-        prefill_space=answer[len(prefill) :] if prefill else "",
+        prefill_space=answer[len(prefill) :][:MOST_SPACE] if prefill else "",
         notes=tuple(_notes(prompt, blank=len(given) - len(said), joined=len(said) - len(turns))),
     )
 
