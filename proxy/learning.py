@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from . import jsontext
+from .beside import beside
 from .config import Config
 from .errors import ProxyError
 from .fields import VERSION
@@ -22,7 +24,8 @@ PATIENCE = 5.0
 """Seconds that a start may wait for an upstream's models."""
 
 LISTING = 4 << 20
-"""The largest list of models that is read, in bytes."""
+"""The largest list of models that is read, in bytes. It may take seconds, and streams go on at a
+reload."""
 
 
 async def learned(config: Config, upstreams: dict[str, Upstream]) -> dict[str, Profile]:
@@ -41,11 +44,15 @@ async def _ask(upstream: Upstream) -> dict[str, Profile]:
                 body = await answer.read_all(LISTING)
             finally:
                 answer.close()
-        if answer.status != 200:  # noqa: PLR2004
-            log.warning("upstream %s did not list its models: %s", upstream.name, answer.status)
-            return {}
-        return learn(jsontext.loads(body))
+            if answer.status != 200:  # noqa: PLR2004
+                log.warning("upstream %s did not list its models: %s", upstream.name, answer.status)
+                return {}
+            return await beside(partial(_read, body))
     except (ProxyError, TimeoutError, jsontext.NotJSON) as error:
         reason = type(error).__name__
         log.warning("upstream %s did not list its models: %s", upstream.name, reason)
         return {}
+
+
+def _read(body: bytes) -> dict[str, Profile]:
+    return learn(jsontext.loads(body))

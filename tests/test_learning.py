@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 
 import pytest
 from support import Side, connect, old_request, raw_upstream, settings
 
+from proxy import learning
 from proxy.app import App
 from proxy.server import running
-from proxy.versions.models import ModelTarget, learn, profile
+from proxy.versions.models import ModelTarget, Profile, learn, profile
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +67,27 @@ async def test_a_bridge_heeds_what_was_told_and_does_without(
             await client.head()
     assert [body["max_tokens"] for body in bodies] == [max_tokens]
     assert [body.get("thinking") for body in bodies] == [thinking]
+
+
+async def test_a_listing_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 4 MB, which an upstream may send at a reload, held up all streams for seconds."""
+    read: list[bool] = []
+
+    def watched(listing: object) -> dict[str, Profile]:
+        read.append(threading.current_thread() is threading.main_thread())
+        return learn(listing)
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(LISTING).encode())
+
+    monkeypatch.setattr(learning, "learn", watched)
+    async with raw_upstream(play) as url:
+        before = settings(url, bridge=True)
+        app = App(before)
+        async with running(app):
+            await app.reload(replace(before, models_from_upstream=True))
+    assert read == [False]
 
 
 def test_what_is_known_of_thinking_is_not_unlearned() -> None:
