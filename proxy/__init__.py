@@ -50,7 +50,7 @@ the application and its processes
     page, playground, admin                 what is under /-/
     app                                     the rooms put together
     sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
-    flow, response, protocol                one connection, and waiting for its client
+    terms, flow, response, protocol         one connection, and waiting for its client
     terminal                                the standard streams
     server, workers                         one process, several
     probe, demo                             the health check, both wires to look at

@@ -12,7 +12,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 from urllib.parse import unquote
 
@@ -20,59 +19,30 @@ import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
 
-from . import guard, observe
+from . import guard
 from .client import CONNECTION, ClientLeft, ClientStalled, Gone
 from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
-from .fields import VIA, values
+from .fields import values
 from .flow import Flow, Signal
-from .observe import Observer, Record
-from .response import Response, date
-
-PATIENCE = 120.0
-"""Seconds that a client may take nothing of what waits for it, if nobody says otherwise."""
-
-HEAD_WITHIN = 20.0
-"""Seconds that a head may take to arrive, from its first byte on."""
-
-BODY_SILENCE = 30.0
-"""Seconds that a client may send nothing of a body that is waited for."""
-
-BODY_WITHIN = 60.0
-"""Seconds that a body may take however small it is."""
-
-SLOWEST_BODY = 1 << 10
-"""What buys a body another second, in bytes: without that, one byte now and then would hold an
-exchange for ever."""
-
-LINGER = 2.0
-"""Seconds that a client which was refused may take to read why; a connection that is closed upon
-bytes on their way is reset, and the answer lost (RFC 9112 §9.6)."""
-
-FIELDS = 200
-"""How many fields a head may have."""
-
-HEAD_SIZE = 64 << 10
-"""The most that a head may take before applications that set no limit, in bytes."""
-
-BESIDE = 1 << 10
-"""What a head may take beside what is counted of it, in bytes: method and version, blanks, ends of
-lines. It is counted so once it is there, however it was cut on its way."""
-
-PIPELINED = 8
-"""How many requests may wait behind the one that is answered before the client is made to wait.
-While it waits nobody hears that it left, until something is written to it."""
-
-PIECE = 4 << 10
-"""How much is read at a time, in bytes. The event loop hands over 256 KiB at once, in which there
-may be nine thousand requests."""
-
-SLICE = 0.002
-"""Seconds of reading after which the loop may serve others."""
+from .observe import Record
+from .response import Response, refusal
+from .terms import (
+    BESIDE,
+    BODY_SILENCE,
+    BODY_WITHIN,
+    FIELDS,
+    HEAD_WITHIN,
+    LINGER,
+    PIECE,
+    PIPELINED,
+    SLICE,
+    SLOWEST_BODY,
+    Terms,
+)
 
 WORTH_A_COPY = 16 << 10
 """Up to how many bytes copying a part costs less than handing the transport three."""
@@ -80,19 +50,6 @@ WORTH_A_COPY = 16 << 10
 _NEVER = math.inf
 
 _NOTHING = memoryview(b"")
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On what terms an application deals with clients.
-
-    ``head_size`` is the most that a head may take, in bytes, ``patience`` the seconds that a client
-    may take nothing. ``tell`` hears of requests that no exchange will tell of.
-    """
-
-    head_size: int = HEAD_SIZE
-    patience: float = PATIENCE
-    tell: Observer = observe.write
 
 
 class Settings(uvicorn.Config):
@@ -527,18 +484,9 @@ class Protocol(HttpToolsProtocol):
 
     def _say(self, error: RequestError) -> None:
         """Answer with an error, and leave the client."""
-        body = error.body()
-        fields = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            date(),
-            VIA,
-            (b"connection", b"close"),
-        ]
-        lines = [b"%b: %b\r\n" % field for field in fields]
         # Before there is a target, the parser's method is that of the request before.
-        told = b"" if self.url and self.parser.get_method() == b"HEAD" else body
-        self.transport.write(b"".join((STATUS_LINE[error.status], *lines, b"\r\n", told)))
+        bodiless = bool(self.url) and self.parser.get_method() == b"HEAD"
+        self.transport.write(refusal(error, bodiless=bodiless))
         self._hang_up()
 
     def _hang_up(self) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from .client import FOLLOWED
-from .fields import Fields, controls
+from .errors import RequestError
+from .fields import VIA, Fields, controls
 
 _BODILESS = (204, 304)
 
@@ -131,6 +132,23 @@ class Response(RequestResponseCycle):
     def _linger(self, how: bytes) -> None:
         opened: socket.socket = self.transport.get_extra_info("socket")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+
+
+def refusal(error: RequestError, *, bodiless: bool) -> bytes:
+    """The last response of a connection, for a request that no application is to hear of.
+
+    ``bodiless`` says that it answers a HEAD.
+    """
+    body = error.body()
+    fields = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        date(),
+        VIA,
+        (b"connection", b"close"),
+    ]
+    lines = [b"%b: %b\r\n" % field for field in fields]
+    return b"".join((STATUS_LINE[error.status], *lines, b"\r\n", b"" if bodiless else body))
 
 
 def date() -> tuple[bytes, bytes]:

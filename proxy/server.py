@@ -37,8 +37,9 @@ from .app import App
 from .config import Admin, Config
 from .errors import ConfigError
 from .metrics import Metrics
-from .protocol import Settings, Terms
+from .protocol import Settings
 from .terminal import tell
+from .terms import Terms
 from .tracing import configured
 
 log = logging.getLogger("proxy")

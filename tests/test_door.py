@@ -26,7 +26,7 @@ from processes import served, write_config
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
 
-from proxy import config, guard, protocol, server
+from proxy import config, guard, protocol, server, terms
 from proxy.app import App
 from proxy.client import CONNECTION
 from proxy.fields import by_name, times_forwarded
@@ -610,7 +610,7 @@ async def test_what_follows_an_upgrade_that_is_not_taken_is_the_next_request() -
 async def test_a_client_that_leaves_is_noticed_though_requests_wait_behind() -> None:
     upstream = Upstream(open=False)
     async with door(upstream) as client:
-        await client.say((GET + b"\r\n") * protocol.PIPELINED)
+        await client.say((GET + b"\r\n") * terms.PIPELINED)
         await happened(upstream.reached)
         client.writer.close()
         await happened(upstream.left)
@@ -618,7 +618,7 @@ async def test_a_client_that_leaves_is_noticed_though_requests_wait_behind() -> 
 
 @pytest.mark.parametrize(
     "behind",
-    [(GET + b"\r\n") * protocol.PIPELINED + GET, COMPLETE + CHUNKED + b"no chunk\r\n", GET],
+    [(GET + b"\r\n") * terms.PIPELINED + GET, COMPLETE + CHUNKED + b"no chunk\r\n", GET],
     ids=["waiting", "refused", "begun"],
 )
 async def test_a_client_that_leaves_requests_behind_is_no_fault_and_leaves_no_garbage(
@@ -672,8 +672,8 @@ async def test_however_much_is_pipelined_little_of_it_waits() -> None:
         for _ in range(amount):
             assert (await client.head()).startswith(b"HTTP/1.1 204 ")
         await sending
-    one_reading = protocol.PIECE // len(request) + 1
-    assert max(waiting) <= protocol.PIPELINED + one_reading
+    one_reading = terms.PIECE // len(request) + 1
+    assert max(waiting) <= terms.PIPELINED + one_reading
 
 
 async def test_whoever_sends_much_at_once_lets_others_go_first(
@@ -694,7 +694,7 @@ async def test_whoever_sends_much_at_once_lets_others_go_first(
         await client.say(POST + CHUNKED + b"1\r\nx\r\n" * size + b"0\r\n\r\n")
         assert (await client.head()).startswith(b"HTTP/1.1 204 ")
     assert b"".join(parts) == b"x" * size
-    assert max(map(len, parts)) <= protocol.PIECE
+    assert max(map(len, parts)) <= terms.PIECE
 
 
 async def test_what_was_read_is_not_kept() -> None:
@@ -766,7 +766,7 @@ async def test_a_head_that_is_made_to_wait_keeps_its_time(
     times_over: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soon(monkeypatch, "HEAD_WITHIN")
-    amount = protocol.PIPELINED + 2
+    amount = terms.PIPELINED + 2
     upstream = Upstream(open=False)
     async with door(upstream) as client:
         await client.say((GET + b"\r\n") * amount + GET)
@@ -1038,7 +1038,7 @@ async def test_a_client_that_does_not_take_the_last_of_its_answer_is_left(
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     monkeypatch.setattr(protocol.Protocol, "_give_up", given_up)
-    monkeypatch.setattr(server, "Terms", partial(protocol.Terms, patience=0.05))
+    monkeypatch.setattr(server, "Terms", partial(terms.Terms, patience=0.05))
     async with serving(application) as client:
         fields = b"connection: close\r\n" if ending == "asked to close" else b""
         await client.say(POST + fields + b"content-length: 0\r\n\r\n")
@@ -1147,7 +1147,7 @@ async def test_applications_without_a_limit_of_their_own_have_one() -> None:
 
     async with serving(application) as client:
         await client.say(GET + b"x-a: " + b"x" * (200 << 10))
-        assert str(protocol.HEAD_SIZE) in message(await client.rest(), 431)
+        assert str(terms.HEAD_SIZE) in message(await client.rest(), 431)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ ORDER = [
     "sandbox_rules",
     "sandbox_wire",
     "sandbox",
+    "terms",
     "flow",
     "response",
     "protocol",
