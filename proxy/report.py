@@ -32,8 +32,12 @@ COLUMNS = (
     *("bytes_received", "bytes_sent", "ended", "dropped", "features", "changes"),
 )
 
-_FORMULA = re.compile(r"\s*[=+@\-\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
-"""With what a spreadsheet takes a cell for a formula, which a client's name must not become."""
+_FORMULA = re.compile(r"^(?=[\t\r\n])|(?:^|(?<=[;\r\n]))(?=\s*[=+@\-\uff1d\uff0b\uff0d\uff20])")
+"""Where a spreadsheet takes what follows for a formula, which a client's name must not become.
+
+A cell may begin within one of ours, too: where a decimal has a comma, semicolons part columns, and
+then no quotes keep a line together.
+"""
 
 
 def as_json(ledger: Ledger, now: float) -> Iterator[bytes]:
@@ -163,7 +167,7 @@ def _cell(value: str | int | Counts) -> str:
         value = "; ".join(f"{name}: {count}" for name, count in value.items())
     if value == UNKNOWN:
         return ""
-    return f"'{value}" if _FORMULA.match(value) else value
+    return _FORMULA.sub("'", value)
 
 
 def _lines(rows: list[Any]) -> bytes:

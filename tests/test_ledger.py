@@ -271,6 +271,14 @@ def test_no_cell_of_the_csv_is_a_formula() -> None:
     assert not [cell for cell in cells if cell.lstrip()[:1] in {"=", "+", "-", "@", "＝"}]  # noqa: RUF001
 
 
+def test_no_cell_of_the_csv_is_a_formula_where_semicolons_part_them() -> None:
+    made = counted(record(model="a;=1; -1;b;\t+2\n=3", dropped=("x;@y",)))
+    text = b"".join(as_csv(made)).decode()
+    cells = [cell for row in csv.reader(io.StringIO(text), delimiter=";") for cell in row]
+    assert not [cell for cell in cells if cell.lstrip()[:1] in {"=", "+", "-", "@"}]
+    assert "a;'=1;' -1;b;'\t+2\n'=3" in text
+
+
 def test_the_csv_tells_the_others_too() -> None:
     made = counted(*(record(key=f"{n}") for n in range(101)), limit=100)
     rows = list(csv.DictReader(io.StringIO(b"".join(as_csv(made)).decode(), newline="")))
