@@ -22,7 +22,6 @@ class StopScanner:
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(_fitting(stops))
-        self._longest = max(map(len, self._stops), default=0)
         self._begins = frozenset(stop[0] for stop in self._stops)
         self._ends = frozenset("".join(stop[:-1] for stop in self._stops))
         self._held = ""
@@ -60,11 +59,13 @@ class StopScanner:
         """The length of the longest end of ``text`` with which a stop begins."""
         if not text or text[-1] not in self._ends:
             return 0
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            end = text[-length:]
-            if any(stop.startswith(end) for stop in self._stops):
-                return length
-        return 0
+        longest = 0
+        for stop in self._stops:
+            for length in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:length]):
+                    longest = length
+                    break
+        return longest
 
 
 def _fitting(stops: Iterable[str]) -> Iterator[str]:
