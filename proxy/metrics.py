@@ -287,18 +287,19 @@ class Metrics:
         return flow
 
 
+# read at once: it takes a while, and later no file may be left to read it from
+_RUNNING = {
+    "version": version("anthropic-version-proxy"),
+    "python": platform.python_version(),
+}
+
+
 class _Build:
     """Tells what runs; the library's own Info does not work across processes."""
 
-    def __init__(self) -> None:  # later no file may be left to read it from
-        self._told = {
-            "version": version("anthropic-version-proxy"),
-            "python": platform.python_version(),
-        }
-
     def collect(self) -> Iterator[Metric]:
         about = "What runs: the version of the proxy, and of Python."
-        yield InfoMetricFamily(f"{PREFIX}_build", about, self._told)
+        yield InfoMetricFamily(f"{PREFIX}_build", about, _RUNNING)
 
 
 _TYPES = {
