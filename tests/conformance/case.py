@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -162,7 +162,7 @@ class Case:
             whole["models"] = told.get("models", {"claude-*": "claude-haiku-4-5-20251001"})
         if self.busy:
             whole["limits"] = {**told.get("limits", {}), "concurrent_exchanges": 1}
-        return config.parse(json.dumps(whole), self.name, {})
+        return _parsed(json.dumps(whole), self.name)
 
     def mismatches(self, seen: Seen) -> Iterator[str]:
         """What was otherwise than the case says, each with both sides."""
@@ -452,6 +452,12 @@ def _known(section: str, told: Any) -> None:
         if key not in KEYS[section].split():
             close = difflib.get_close_matches(str(key), KEYS[section].split(), 1)
             raise CaseError(f"{section}: unknown key {key!r}, did you mean {close}")
+
+
+@cache
+def _parsed(text: str, name: str) -> Config:
+    """A case is played many times, and most often in front of an upstream of the same address."""
+    return config.parse(text, name, {})
 
 
 def _some(told: Mapping[str, Any], *names: str) -> dict[str, Any]:
