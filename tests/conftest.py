@@ -1,4 +1,4 @@
-"""How tests run: properties without a deadline, servers without a pause at their end."""
+"""How tests run: properties without a deadline, servers without a pause, what they need beside."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import uvicorn.server
 from hypothesis import HealthCheck, settings
+from installed import Installed, installing, needed
 
 settings.register_profile(
     "proxy",
@@ -38,3 +39,15 @@ def servers_that_stop_at_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uvicorn.server, "asyncio", _Hasty())
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those for which something has to be installed come last: it is, while the others run."""
+    items.sort(key=lambda item: any(needed([item])))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def installed(request: pytest.FixtureRequest) -> Iterator[Installed]:
+    """What the tests of this run need."""
+    with installing(needed(request.session.items)) as them:
+        yield them

@@ -1,9 +1,8 @@
 """Calls the genuine Python SDK of early 2023, unmodified, as its examples of then did.
 
-Runs in an environment of its own, never in the project's; the argument says where the SDK is
-installed, and a second one if PromptLayer wraps it. Standard input says what to play, see
-``plays.py``; standard output gets what came of each play. All are played at once, so that one that
-hangs costs no other its time.
+Runs beside the project, never within it; the argument says whether PromptLayer wraps the SDK.
+Standard input says what to play, see ``plays.py``; standard output gets what came of each play. All
+are played at once, so that one that hangs costs no other its time.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-sys.path.insert(0, sys.argv[1])
-if sys.argv[2:] == ["promptlayer"]:
+if sys.argv[1:] == ["promptlayer"]:
     os.environ["URL_API_PROMPTLAYER"] = "http://127.0.0.1:9"  # where it logs: nobody is there
     warnings.simplefilter("ignore")  # it was written for libraries of then
     import promptlayer  # type: ignore[import-not-found]

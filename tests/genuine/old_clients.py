@@ -1,58 +1,25 @@
-"""The genuine clients of 2023, unmodified, each installed once, and played where it is installed.
-
-They live in ``.cache/clients``, apart from the project's environment. A directory that is there is
-whole: it was renamed into place. So two runs may install at the same time. What many clients have
-in common is there once: the libraries that the Python ones need, and one ``node_modules`` in which
-every JavaScript SDK has a name of its own.
-"""
+"""The genuine clients of 2023, unmodified, each played where it is installed: see ``places.py``."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from places import JS_2023, JS_SDKS, PY_LIBRARIES, Place, js_sdk, npm, pip, py_sdk
 from plays import FOR_FRAMEWORKS, SCENARIOS, Scenario
 
 Json = dict[str, Any]
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / ".cache" / "clients"
-
-INSTALL_WITHIN = 240
-"""Seconds that each command of an installation may take."""
 
 PLAY_WITHIN = 30
 """Seconds in which a client must have played all and ended by itself."""
-
-
-class NotInstalled(Exception):
-    """A client could not be installed, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A directory in the cache, and how it is filled."""
-
-    name: str
-    recipe: str
-    """What is in it: a directory from another recipe is not the same place."""
-    fill: Callable[[Path], None] = field(compare=False)
-    upon: Place | None = None
-    """The place that must be there before this one is filled."""
-
-    @property
-    def path(self) -> Path:
-        return CACHE / self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +49,8 @@ class OldClient:
     name: str
     wholes: tuple[str, ...]
     streams: tuple[str, ...]
-    place: Place
+    places: tuple[Place, ...]
+    """What it is played from; the client itself is in the first."""
     command: tuple[str, ...]
     quirks: Quirks = field(default_factory=Quirks)
     scenarios: tuple[str, ...] = tuple(SCENARIOS)
@@ -139,8 +107,8 @@ def perform(client: OldClient, plays: Mapping[str, Json]) -> Performance:
             client.command,
             input=json.dumps(plays).encode(),
             capture_output=True,
-            cwd=client.place.path,
-            env=_only("PATH", "SYSTEMROOT", "TEMP", "TMPDIR"),
+            cwd=client.places[0].path,
+            env=_environment(client),
             timeout=PLAY_WITHIN,
             check=False,
         )
@@ -149,145 +117,26 @@ def perform(client: OldClient, plays: Mapping[str, Json]) -> Performance:
     return _performance(done.stdout, done.stderr, ended=done.returncode == 0)
 
 
+def _environment(client: OldClient) -> dict[str, str]:
+    """What a program cannot do without, above all no proxy; and where Python finds the client."""
+    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(str(place.path) for place in client.places)}
+
+
 def _performance(stdout: bytes, stderr: bytes, *, ended: bool) -> Performance:
     told = json.loads(stdout) if stdout else {}
     outcomes = {name: Outcome(**outcome) for name, outcome in told.items()}
     return Performance(outcomes, ended, stderr.decode(errors="replace"))
 
 
-# --- installing -----------------------------------------------------------------------------------
-
-
-def install(clients: Iterable[OldClient]) -> dict[Place, str]:
-    """Install what is not there yet, two at a time; returns what went wrong at which place."""
-    later = {client.place for client in clients}
-    troubles: dict[Place, str] = {}
-    with ThreadPoolExecutor(2) as two:
-        while later:
-            now = {place.upon or place for place in later} - troubles.keys() or set(later)
-            # py-libraries takes longest, so it comes first
-            order = sorted(now, key=lambda place: place.name, reverse=True)
-            troubles |= zip(order, two.map(partial(_try_to_install, troubles), order), strict=True)
-            later -= troubles.keys()
-    return troubles
-
-
-def _try_to_install(troubles: Mapping[Place, str], place: Place) -> str:
-    """Fill the place unless it is full; returns what went wrong."""
-    if place.upon and troubles[place.upon]:
-        return troubles[place.upon]
-    stamp = f"{place.recipe} for {sys.version} in {sys.base_prefix}\n"
-    if _read(place.path / "stamp") == stamp:
-        return ""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
-        try:
-            place.fill(new)
-        except NotInstalled as error:
-            return f"{place.name} cannot be installed: {error}"
-        (new / "stamp").write_text(stamp, encoding="utf-8")
-        try:
-            new.rename(place.path)
-        except OSError:  # something is there
-            if _read(place.path / "stamp") != stamp:  # and not from a run that was faster
-                place.path.rename(old)
-                new.rename(place.path)
-    return ""
-
-
-def _read(stamp: Path) -> str | None:
-    return stamp.read_text(encoding="utf-8") if stamp.exists() else None
-
-
-def _libraries(*packages: str) -> Place:
-    """An environment in which no client is installed, but all that clients import."""
-
-    def fill(place: Path) -> None:
-        _run(sys.executable, "-I", "-m", "venv", str(place))
-        _run(*_pip(place), *packages)
-
-    return Place("py-libraries", " ".join(packages), fill)
-
-
-def _packages(name: str, upon: Place, *packages: str) -> Place:
-    """A directory with these packages and nothing else."""
-
-    def fill(place: Path) -> None:
-        _run(*_pip(upon.path), "--no-deps", "--target", str(place), *packages)
-
-    return Place(name, " ".join(packages), fill, upon)
-
-
-def _pip(environment: Path) -> tuple[str, ...]:
-    quiet = ("--quiet", "--disable-pip-version-check")
-    return (str(_interpreter(environment)), "-I", "-m", "pip", "install", *quiet)
-
-
-def _interpreter(environment: Path) -> Path:
-    inside = ("Scripts", "python.exe") if sys.platform == "win32" else ("bin", "python")
-    return environment.joinpath(*inside)
-
-
-def _modules(name: str, *packages: str) -> Place:
-    """A directory with these packages in its ``node_modules``."""
-
-    def fill(place: Path) -> None:
-        place.mkdir()
-        quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
-        retry = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=3000")
-        peers = "--legacy-peer-deps"  # or all that a framework can work with comes, too
-        _run(_tool("npm"), "install", "--prefix", str(place), *quiet, *retry, peers, *packages)
-        _tool("node")
-
-    return Place(name, " ".join(packages), fill)
-
-
-def _tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise NotInstalled(f"there is no {name} on this machine")
-    return found
-
-
-def _run(*command: str) -> None:
-    foreign = ("PYTHON", "NODE_PATH", "VIRTUAL_ENV")  # they would let other environments in
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    try:
-        subprocess.run(
-            command, capture_output=True, env=environ, timeout=INSTALL_WITHIN, check=True
-        )
-    except subprocess.TimeoutExpired:
-        raise NotInstalled(f"{Path(command[0]).name} took over {INSTALL_WITHIN} s") from None
-    except subprocess.CalledProcessError as failed:
-        told = failed.stderr.decode(errors="replace").strip().splitlines()
-        raise NotInstalled(f"{Path(command[0]).name}: {' '.join(told[-2:])}") from None
-
-
-def _only(*names: str) -> dict[str, str]:
-    """Of the environment what a program cannot do without: above all no proxy and no path."""
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
 # --- the SDKs -------------------------------------------------------------------------------------
 
-LIBRARIES = _libraries("requests", "aiohttp", "httpx", "tokenizers")
-"""What the Python SDKs depend on."""
-
-ALL_JAVASCRIPT = ("0.2.3", "0.2.4", "0.3.1", "0.4.0", "0.4.1", "0.4.2", "0.4.3", "0.4.4")
-MODULES = _modules("js-sdks", *(f"sdk-{v}@npm:@anthropic-ai/sdk@{v}" for v in ALL_JAVASCRIPT))
+PYTHON = (sys.executable, "-P", "-S", "-s")
+"""It sees none of the packages that the project has."""
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
-
-
-def _sdk(version: str) -> Place:
-    return _packages(f"py-{version}", LIBRARIES, f"anthropic=={version}")
-
-
-def _python_command(driver: str, place: Place, *more: str) -> tuple[str, ...]:
-    return (str(_interpreter(LIBRARIES.path)), "-I", str(HERE / driver), str(place.path), *more)
 
 
 PYTHON_WHOLES: tuple[str, ...] = ("completion", "acompletion")
@@ -295,7 +144,7 @@ PYTHON_STREAMS: tuple[str, ...] = ("completion_stream", "acompletion_stream")
 
 
 def _python(version: str) -> OldClient:
-    numbers, place = _numbers(version), _sdk(version)
+    numbers, places = _numbers(version), (py_sdk(version), PY_LIBRARIES)
     wholes, streams = PYTHON_WHOLES, PYTHON_STREAMS
     if numbers < (0, 2, 4):  # not asynchronous yet
         wholes, streams = wholes[:1], streams[:1]
@@ -313,8 +162,8 @@ def _python(version: str) -> OldClient:
         # or they would download a tokenizer to count the prompt
         always={"disable_checks": True} if (0, 2, 4) <= numbers < (0, 2, 8) else {},
     )
-    command = _python_command("old_client.py", place)
-    return OldClient(f"py-{version}", wholes, streams, place, command, quirks)
+    command = (*PYTHON, str(HERE / "old_client.py"))
+    return OldClient(f"py-{version}", wholes, streams, places, command, quirks)
 
 
 def _javascript(version: str) -> OldClient:
@@ -324,13 +173,14 @@ def _javascript(version: str) -> OldClient:
         hides_opening=numbers < (0, 3, 0),
         leaves_by_signal=numbers >= (0, 4, 3),
     )
-    command = ("node", str(HERE / "old_client.mjs"), f"sdk-{version}")
-    return OldClient(f"js-{version}", ("complete",), ("completeStream",), MODULES, command, quirks)
+    command = ("node", str(HERE / "old_client.mjs"), js_sdk(version))
+    methods = ("complete",), ("completeStream",)
+    return OldClient(f"js-{version}", *methods, (JS_SDKS,), command, quirks)
 
 
-FRAMEWORKS = _packages(
+FRAMEWORKS = pip(
     "py-frameworks",
-    LIBRARIES,
+    "--no-deps",
     "anthropic==0.2.10",
     "langchain==0.0.224",
     "promptlayer==0.1.90",
@@ -354,8 +204,8 @@ PROMPTLAYER = OldClient(
     "py-promptlayer-0.1.90",
     PYTHON_WHOLES,
     PYTHON_STREAMS,
-    FRAMEWORKS,
-    _python_command("old_client.py", FRAMEWORKS, "promptlayer"),
+    (FRAMEWORKS, PY_LIBRARIES),
+    (*PYTHON, str(HERE / "old_client.py"), "promptlayer"),
 )
 """It stands in for the SDK, whatever is called, and logs what came of it elsewhere."""
 
@@ -370,13 +220,13 @@ SDKS = (
     _python("0.2.9"),  # the last that names no version
     _python("0.2.10"),
     PROMPTLAYER,
-    *map(_javascript, ALL_JAVASCRIPT),
+    *map(_javascript, JS_2023),
 )
 
 # --- the frameworks -------------------------------------------------------------------------------
 
-LANGCHAIN_JS = _modules("js-langchain-0.0.96", "langchain@0.0.96", "@anthropic-ai/sdk@0.4.4")
-AI = _modules("js-ai", *(f"ai-{version}@npm:ai@{version}" for version in ("2.1.33", "2.2.37")))
+LANGCHAIN_JS = npm("js-langchain-0.0.96", "langchain@0.0.96", "@anthropic-ai/sdk@0.4.4")
+AI = npm("js-ai", *(f"ai-{version}@npm:ai@{version}" for version in ("2.1.33", "2.2.37")))
 
 OF_FRAMEWORKS = tuple(FOR_FRAMEWORKS)
 
@@ -386,7 +236,7 @@ def _ai(version: str) -> OldClient:
     june = ("stream_of_june",) if _numbers(version) >= (2, 1, 34) else ()
     methods = ("stream", "stream_of_january", *june)
     command = ("node", str(HERE / "old_ai.mjs"), f"ai-{version}")
-    return OldClient(f"js-ai-{version}", (), methods, AI, command, scenarios=OF_FRAMEWORKS)
+    return OldClient(f"js-ai-{version}", (), methods, (AI,), command, scenarios=OF_FRAMEWORKS)
 
 
 LANGCHAINS = (
@@ -394,15 +244,15 @@ LANGCHAINS = (
         "py-langchain-0.0.224",
         ("llm", "llm_async", "chat", "chat_async"),
         ("llm_stream", "llm_async_stream", "chat_stream", "chat_async_stream"),
-        FRAMEWORKS,
-        _python_command("old_langchain.py", FRAMEWORKS),
+        (FRAMEWORKS, PY_LIBRARIES),
+        (*PYTHON, str(HERE / "old_langchain.py")),
         scenarios=OF_FRAMEWORKS,
     ),
     OldClient(
         "js-langchain-0.0.96",
         ("chat",),
         ("chat_stream",),
-        LANGCHAIN_JS,
+        (LANGCHAIN_JS,),
         ("node", str(HERE / "old_langchain.mjs")),
         scenarios=OF_FRAMEWORKS,
     ),

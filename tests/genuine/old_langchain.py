@@ -1,8 +1,8 @@
 """Calls the genuine LangChain of July 2023, unmodified, as its documentation of then did.
 
-Runs in an environment of its own, never in the project's; the argument says where it is installed.
-Standard input says what to play, see ``plays.py``; standard output gets what came of each play. All
-are played at once, so that one that hangs costs no other its time.
+Runs beside the project, never within it. Standard input says what to play, see ``plays.py``;
+standard output gets what came of each play. All are played at once, so that one that hangs costs no
+other its time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-sys.path.insert(0, sys.argv[1])
 warnings.simplefilter("ignore")  # it was written for libraries of then
 
 # isort: off

@@ -8,6 +8,7 @@ from typing import Any
 
 import roads
 from old_clients import OldClient, Outcome, Performance
+from places import Place
 
 ROADS = ("native", "bridge")
 
@@ -35,6 +36,10 @@ class Way:
 
     def __str__(self) -> str:
         return f"{self.client}-{self.method}-{self.road}"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return self.client.places
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from datetime import UTC, datetime
 
 import pytest
-from old_clients import CLIENTS, OldClient, install, perform
+from installed import Installed
+from old_clients import CLIENTS, OldClient, perform
 from plays import Scenario
 
 from proxy import config
@@ -36,11 +36,8 @@ def settings() -> config.Config:
 @pytest.mark.anyio
 @pytest.mark.timeout(900)  # for an installation
 @pytest.mark.parametrize("client", PLAYED, ids=str)
-async def test_a_client_of_2023_is_refused_once(client: OldClient) -> None:
-    trouble = (await asyncio.to_thread(install, {client}))[client.place]
-    if trouble and os.environ.get("CI") != "true":
-        pytest.skip(trouble)
-    assert not trouble
+async def test_a_client_of_2023_is_refused_once(client: OldClient, installed: Installed) -> None:
+    installed.require(client.places)
     app = build(settings())
     records: list[Record] = []
     app.observers.append(records.append)

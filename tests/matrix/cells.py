@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from places import Place
 from sdks import OLD_SDKS, SDKS, Sdk
 from stand_ins import (
     AT_FIRST,
@@ -46,6 +47,10 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.sdk}-{self.call}-{self.road}"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return self.sdk.places
 
     @property
     def completes(self) -> bool:

@@ -1,37 +1,32 @@
-"""The SDKs of today and of early 2023, each installed once, apart from all else, and played there.
-
-They live in ``.cache/clients``. A directory that is there is whole: it was renamed into place. So
-two runs may install at the same time.
-"""
+"""The SDKs of today and of early 2023, each played where it is installed: see ``places.py``."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from places import JS_SDKS, PY_LIBRARIES, Place, js_sdk, pip, py_sdk
+
 Json = dict[str, Any]
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / ".cache" / "clients"
 
-INSTALL_WITHIN = 240
-"""Seconds that an installation may take."""
+LIBRARIES = pip(
+    "py-libraries-of-today",
+    *("anyio", "distro", "docstring-parser", "httpx", "httpx2", "jiter", "opentelemetry-api"),
+    *("pydantic", "sniffio", "typing-extensions"),
+)
+"""What the Python SDKs of today depend on: once for all of them."""
 
 PLAY_WITHIN = 60
 """Seconds in which an SDK must have played all and ended by itself."""
-
-
-class NotInstalled(Exception):
-    """An SDK could not be installed, and why."""
 
 
 class Raised(NamedTuple):
@@ -70,9 +65,13 @@ class Sdk:
         return self.release.startswith("0.")
 
     @property
-    def place(self) -> Path:
-        """Where it is installed."""
-        return CACHE / f"matrix-{self}"
+    def places(self) -> tuple[Place, ...]:
+        """What it is played from; the SDK itself is in the first."""
+        if self.language == "js":
+            return (JS_SDKS,)
+        if self.version == "2023-01-01":
+            return (py_sdk(self.release), PY_LIBRARIES)
+        return (py_sdk(self.release), LIBRARIES)
 
 
 PYTHON = Raised(overloaded="OverloadedError", broken="APIStatusError")
@@ -124,35 +123,25 @@ class Performance:
 
     seen: dict[str, Seen] = field(default_factory=dict)
     stderr: str = ""
-    missing: str = ""
-    """Why the SDK is not installed, where it is not."""
 
 
 def perform(plays: Mapping[Sdk, Mapping[str, Json]]) -> dict[Sdk, Performance]:
     """Let each SDK play all of its plays, all SDKs at once."""
-    with ThreadPoolExecutor(len(plays)) as threads:
+    with ThreadPoolExecutor(max(len(plays), 1)) as threads:
         performances = threads.map(_perform, plays.keys(), plays.values())
         return dict(zip(plays, performances, strict=True))
 
 
 def _perform(sdk: Sdk, plays: Mapping[str, Json]) -> Performance:
-    try:
-        _install(sdk)
-        command = _command(sdk)
-    except NotInstalled as error:
-        return Performance(missing=f"{sdk} cannot be installed: {error}")
-    kept = {
-        name: os.environ[name]
-        for name in ("PATH", "SYSTEMROOT", "TEMP", "TMPDIR")
-        if name in os.environ
-    }
+    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    directory, found = sdk.places[0].path, os.pathsep.join(str(each.path) for each in sdk.places)
     try:
         done = subprocess.run(
-            command,
+            _command(sdk),
             input=json.dumps(plays).encode(),
             capture_output=True,
-            cwd=sdk.place,
-            env=kept | {"HOME": str(sdk.place), "PYTHONPATH": str(sdk.place)},
+            cwd=directory,
+            env=kept | {"HOME": str(directory), "PYTHONPATH": found},
             timeout=PLAY_WITHIN,
             check=False,
         )
@@ -166,65 +155,5 @@ def _perform(sdk: Sdk, plays: Mapping[str, Json]) -> Performance:
 def _command(sdk: Sdk) -> list[str]:
     """What runs the SDK; Python sees none of the packages that the project has."""
     if sdk.language == "js":
-        return [_tool("node"), str(HERE / "sdk.mjs"), "@anthropic-ai/sdk"]
+        return ["node", str(HERE / "sdk.mjs"), js_sdk(sdk.release)]
     return [sys.executable, "-P", "-S", "-s", str(HERE / "sdk.py")]
-
-
-# --- installing -----------------------------------------------------------------------------------
-
-
-def _install(sdk: Sdk) -> None:
-    """Install the SDK unless it is there; raises NotInstalled."""
-    stamp = f"{sdk} for {sys.version} in {sys.base_prefix}\n"
-    if _read(sdk.place / "stamp") == stamp:
-        return
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
-        new.mkdir()
-        _run(_javascript(sdk, new) if sdk.language == "js" else _python(sdk, new))
-        (new / "stamp").write_text(stamp, encoding="utf-8")
-        try:
-            new.rename(sdk.place)
-        except OSError:  # something is there
-            if _read(sdk.place / "stamp") != stamp:  # and not from a run that was faster
-                sdk.place.rename(old)
-                new.rename(sdk.place)
-
-
-def _python(sdk: Sdk, place: Path) -> list[str]:
-    pip = [sys.executable, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    return [*pip, "--target", str(place), f"anthropic=={sdk.release}"]
-
-
-def _javascript(sdk: Sdk, place: Path) -> list[str]:
-    quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retry-maxtimeout=10000"]
-    package = f"@anthropic-ai/sdk@{sdk.release}"
-    return [_tool("npm"), "install", "--prefix", str(place), *quiet, package]
-
-
-def _tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise NotInstalled(f"there is no {name} on this machine")
-    return found
-
-
-def _run(command: Iterable[str]) -> None:
-    name, *rest = command
-    foreign = ("PYTHON", "NODE_PATH", "VIRTUAL_ENV")  # they would let other environments in
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-    tool = Path(name).name
-    try:
-        subprocess.run(
-            [name, *rest], capture_output=True, env=environ, timeout=INSTALL_WITHIN, check=True
-        )
-    except subprocess.TimeoutExpired:
-        raise NotInstalled(f"{tool} took over {INSTALL_WITHIN} s") from None
-    except subprocess.CalledProcessError as failed:
-        told = failed.stderr.decode(errors="replace").strip().splitlines()
-        raise NotInstalled(f"{tool}: {' '.join(told[-2:])}") from None
-
-
-def _read(stamp: Path) -> str | None:
-    return stamp.read_text(encoding="utf-8") if stamp.exists() else None
