@@ -246,7 +246,9 @@ class Crew:
     def kill(self) -> None:
         """End what is left."""
         for worker, _ in self._workers.values():
-            worker.kill()
+            if worker.is_alive():
+                log.error("a worker that did not stop in time is killed")
+                worker.kill()
 
 
 def _check_folder() -> None:
