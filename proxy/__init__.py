@@ -43,7 +43,7 @@ one exchange
     coding, answer, http1, pool, upstream   the upstream's side
     spans, tracing                          OpenTelemetry, where it is asked for
     ledger, journal, report                 who needs the proxy: counted, kept, printed
-    relay                                   where client, upstream and translation meet
+    streaming, relay                        where client, upstream and translation meet
 
 the application and its processes
     learning                                what upstreams say of their models

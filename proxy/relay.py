@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain
 from random import random
 
 from starlette.types import Receive, Scope, Send
 
 from . import guard, identity, jsontext
-from .answer import Answer, Enough, Take
+from .answer import Answer
 from .beside import beside
 from .client import Client, ClientLeft, ClientStalled
 from .config import Config
@@ -50,6 +49,7 @@ from .nudges import Nudge
 from .observe import LONGEST, Ended, Observer, Record
 from .redaction import beginning
 from .routing import Match, Routes
+from .streaming import Stream, in_turns
 from .translation import Translation
 from .upstream import Upstream
 from .versions.models import Profile
@@ -73,10 +73,6 @@ AT_HAND = 64 << 10
 LARGE = 64 << 10
 """From what size on a body is translated beside the loop, in bytes: a megabyte of short turns takes
 half a second."""
-
-IN_A_TURN = 8 << 10
-"""How much of a stream is translated at a time, in bytes, before others have their turn: a read can
-be thirty times as much, and the shortest events take longest."""
 
 BODILESS = (204, 304)
 """Statuses of answers without a body (RFC 9112 §6.3)."""
@@ -332,8 +328,8 @@ class Exchange:
         self.record.streams = True
         client = self._client
         decode = answer.decoding()
-        stream = _Stream(client, translation, self._begin_stream)
-        take = _in_turns(decode, stream.take, stream.enough) if decode else stream.take
+        stream = Stream(client, translation, self._begin_stream)
+        take = in_turns(decode, stream.take, stream.enough) if decode else stream.take
         with _pinging(client, translation) if keepalive else _SILENT:
             await answer.forward(take, stream.enough)
         if decode is not None and not translation.ended:
@@ -402,68 +398,6 @@ def _names(dropped: Iterable[str]) -> Iterator[str]:
     """What was left out, in its order; of very much the first as it was called."""
     for number, name in enumerate(dropped):
         yield beginning(name, LONGEST) if number < NAMED else OTHER
-
-
-class _Stream:
-    """What the parts of an upstream's stream become, on its way to the client.
-
-    ``begin`` sends the head, and is told whether a part of the body follows it. Thousands may be
-    open at once, so this is as small as it can be.
-    """
-
-    __slots__ = ("_begin", "_client", "_translation")
-
-    def __init__(
-        self, client: Client, translation: Translation, begin: Callable[[bool], Awaitable[None]]
-    ) -> None:
-        self._client = client
-        self._translation = translation
-        self._begin = begin
-
-    def take(self, part: bytes) -> Awaitable[None] | None:
-        """Translate and write ``part``; returns what to wait for before the next."""
-        if len(part) > IN_A_TURN:
-            return _in_turns(_pieces, self.take, self.enough)(part)
-        blocks = self._translation.feed(part)
-        if self._client.started:
-            return self._client.write_all(blocks)
-        return self._write_first(iter(blocks))
-
-    def enough(self) -> bool:
-        """Whether the client has all that it is owed."""
-        return self._translation.ended
-
-    async def _write_first(self, blocks: Iterator[bytes]) -> None:
-        first = None
-        try:
-            first = next(blocks, None)
-        finally:  # what fails after the first event ends a stream, though it came with it
-            if self._translation.started:
-                await self._begin(first is not None)
-        if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
-            await wait
-
-
-def _in_turns(pieces: Callable[[bytes], Iterator[bytes]], take: Take, enough: Enough) -> Take:
-    """Take each of the ``pieces`` of a part by itself, until it is ``enough``.
-
-    There may be a thousand times as much in them, and others want their turn.
-    """
-
-    async def take_pieces(part: bytes) -> None:
-        for piece in pieces(part):
-            if (wait := take(piece)) is not None:
-                await wait
-            if enough():
-                return
-            await asyncio.sleep(0)
-
-    return take_pieces
-
-
-def _pieces(part: bytes) -> Iterator[bytes]:
-    for start in range(0, len(part), IN_A_TURN):
-        yield part[start : start + IN_A_TURN]
 
 
 def _check(answer: Answer, *, streams: bool) -> None:

@@ -55,7 +55,8 @@ from support import (
 )
 
 from proxy.coding import PIECE, SLICE, Decoding
-from proxy.relay import AT_HAND, IN_A_TURN
+from proxy.relay import AT_HAND
+from proxy.streaming import IN_A_TURN
 from proxy.translation import Translation
 
 pytestmark = pytest.mark.anyio

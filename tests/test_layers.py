@@ -52,6 +52,7 @@ ORDER = [
     "ledger",
     "journal",
     "report",
+    "streaming",
     "relay",
     "learning",
     "page",
