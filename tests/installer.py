@@ -92,6 +92,7 @@ async def run(command: tuple[str, ...], scratch: str) -> str:
 
 
 async def until_nobody_listens(places: Iterable[Place]) -> None:
+    """Install them all, unless standard input ends before."""
     installing = asyncio.create_task(install_all(places))
 
     def end() -> None:

@@ -19,6 +19,7 @@ class Place(NamedTuple):
     """A directory in the cache, and its recipe: what is installed there, and by which tool."""
 
     name: str
+    """No two places of a run have the same."""
     tool: Literal["pip", "npm"]
     arguments: tuple[str, ...]
     """Options and packages."""
