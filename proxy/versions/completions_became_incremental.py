@@ -47,7 +47,8 @@ class CompletionsBecameIncremental(VersionChange):
         except UpstreamNonsense as error:
             return (error_event(error),)
         self._before = text
-        last = event.body.get("stop_reason") is not None
+        reason = event.body.get("stop_reason")
+        last = isinstance(reason, str) and bool(reason)
         if not increment and not last and event.body.get("exception") is None:
             return ()
         return (Event(event.name, event.body | {"completion": increment}, last=last),)

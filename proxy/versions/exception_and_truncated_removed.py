@@ -24,8 +24,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 
     def downgrade_response(self, body: Body) -> Body:
         """Put the two back, where they stood among the seven keys of then."""
-        if not isinstance(body.get("completion"), str):
-            raise UpstreamNonsense("upstream's answer is not a completion")
+        _check(body)
         return _as_in_2023_01_01(body)
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
@@ -47,6 +46,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         """Take the two out; an exception is an error."""
         if body.get("exception") is not None:
             raise told_by(body["exception"])
+        _check(body)
         return _as_in_2023_06_01(body)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
@@ -96,18 +96,46 @@ def told_by(exception: object) -> ProxyError:
     return refused_in_stream({"error": error})
 
 
+def _check(body: Body) -> None:
+    """Let a whole answer be a completion, or raise UpstreamNonsense: a cut one is none."""
+    if not isinstance(body.get("completion"), str):
+        raise UpstreamNonsense("upstream's answer is not a completion")
+    if _told(body)["stop_reason"] is None:
+        raise UpstreamNonsense(NO_REASON)
+
+
 def _as_in_2023_06_01(body: Body) -> Body:
-    kept = {key: value for key, value in body.items() if key not in ONLY_THEN}
-    return {"type": "completion", "id": body.get("log_id", ""), **kept}
+    told = _told(body)
+    kept = {key: told.get(key, value) for key, value in body.items() if key not in ONLY_THEN}
+    return {"type": "completion", "id": told["log_id"], **kept}
 
 
 def _as_in_2023_01_01(body: Body) -> Body:
+    told = _told(body)
     return {
         "completion": body.get("completion", ""),
-        "stop": body.get("stop"),
-        "stop_reason": body.get("stop_reason"),
+        "stop": told["stop"],
+        "stop_reason": told["stop_reason"],
         "truncated": False,
-        "log_id": body.get("log_id", ""),
-        "model": body.get("model", ""),
-        "exception": body.get("exception"),
+        "log_id": told["log_id"],
+        "model": told["model"],
+        "exception": _text(body, "exception"),
     }
+
+
+def _told(body: Body) -> Body:
+    """What a completion tells beside its text; what is of another type than that tells nothing.
+
+    The log_id was the id by the end, and the documentation has no more than that.
+    """
+    return {
+        "stop": _text(body, "stop"),
+        "stop_reason": _text(body, "stop_reason") or None,
+        "log_id": _text(body, "log_id") or _text(body, "id") or "",
+        "model": _text(body, "model") or "",
+    }
+
+
+def _text(body: Body, key: str) -> str | None:
+    value = body.get(key)
+    return value if isinstance(value, str) else None
