@@ -90,6 +90,11 @@ class Client:
         self._receive = receive
         self._send = send
 
+    @property
+    def behind(self) -> bool:
+        """Whether write_all is still to write something, for which it waits for the client."""
+        return self.unwritten is not _NOTHING
+
     def forget_head(self) -> None:
         """Let go of the request's fields: a stream that is open for long has no use for them."""
         self.fields.clear()  # the server holds them, too

@@ -12,7 +12,11 @@ SILENCE = 15.0
 
 
 class Keepalive:
-    """Within it, a ping is written to ``client`` whenever nothing else was for a while."""
+    """Within it, a ping is written to ``client`` whenever nothing else was for a while.
+
+    It never goes before what already waits for the client: that may be the end of the stream, in
+    which some read the last two events as a pair.
+    """
 
     def __init__(self, client: Client, ping: Callable[[], bytes]) -> None:
         self._client = client
@@ -35,7 +39,7 @@ class Keepalive:
             self._timer = self._loop.call_at(due, self._look)
             return
         self._timer = self._loop.call_later(SILENCE, self._look)
-        if self._client.started and not self._waiting:
+        if self._client.started and not self._client.behind and not self._waiting:
             wait = self._client.write(self._ping())
             if wait is not None:
                 self._writing = asyncio.ensure_future(_done(wait))

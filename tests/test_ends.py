@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from starlette.types import Message
@@ -26,9 +27,10 @@ from support import (
     settings,
 )
 
-from proxy import server
+from proxy import keepalive, server
 from proxy.app import App
 from proxy.client import CONNECTION, ClientLeft, Gone
+from proxy.keepalive import Keepalive
 from proxy.observe import Record
 from proxy.relay import AT_HAND, LARGE
 from proxy.server import running
@@ -233,7 +235,7 @@ async def test_an_upstream_connection_serves_one_exchange_after_the_other() -> N
         await answer_all(side)
 
     async with proxy_to(play) as (_, url), await connect(url) as client:
-        for _ in range(5):
+        for _ in range(2):
             await client.say(old_request())
             await client.until(b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
     assert connections == 1
@@ -342,6 +344,38 @@ async def test_what_a_slow_client_is_owed_at_the_end_of_a_drain_is_whole() -> No
                 rest = rest[-500:] + await client.reader.read(1 << 20)
         assert b'"stop_reason":"stop_sequence"' in rest
         assert b"data: [DONE]\r\n\r\n" in rest
+
+
+async def test_no_ping_overtakes_the_end_that_waits_for_a_slow_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silences = asyncio.Semaphore(0)
+    look = Keepalive._look  # noqa: SLF001
+
+    def looked(pinger: Keepalive) -> None:
+        look(pinger)
+        silences.release()
+
+    monkeypatch.setattr(Keepalive, "_look", looked)
+    monkeypatch.setattr(keepalive, "SILENCE", 0.15)
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(MUCH)
+
+    async with raw_upstream(play) as upstream:
+        configured = settings(upstream)
+        routes = tuple(replace(route, keepalive="timestamp") for route in configured.routes)
+        async with running(App(replace(configured, routes=routes))) as url, stuck(url) as client:
+            async with asyncio.timeout(PATIENCE):
+                for _ in range(2):
+                    await silences.acquire()
+            rest = b""
+            async with asyncio.timeout(PATIENCE):
+                while not rest.endswith(b"\r\n0\r\n\r\n"):
+                    rest = rest[-500:] + await client.reader.read(1 << 20)
+    last, done = rest.index(b'"stop_reason":"stop_sequence"'), rest.index(b"data: [DONE]\r\n\r\n")
+    assert b"event: ping" not in rest[last:done]
 
 
 async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -580,7 +614,7 @@ async def test_a_finished_exchange_makes_room_at_once() -> None:
 
     limits: dict[str, dict[str, object]] = {"limits": {"concurrent_exchanges": 1}}
     async with proxy_to(play, limits) as (_, url):
-        for _ in range(5):
+        for _ in range(2):
             async with await connect(url) as client:
                 await client.say(old_request())
                 await client.until(b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
