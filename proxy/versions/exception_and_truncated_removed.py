@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..change import Body, End, Event, VersionChange
+from ..change import Body, Call, End, Event, VersionChange
 from ..errors import STATUS_OF_TYPE, ProxyError, UpstreamNonsense, refused_in_stream
+from .prompt import HUMAN
 
 ONLY_THEN = ("exception", "truncated")
 
@@ -21,16 +22,24 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 
     def __init__(self) -> None:
         self._log_id = self._model = ""
+        self._only_stop: str | None = None
+
+    def upgrade_request(self, call: Call) -> Call:
+        """Remember whether there is but one stop sequence: the one that every call had."""
+        stops = call.body.get("stop_sequences") or ()
+        others = [stop for stop in stops if stop != HUMAN] if isinstance(stops, list) else stops
+        self._only_stop = None if others else HUMAN
+        return call
 
     def downgrade_response(self, body: Body) -> Body:
         """Put the two back, where they stood among the seven keys of then."""
         _check(body)
-        return _as_in_2023_01_01(body)
+        return self._as_in_2023_01_01(body)
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
         """As a body; an `error` event becomes a last completion that carries the exception."""
         if event.name == "completion":
-            event.body = body = _as_in_2023_01_01(event.body)
+            event.body = body = self._as_in_2023_01_01(event.body)
             self._log_id, self._model = body["log_id"], body["model"]
             event.last = body["stop_reason"] is not None
             return (event,)
@@ -80,7 +89,24 @@ class ExceptionAndTruncatedRemoved(VersionChange):
             "model": self._model,
             "exception": f"{error.type}: {error.message}",
         }
-        return Event("completion", _as_in_2023_01_01(failed), last=True, failure=error)
+        return Event("completion", self._as_in_2023_01_01(failed), last=True, failure=error)
+
+    def _as_in_2023_01_01(self, body: Body) -> Body:
+        """The seven keys. The documented answers of later say nothing of ``stop``, and some old
+        clients take an answer for unfinished without: where it can be but one, it is told.
+        """
+        told = _told(body)
+        if "stop" not in body and told["stop_reason"] == "stop_sequence":
+            told["stop"] = self._only_stop
+        return {
+            "completion": body.get("completion", ""),
+            "stop": told["stop"],
+            "stop_reason": told["stop_reason"],
+            "truncated": False,
+            "log_id": told["log_id"],
+            "model": told["model"],
+            "exception": _text(body, "exception"),
+        }
 
 
 def error_event(error: ProxyError) -> Event:
@@ -108,19 +134,6 @@ def _as_in_2023_06_01(body: Body) -> Body:
     told = _told(body)
     kept = {key: told.get(key, value) for key, value in body.items() if key not in ONLY_THEN}
     return {"type": "completion", "id": told["log_id"], **kept}
-
-
-def _as_in_2023_01_01(body: Body) -> Body:
-    told = _told(body)
-    return {
-        "completion": body.get("completion", ""),
-        "stop": told["stop"],
-        "stop_reason": told["stop_reason"],
-        "truncated": False,
-        "log_id": told["log_id"],
-        "model": told["model"],
-        "exception": _text(body, "exception"),
-    }
 
 
 def _told(body: Body) -> Body:
