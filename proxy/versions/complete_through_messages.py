@@ -14,6 +14,7 @@ from ..errors import UpstreamNonsense, refused_in_stream
 from . import models
 from .answer import AnswerText
 from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT, error_event
+from .messages_became_incremental import check_message
 from .messages_call import SAMPLING, Completion, messages_call
 from .prompt import HUMAN, parse
 
@@ -68,8 +69,7 @@ class CompleteThroughMessages(Bridge):
 
     def downgrade_response(self, body: Body) -> Body:
         """The text of the Message as a completion."""
-        if not isinstance(body.get("content"), list):
-            raise UpstreamNonsense("upstream's answer is not a Message")
+        check_message(body)
         self._open(body)
         self._take_stop(body)
         if self._stop_reason is None:

@@ -26,6 +26,18 @@ LARGEST = 64 << 20
 """The most that the events of one Message may have as data, in bytes. Not all of them are told to
 the client, who could make the upstream wait: the input of a tool is when it is whole."""
 
+NOTHING_SAID: Body = {
+    "id": "",
+    "type": "message",
+    "role": "assistant",
+    "content": [],
+    "model": "",
+    "stop_reason": None,
+    "stop_sequence": None,
+    "usage": {"input_tokens": 0, "output_tokens": 0},
+}
+"""What a stream that fails before its Message began has for one: its end is an event like any."""
+
 
 class MessagesBecameIncremental(VersionChange):
     """Streamed Messages are increments. Before, each event was the whole Message so far."""
@@ -39,6 +51,7 @@ class MessagesBecameIncremental(VersionChange):
 
     def downgrade_response(self, body: Body) -> Body:
         """A Message with the two fields that every body had."""
+        check_message(body)
         return _as_in_2023_01_01(body)
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
@@ -70,6 +83,7 @@ class MessagesBecameIncremental(VersionChange):
         """A Message without the two fields; an exception is an error."""
         if body.get("exception") is not None:
             raise told_by(body["exception"])
+        check_message(body)
         return {key: value for key, value in body.items() if key not in ONLY_THEN}
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
@@ -105,7 +119,7 @@ class MessagesBecameIncremental(VersionChange):
 
     def _failure(self, error: ProxyError) -> Event:
         """As for completions: what is there, cut by force, and why."""
-        message = (self._so_far.message or {}) | {"stop_reason": "max_tokens"}
+        message = (self._so_far.message or NOTHING_SAID) | {"stop_reason": "max_tokens"}
         snapshot = _snapshot(message, f"{error.type}: {error.message}", last=True)
         snapshot.failure = error
         return snapshot
@@ -116,6 +130,12 @@ class MessagesBecameIncremental(VersionChange):
     def _growing(self) -> Event:
         """The reason to stop is told last, even if the upstream told it first."""
         return _snapshot((self._so_far.message or {}) | {"stop_reason": None})
+
+
+def check_message(body: Body) -> None:
+    """Let a whole answer be a Message, or raise UpstreamNonsense."""
+    if not isinstance(body.get("content"), list):
+        raise UpstreamNonsense("upstream's answer is not a Message")
 
 
 def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:
