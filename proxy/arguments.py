@@ -42,6 +42,11 @@ environment:
 {OF_THE_LOG}
   OTEL_...          OpenTelemetry's own, for traces, with the extra otel"""
 
+DEMO = f"""\
+examples:
+  {PROGRAM} demo
+  {PROGRAM} demo --keep"""
+
 SANDBOX = f"""\
 example, with the proxy in front of it:
   {PROGRAM} sandbox --port 8081 &
@@ -68,6 +73,10 @@ examples:
 
 environment:
 {OF_THE_CONFIGURATION}"""
+
+VERSIONS = f"""\
+example:
+  {PROGRAM} versions"""
 
 SCHEMA = f"""\
 example:
@@ -123,7 +132,7 @@ def _serve(add: Add) -> argparse.ArgumentParser:
 
 
 def _demo(add: Add) -> argparse.ArgumentParser:
-    command = add("play an old client against the sandbox and show both wires")
+    command = add("play an old client against the sandbox and show both wires", DEMO)
     command.add_argument("--keep", action="store_true", help="stay up and print what to try")
     return command
 
@@ -168,7 +177,7 @@ def _explain(add: Add) -> argparse.ArgumentParser:
 
 
 def _versions(add: Add) -> argparse.ArgumentParser:
-    return add("list the versions and what changed in each")
+    return add("list the versions and what changed in each", VERSIONS)
 
 
 def _schema(add: Add) -> argparse.ArgumentParser:
