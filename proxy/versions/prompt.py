@@ -1,9 +1,9 @@
 r"""The prompt of 2023 as a dialogue: one string of ``\n\nHuman:`` and ``\n\nAssistant:`` turns.
 
 Only those exact strings are turn markers; ``Human:`` within a line or after one line break is
-ordinary text. Text before the first turn is the system prompt, text after the last marker is the
-beginning of the answer (the prefill). What the old API refused is refused in its words, what it
-repaired in silence is repaired.
+ordinary text, unless it is the very first, or a very last ``Assistant:``. Text before the first
+turn is the system prompt, text after the last marker is the beginning of the answer (the prefill).
+What the old API refused is refused in its words, what it repaired in silence is repaired.
 https://docs.anthropic.com/en/api/prompt-validation
 https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 """
@@ -54,7 +54,9 @@ class Dialogue(NamedTuple):
 
 def parse(prompt: str) -> Dialogue:
     """Take ``prompt`` apart; raises InvalidRequest where it is not a dialogue."""
-    system, (*given, last) = _taken_apart(_with_first_marker(prompt))
+    begun = _with_first_marker(prompt)
+    marked = _with_last_marker(begun)
+    system, (*given, last) = _taken_apart(marked)
     if last.role != "assistant":
         raise InvalidRequest(r'prompt must end with "\n\nAssistant:" turn')
     answer = last.text
@@ -68,7 +70,11 @@ def parse(prompt: str) -> Dialogue:
         turns=tuple(_between_users(turns)),
         prefill=prefill,
         prefill_space=answer[len(prefill) :][:MOST_SPACE] if prefill else "",
-        notes=tuple(_notes(prompt, blank=len(given) - len(said), joined=len(said) - len(turns))),
+        notes=(
+            *(("prompt: the first turn has no blank line before it",) if begun != prompt else ()),
+            *(("prompt: the last turn has no blank line before it",) if marked != begun else ()),
+            *_notes(marked, blank=len(given) - len(said), joined=len(said) - len(turns)),
+        ),
     )
 
 
@@ -94,6 +100,21 @@ def _with_first_marker(prompt: str) -> str:
     if prompt.lstrip().startswith("Human:"):
         return "\n\n" + prompt.lstrip()
     return prompt
+
+
+def _with_last_marker(prompt: str) -> str:
+    """Nor did it mind how a last ``Assistant:`` was set off, if that had a line of its own.
+
+    Later it did, but programs that were written before then have prompts like that.
+    """
+    end = prompt.rstrip()
+    if end.endswith(ASSISTANT) or not end.endswith("Assistant:"):
+        return prompt
+    question = end.removesuffix("Assistant:").rstrip(" \t")
+    answers = prompt.rfind(ASSISTANT) > prompt.rfind(HUMAN)  # then it is how the answer begins
+    if answers or not question.endswith("\n"):
+        return prompt
+    return question.removesuffix("\n") + ASSISTANT + prompt[len(end) :]
 
 
 def _merged(turns: list[Turn]) -> list[Turn]:
@@ -123,9 +144,7 @@ def _between_users(turns: list[Turn]) -> list[Turn]:
 
 
 def _notes(prompt: str, *, blank: int, joined: int) -> Iterator[str]:
-    """What was repaired, and what may not be what its author meant."""
-    if not prompt.startswith(HUMAN) and prompt.lstrip().startswith("Human:"):
-        yield "prompt: the first turn has no blank line before it"
+    """What was repaired between the markers, and what may not be what its author meant."""
     if blank:
         yield f"prompt: empty turns left out: {blank}"
     if joined > 0:
