@@ -125,12 +125,11 @@ class Relay:
             match = self._routes.find(client.method, path)
             with self._exchanges.one(exchange.record) as work:
                 await exchange.run(match, self._upstreams[match.route.upstream], work)
-        except ClientStalled:
-            exchange.record.ended = "client stalled"
-        except ClientLeft:
-            exchange.client_left()
-        except ProxyError as error:
-            await exchange.failed(error)
+        except (ClientLeft, ProxyError) as error:
+            try:
+                await exchange.ended_by(error)
+            finally:  # who keeps it stands in its traceback: a circle
+                error.__traceback__ = error.__context__ = None
         except asyncio.CancelledError:  # the server's patience is over, too
             exchange.record.ended = "drained"
             raise
@@ -203,7 +202,17 @@ class Exchange:
         else:
             self._answer.close()
 
-    async def failed(self, error: ProxyError) -> None:
+    async def ended_by(self, error: ClientLeft | ProxyError) -> None:
+        """Tell what ended the exchange before its time: the record, and who still hears it."""
+        match error:
+            case ClientStalled():
+                self.record.ended = "client stalled"
+            case ClientLeft():
+                self._client_left()
+            case _:
+                await self._end_failed(error)
+
+    async def _end_failed(self, error: ProxyError) -> None:
         """End an exchange that failed: by an HTTP error as long as the head is not out."""
         if self._client.complete:
             return
@@ -224,7 +233,7 @@ class Exchange:
                 await wait
             await self._client.end()
 
-    def client_left(self) -> None:
+    def _client_left(self) -> None:
         """Tell apart when the client left: after the stop it had all that it wanted."""
         if self._translation is not None and self._translation.ended:
             self.record.ended = "client left after the stop"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import re
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -32,7 +34,7 @@ from proxy.app import App
 from proxy.client import CONNECTION, ClientLeft, Gone
 from proxy.keepalive import Keepalive
 from proxy.observe import Record
-from proxy.relay import AT_HAND, LARGE
+from proxy.relay import AT_HAND, LARGE, Exchange
 from proxy.server import running
 from proxy.translation import Translation
 
@@ -452,6 +454,39 @@ async def test_a_client_that_is_left_before_it_has_taken_the_end_has_no_whole_an
         app.exchanges.cut()
         await serving
         assert "ended=drained" in await log.line()
+
+
+@pytest.mark.parametrize("ended_by", ["the client", "the upstream", "a drain"])
+async def test_an_exchange_that_ends_early_waits_for_no_garbage_collector(ended_by: str) -> None:
+    """It seldom comes, and until then a body or a text of many MB would be kept."""
+    cut, freed = asyncio.Event(), asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi"))
+        await cut.wait()
+
+    gc.disable()
+    try:
+        async with proxy_to(play) as (app, url), await connect(url) as client:
+            await client.say(old_request())
+            await client.until(b"}\r\n\r\n")
+            for exchange in gc.get_objects():
+                if isinstance(exchange, Exchange):
+                    weakref.finalize(exchange, freed.set)
+            del exchange
+            match ended_by:
+                case "the client":
+                    client.writer.close()
+                case "the upstream":
+                    cut.set()
+                case _:
+                    app.exchanges.cut()
+            async with asyncio.timeout(PATIENCE / 4):
+                await freed.wait()
+            cut.set()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("status", [200, 529])
