@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 import sys
 import time
 import traceback
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TextIO
 
@@ -35,7 +37,11 @@ def to_stderr() -> None:
         raise OSError(f"{FORMAT} is {name!r}, which is none of {', '.join(FORMATS)}")
     # Our lines name neither threads nor processes, and asking for them at each is dear.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.NullHandler() if _closed(sys.stderr) else Descriptor(sys.stderr.fileno())
+    handler = (
+        logging.NullHandler()
+        if _closed(sys.stderr)
+        else Descriptor(_unwaiting(sys.stderr.fileno()))
+    )
     handler.setFormatter(FORMATS[name]())
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("uvicorn.error").addFilter(_told_by_record)
@@ -44,6 +50,21 @@ def to_stderr() -> None:
 def _closed(stream: TextIO | None) -> bool:
     """Whether the process began without this stream; its number may be a connection's by now."""
     return stream is None
+
+
+def _unwaiting(descriptor: int) -> int:
+    """A descriptor of the same pipe or terminal on which no write waits; else the given one.
+
+    A terminal says that it is writable though there is room for a byte alone, and of a pipe other
+    workers may take what room there is. The flag is not for the descriptor that was given: it holds
+    for all who have that, and what they print would be lost.
+    """
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
+        with suppress(OSError):  # where there is no /proc, or it belongs to another user
+            how = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{descriptor}", how)
+    return descriptor
 
 
 class Descriptor(logging.Handler):
@@ -75,7 +96,9 @@ class Descriptor(logging.Handler):
         for start in range(0, len(data), PIECE):
             if not self._poll.poll(0):
                 raise BlockingIOError
-            os.write(self._descriptor, data[start : start + PIECE])
+            piece = data[start : start + PIECE]
+            if os.write(self._descriptor, piece) < len(piece):
+                raise BlockingIOError
 
 
 class Text(logging.Formatter):

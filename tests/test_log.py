@@ -18,6 +18,7 @@ from processes import ROOT, nothing_more_to_open, served, write_config
 from stage import post
 from support import (
     LAST,
+    PATIENCE,
     STREAM_HEAD,
     Side,
     chunk,
@@ -260,6 +261,33 @@ async def test_a_log_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Pat
             if process.returncode is None:
                 process.kill()
     assert int(lost[1]) >= 2  # the last of the three may have been told after its answer
+
+
+async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
+    """It is writable as long as there is room for a byte."""
+    file = tmp_path / "proxy.yaml"
+    ours, theirs = os.openpty()
+    async with answering() as upstream:
+        write_config(file, upstream)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "proxy", "serve", "--config", str(file)),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=theirs,
+        )
+        try:
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().split()[-1]
+            for _ in range(100):  # of which it takes the half
+                assert b"[DONE]" in await answered(url)
+            process.terminate()
+            async with asyncio.timeout(PATIENCE):
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+            os.close(ours)
+            os.close(theirs)
 
 
 async def test_a_process_without_standard_error_serves(tmp_path: Path) -> None:
