@@ -70,6 +70,9 @@ class App:
         self._rooms = _Rooms(config, self)
         self._retired: set[_Rooms] = set()
         self._looks = worker is not None and shared is not None
+        self._one_page = asyncio.Lock()
+        self._next_page: asyncio.Task[bytes | None] | None = None
+        """The page of metrics that is yet to be made, if somebody has asked."""
 
     @property
     def config(self) -> Config:
@@ -97,9 +100,19 @@ class App:
         await self._rooms.admin(scope, receive, send)
 
     async def figures(self) -> bytes | None:
-        """The page of metrics; None where there is none."""
-        self._look()
-        return await beside(self.metrics.page, first=True)  # most of all while much is asked
+        """The page of metrics; None where there is none.
+
+        All who ask while one is made get the next, so that no queue of them grows.
+        """
+        if self._next_page is None:
+            self._next_page = asyncio.create_task(self._page())
+        return await asyncio.shield(self._next_page)
+
+    async def _page(self) -> bytes | None:
+        async with self._one_page:
+            self._next_page = None  # who asks from now on wants to know more
+            self._look()
+            return await beside(self.metrics.page, first=True)  # most of all while much is asked
 
     async def reload(self, config: Config) -> None:
         """Serve new requests by ``config``; those under way end on what they began with."""

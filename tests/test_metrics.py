@@ -292,6 +292,36 @@ async def test_however_many_ask_one_page_is_made_at_a_time(monkeypatch: pytest.M
     assert met == []
 
 
+async def test_who_asks_for_a_page_while_one_is_made_shares_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever asks and leaves would have the others wait for ever longer."""
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    pages = 0
+
+    def page() -> bytes:
+        nonlocal pages
+        pages += 1
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(PATIENCE)
+        return b"page %d\n" % pages
+
+    app = App(settings("http://127.0.0.1:9"))
+    monkeypatch.setattr(app.metrics, "page", page)
+    async with running(app) as url:
+        first = asyncio.create_task(get(url, "/-/metrics"))
+        async with asyncio.timeout(PATIENCE):
+            await begun.wait()
+        for _ in range(20):
+            async with await connect(url) as leaving:
+                await leaving.say(b"GET /-/metrics HTTP/1.1\r\nhost: proxy\r\n\r\n")
+        await get(url, "/-/ready")
+        go_on.set()
+        assert (await first)[1] == b"page 1\n"
+        assert (await get(url, "/-/metrics"))[1] in (b"page 2\n", b"page 3\n")
+
+
 async def test_admin_has_a_port_of_its_own_and_answers_there_to_the_end(tmp_path: Path) -> None:
     go_on = asyncio.Event()
     file = tmp_path / "proxy.yaml"
