@@ -73,17 +73,29 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profi
     what would go upstream, and why.
     """
     playing: set[Play] = set()
+    waiting = 0
+
+    async def explained(asked: Asked) -> dict[str, Any]:
+        # The large requests of clients wait behind them, and not even who has left is left out.
+        nonlocal waiting
+        if waiting >= AT_ONCE:
+            raise Busy(f"{AT_ONCE} others have one explained, try again shortly")
+        waiting += 1
+        try:
+            return await beside(partial(_explained, config, asked))
+        finally:
+            waiting -= 1
 
     async def playground(request: Request) -> Response:
         asked = await _asked(request)
-        explained = await beside(partial(_explained, config, asked))
+        told = await explained(asked)
         if len(playing) >= AT_ONCE:
             raise Busy(f"{AT_ONCE} others are playing, try again shortly")
         play = Play(config, exchanges, learned)
-        return Shown(playing, play, play.lines(asked, explained))
+        return Shown(playing, play, play.lines(asked, told))
 
     async def explanation(request: Request) -> Response:
-        told = await beside(partial(_explained, config, await _asked(request)))
+        told = await explained(await _asked(request))
         return Response(jsontext.dumps(told), headers=_fields(), media_type="application/json")
 
     return [

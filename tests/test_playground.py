@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +27,7 @@ from support import (
 
 from proxy import playground
 from proxy.app import App
+from proxy.explain import explain
 from proxy.server import running
 
 pytestmark = pytest.mark.anyio
@@ -303,6 +305,31 @@ async def test_only_so_many_are_shown_at_once(monkeypatch: pytest.MonkeyPatch) -
             upstream.go_on.set()
             assert sum('"ended":"complete"' in each for each in await asyncio.gather(*asked)) == 1
         assert (await play(client))[-1]["ended"] == "complete"
+
+
+async def test_only_so_many_have_something_explained_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would wait before the large requests of clients, however long ago they left."""
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def patient(*given: Any, **named: Any) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(PATIENCE)
+        return explain(*given, **named)
+
+    monkeypatch.setattr(playground, "AT_ONCE", 1)
+    monkeypatch.setattr(playground, "explain", patient)
+    async with proxied(Upstream().play) as (client, _):
+        first = asyncio.create_task(client.post("/-/explain", json=OLD))
+        async with asyncio.timeout(PATIENCE):
+            await begun.wait()
+            refused = await client.post("/-/explain", json=OLD)
+            go_on.set()
+            answered = await first
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert answered.status_code == 200
 
 
 async def test_explain_says_what_would_go_upstream_and_why() -> None:
