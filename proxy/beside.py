@@ -24,4 +24,12 @@ async def beside(work: Callable[[], T], *, first: bool = False) -> T:
     What is to be done ``first`` has a thread of its own, and does not wait behind what clients ask.
     """
     thread = _FIRST if first else _THREAD
-    return await asyncio.get_running_loop().run_in_executor(thread, work)
+    waiting = [work]
+
+    def done() -> T:
+        return waiting.pop()()
+
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, done)
+    finally:  # its place in the queue outlasts who gave up, and would keep all that the work needs
+        waiting.clear()

@@ -268,6 +268,36 @@ async def test_others_are_served_while_a_large_request_is_translated(
         assert b'"completion":" Hi"' in await large.until(b"}\r\n\r\n")
 
 
+async def test_what_waits_to_be_translated_is_let_go_of_when_its_client_leaves(
+    log: Exchanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing counts it any more, so that any number of large bodies could wait."""
+    begun, go_on = threading.Event(), threading.Event()
+    translate = Translation.request
+
+    def patient(self: Translation, endpoint: str, body: bytes) -> tuple[str, bytes]:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return translate(self, endpoint, body)
+
+    monkeypatch.setattr(Translation, "request", patient)
+    head, _, body = old_request().partition(b"\r\n\r\n")
+    body += b" " * LARGE
+    head = re.sub(rb"content-length: \d+", b"content-length: %d" % len(body), head)
+    async with proxy_to(answer_all) as (app, url), await connect(url) as first:
+        await first.say(head + b"\r\n\r\n" + body)
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        for _ in range(3):
+            async with await connect(url) as leaving:
+                await leaving.say(head + b"\r\n\r\n" + body)
+            assert "client left before the first byte" in await log.line()
+        held = [each for each in gc.get_objects() if isinstance(each, Translation)]
+        go_on.set()
+        assert len(held) == len(app.exchanges) == 1
+        del held
+        assert b'"completion":" Hi"' in await first.until(b"}\r\n\r\n")
+
+
 async def test_at_the_limit_a_request_is_told_to_come_back_and_the_proxy_stays_ready() -> None:
     gate = Gate(STREAM_HEAD, completion(" Hi"))
     limits: dict[str, dict[str, object]] = {"limits": {"concurrent_exchanges": 1}}
