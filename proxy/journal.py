@@ -76,6 +76,8 @@ class Journal:
         self._one_at_a_time = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._syncing: set[asyncio.Task[None]] = set()
+        self._next_sync: asyncio.Task[None] | None = None
+        """The one that has not begun yet, for all who ask while another is under way."""
         self._wordy_at = SMALL
         self._failed = False
         self.revision = 0
@@ -114,6 +116,7 @@ class Journal:
 
     async def _sync(self) -> None:
         async with self._one_at_a_time:
+            self._next_sync = None
             await self._collect()
             if self._file is None:
                 return
@@ -176,10 +179,11 @@ class Journal:
         self._begin_sync()
 
     def _begin_sync(self) -> asyncio.Task[None]:
-        syncing = asyncio.create_task(self._sync())
-        self._syncing.add(syncing)
-        syncing.add_done_callback(self._syncing.discard)
-        return syncing
+        if self._next_sync is None:
+            self._next_sync = asyncio.create_task(self._sync())
+            self._syncing.add(self._next_sync)
+            self._next_sync.add_done_callback(self._syncing.discard)
+        return self._next_sync
 
     def _tell_failure(self, error: OSError) -> None:
         if not self._failed:

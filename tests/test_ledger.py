@@ -12,6 +12,7 @@ import re
 import resource
 import signal
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import permutations
@@ -425,6 +426,35 @@ async def test_all_who_share_a_file_sum_up_alike(tmp_path: Path) -> None:
     await one.close()
     await other.close()
     assert stat.S_IMODE((tmp_path / "ledger").stat().st_mode) == 0o600
+
+
+async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may wait for seconds, and a stop would wait for all of them."""
+    looked, go_on = 0, threading.Event()
+    look = journal.File.news
+
+    def patient(file: journal.File) -> tuple[bool, list[bytes]]:
+        nonlocal looked
+        looked += 1
+        assert go_on.wait(PATIENCE)
+        return look(file)
+
+    monkeypatch.setattr(journal.File, "news", patient)
+    one = kept(tmp_path / "ledger")
+    one.count(record())
+    asking = [asyncio.create_task(one.ledger())]
+    await until(lambda: looked == 1)
+    asking += [asyncio.create_task(one.ledger()) for _ in range(20)]
+    one.count(record())
+    await asyncio.sleep(0)
+    for left in asking[1:-1]:
+        left.cancel()
+    go_on.set()
+    assert total(await asking[-1]) == 2
+    await one.close()
+    assert looked == 3
 
 
 async def test_it_is_written_by_itself_soon_after(
