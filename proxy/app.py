@@ -207,7 +207,8 @@ class _Rooms:
         """Make the upstreams ready; without that no request may enter."""
         try:
             for settings in self.config.upstreams.values():
-                self._upstreams[settings.name] = connect(settings)
+                # It reads the certificates to trust, which no stream shall wait for at a reload.
+                self._upstreams[settings.name] = await asyncio.to_thread(connect, settings)
             if self.config.models_from_upstream:
                 self.relay.learned |= await learned(self.config, self._upstreams)
         except BaseException:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -367,3 +368,28 @@ async def test_a_fault_in_a_reload_leaves_the_old_configuration_in_force() -> No
             assert app.config is config
             await client.say(old_request())
             await client.until(DONE)
+
+
+async def test_others_are_served_while_a_reload_reads_the_certificates_to_trust() -> None:
+    """It takes tens of milliseconds for each upstream."""
+    begun, others_were_served = threading.Event(), threading.Event()
+    made = 0
+
+    def connected(upstream: Settings) -> Upstream:
+        nonlocal made
+        made += 1
+        if made > 1:
+            begun.set()
+            assert others_were_served.wait(PATIENCE / 4)
+        return Upstream(upstream)
+
+    config = settings("http://127.0.0.1:9")
+    app = App(config, connect=connected)
+    async with running(app) as url, await connect(url) as client:
+        reloading = asyncio.create_task(app.reload(settings("http://127.0.0.1:9")))
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        await client.say(b"GET /-/ready HTTP/1.1\r\nhost: proxy\r\n\r\n")
+        await client.until(b"ready\n")
+        others_were_served.set()
+        await reloading
+        assert app.config is not config
