@@ -96,10 +96,13 @@ class Run:
         at += self._start
         ahead = chunk[at : at + self._ahead]
         between = self._after + self._before
-        rest = max(0, len(between) - JOINT)
-        first, *more = ahead.split(between[:JOINT])
-        texts = [first, *[piece[rest:] for piece in more]]
-        if rest and not between.join(texts).startswith(ahead):  # that began something else
+        joint, rest = between[:JOINT], max(0, len(between) - JOINT)
+        pieces = ahead.split(joint)
+        if len(pieces) > 1 and len(pieces[-1]) < rest:  # it is cut off there
+            *pieces, last, cut = pieces
+            pieces.append(last + joint + cut)
+        texts = [pieces[0], *[piece[rest:] for piece in pieces[1:]]]
+        if rest and between.join(texts) != ahead:  # something else begins like it
             texts = ahead.split(between)
         last = texts.pop()
         end = last.find(self._after)
