@@ -8,7 +8,7 @@ have their turn between the parts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import chain
 
 from .answer import Enough, Take
@@ -39,15 +39,27 @@ class Stream:
     def take(self, part: bytes) -> Awaitable[None] | None:
         """Translate and write ``part``; returns what to wait for before the next."""
         if len(part) > IN_A_TURN:
-            return in_turns(_pieces, self.take, self.enough)(part)
-        blocks = self._translation.feed(part)
-        if self._client.started:
-            return self._client.write_all(blocks)
-        return self._write_first(iter(blocks))
+            return self._take_in_turns(part)
+        return self._write(self._translation.feed(part))
 
     def enough(self) -> bool:
         """Whether the client has all that it is owed."""
         return self._translation.ended
+
+    async def _take_in_turns(self, part: bytes) -> None:
+        starts = range(0, len(part), IN_A_TURN)
+        for start in starts:
+            piece, more = part[start : start + IN_A_TURN], start != starts[-1]
+            if (wait := self._write(self._translation.feed_piece(piece, more=more))) is not None:
+                await wait
+            if self.enough():
+                return
+            await asyncio.sleep(0)
+
+    def _write(self, blocks: Iterable[bytes]) -> Awaitable[None] | None:
+        if self._client.started:
+            return self._client.write_all(blocks)
+        return self._write_first(iter(blocks))
 
     async def _write_first(self, blocks: Iterator[bytes]) -> None:
         first = None
@@ -75,8 +87,3 @@ def in_turns(pieces: Callable[[bytes], Iterator[bytes]], take: Take, enough: Eno
             await asyncio.sleep(0)
 
     return take_pieces
-
-
-def _pieces(part: bytes) -> Iterator[bytes]:
-    for start in range(0, len(part), IN_A_TURN):
-        yield part[start : start + IN_A_TURN]

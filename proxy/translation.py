@@ -75,6 +75,8 @@ class Translation:
         self._way_back: list[Step] = []
         self._runs = False
         self._run: Run | None = None
+        self._superseded: Callable[[], bytes] | None = None
+        """Prints the snapshot that the next one would supersede, if it came with it."""
         self._changes_of_events: list[Callable[[Event], Sequence[Event]]] = []
         self._decoder = Decoder(manner.event_limit)
 
@@ -176,15 +178,22 @@ class Translation:
                 self.events_taken += 1
                 self.events_made += 1
                 return (snapshot,)
-        return self._blocks(chunk)
+        return self.feed_piece(chunk, more=False)
 
-    def _blocks(self, chunk: bytes) -> Iterator[bytes]:
+    def feed_piece(self, chunk: bytes, *, more: bool) -> Iterator[bytes]:
+        """As feed, of a piece of what arrived at once; ``more`` of that follows.
+
+        So what is in there may supersede a snapshot of this one.
+        """
+        return self._blocks(self._encoded(chunk, more=more))
+
+    def _blocks(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Whole events, joined."""
         block: list[bytes] = []
         size = 0
         failed: ProxyError | None = None
         try:
-            for piece in self._encoded(chunk):
+            for piece in pieces:
                 if block and size + len(piece) > BLOCK:
                     yield b"".join(block)
                     block.clear()
@@ -205,10 +214,10 @@ class Translation:
         if failed is not None:
             raise failed
 
-    def _encoded(self, chunk: bytes) -> Iterator[bytes]:
+    def _encoded(self, chunk: bytes, *, more: bool) -> Iterator[bytes]:
         """One event or some of a run at a time; what stands alone may begin one."""
         newest_only = self._manner.newest_only
-        superseded: Callable[[], bytes] | None = None
+        superseded, self._superseded = self._superseded, None
         at = 0
         while at < len(chunk) and not self.ended:
             run = self._run if self._decoder.between else None
@@ -236,7 +245,9 @@ class Translation:
                 self.events_made += 1
                 yield event.encode()
             at = end
-        if superseded is not None:
+        if more and not self.ended:
+            self._superseded = superseded
+        elif superseded is not None:
             self.events_made += 1
             yield superseded()
 

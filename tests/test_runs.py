@@ -61,6 +61,10 @@ def streams(draw: st.DrawFn, road: str) -> Events:
         else:
             ids = draw(st.sampled_from(["aa", "aa", "ab", "ba"]))
             events.append(("completion", completion(piece, ids, ascii_only=ascii_only)))
+    if road == "native":  # a failure would name one of the ids, and any will do
+        events.append(
+            ("completion", printed({"completion": "", "stop_reason": "s"}, ascii_only=True))
+        )
     return events
 
 
@@ -87,8 +91,13 @@ def cut(stream: bytes, size: int) -> Iterator[bytes]:
     return (stream[at : at + size] for at in range(0, len(stream), size))
 
 
-def translated(road: str, stream: bytes, size: int, *, newest_only: bool = False) -> bytes:
-    """What a client of 2023-01-01 gets, the end that a cut stream is given included."""
+def translated(
+    road: str, stream: bytes, size: int, *, piece: int = 0, newest_only: bool = False
+) -> bytes:
+    """What a client of 2023-01-01 gets, the end that a cut stream is given included.
+
+    The stream arrives in chunks of ``size``; with ``piece`` each is taken in pieces of that size.
+    """
     bridge = CompleteThroughMessages() if road == "bridge" else None
     manner = Manner(newest_only=newest_only)
     translation = Translation("2023-01-01", "2023-06-01", bridge, manner)
@@ -97,7 +106,13 @@ def translated(road: str, stream: bytes, size: int, *, newest_only: bool = False
     error: ProxyError | None = None
     try:
         for chunk in cut(stream, size):
-            got.extend(translation.feed(chunk))
+            if not piece:
+                got.extend(translation.feed(chunk))
+                continue
+            *more, last = cut(chunk, piece)
+            for each in more:
+                got.extend(translation.feed_piece(each, more=True))
+            got.extend(translation.feed_piece(last, more=False))
     except ProxyError as raised:
         error = raised
     got.extend(translation.finish(error))
@@ -114,6 +129,19 @@ def test_events_that_are_alike_become_what_others_become(road: str, data: st.Dat
     step_by_step = translated(road, unlike, len(unlike) or 1)
     assert translated(road, alike, len(alike) or 1) == step_by_step
     assert translated(road, alike, data.draw(st.integers(1, 200))) == step_by_step
+
+
+@pytest.mark.parametrize("newest_only", [False, True], ids=["every", "newest"])
+@pytest.mark.parametrize("road", ["native", "bridge"])
+@given(data=st.data())
+def test_what_arrived_at_once_can_be_taken_in_pieces(
+    road: str, data: st.DataObject, *, newest_only: bool
+) -> None:
+    events = data.draw(streams(road))
+    stream = wire(events, data.draw(st.lists(OTHERS, max_size=4)), "\n", numbered=False)
+    size, piece = data.draw(st.integers(1, 2000)), data.draw(st.integers(1, 300))
+    at_once = translated(road, stream, size, newest_only=newest_only)
+    assert translated(road, stream, size, piece=piece, newest_only=newest_only) == at_once
 
 
 @pytest.mark.parametrize("size", [100, 10_000, 20_000, 40_000, 100_000])
