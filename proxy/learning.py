@@ -47,7 +47,8 @@ async def _ask(upstream: Upstream) -> dict[str, Profile]:
             if answer.status != 200:  # noqa: PLR2004
                 log.warning("upstream %s did not list its models: %s", upstream.name, answer.status)
                 return {}
-            return await beside(partial(_read, body))
+            # What clients ask may take longer than there is patience for.
+            return await beside(partial(_read, body), first=True)
     except (ProxyError, TimeoutError, jsontext.NotJSON) as error:
         reason = type(error).__name__
         log.warning("upstream %s did not list its models: %s", upstream.name, reason)

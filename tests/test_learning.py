@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from dataclasses import replace
@@ -11,6 +12,7 @@ from support import Side, connect, old_request, raw_upstream, settings
 
 from proxy import learning
 from proxy.app import App
+from proxy.beside import beside
 from proxy.server import running
 from proxy.versions.models import ModelTarget, Profile, learn, profile
 
@@ -88,6 +90,34 @@ async def test_a_listing_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch
         async with running(app):
             await app.reload(replace(before, models_from_upstream=True))
     assert read == [False]
+
+
+async def test_a_listing_is_read_before_what_clients_ask() -> None:
+    """Behind them it took longer than it may, and a reload forgot what models of today refuse."""
+    over = threading.Event()
+
+    async def play(side: Side) -> None:
+        head, body = await side.request()
+        if head.startswith(b"GET "):
+            await side.say(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(LISTING).encode())
+            return
+        bodies.append(json.loads(body))
+        await side.say(b"HTTP/1.1 500 Enough\r\ncontent-length: 0\r\n\r\n")
+
+    bodies: list[dict[str, object]] = []
+    async with raw_upstream(play) as url:
+        before = replace(settings(url, bridge=True), models=(ModelTarget("*", "claude-next"),))
+        app = App(before)
+        asked = asyncio.create_task(beside(over.wait))
+        async with running(app) as proxy, await connect(proxy) as client:
+            try:
+                await app.reload(replace(before, models_from_upstream=True))
+            finally:
+                over.set()
+            await asked
+            await client.say(old_request(stream=False, tokens=100))
+            await client.head()
+    assert [body["max_tokens"] for body in bodies] == [50]
 
 
 def test_what_is_known_of_thinking_is_not_unlearned() -> None:
