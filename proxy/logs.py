@@ -79,6 +79,8 @@ class Descriptor(logging.Handler):
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._lost = 0
+        self._torn = False
+        """Whether the last line was cut, and the next is to begin with its end."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line of a record."""
@@ -92,12 +94,15 @@ class Descriptor(logging.Handler):
             self._lost += 1
 
     def _write(self, record: logging.LogRecord) -> None:
-        data = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        data = b"\n" + line if self._torn else line
         for start in range(0, len(data), PIECE):
             if not self._poll.poll(0):
                 raise BlockingIOError
             piece = data[start : start + PIECE]
-            if os.write(self._descriptor, piece) < len(piece):
+            written = os.write(self._descriptor, piece)
+            self._torn = start + written < len(data)
+            if written < len(piece):
                 raise BlockingIOError
 
 

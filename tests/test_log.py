@@ -280,6 +280,10 @@ async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path
             url = (await process.stdout.readline()).decode().split()[-1]
             for _ in range(100):  # of which it takes the half
                 assert b"[DONE]" in await answered(url)
+            said = os.read(ours, 1 << 20)
+            while b"were lost" not in said:
+                assert b"[DONE]" in await answered(url)
+                said += os.read(ours, 1 << 20)
             process.terminate()
             async with asyncio.timeout(PATIENCE):
                 assert await process.wait() == 0
@@ -288,6 +292,9 @@ async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path
                 process.kill()
             os.close(ours)
             os.close(theirs)
+    told = re.search(rb"^(.*)lines of the log were lost\r$", said, re.MULTILINE)
+    assert told
+    assert re.fullmatch(rb"[-0-9]+ [:,0-9]+ WARNING proxy \d+ ", told[1])  # behind no half of one
 
 
 async def test_a_process_without_standard_error_serves(tmp_path: Path) -> None:
