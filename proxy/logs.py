@@ -11,6 +11,7 @@ import os
 import select
 import stat
 import sys
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -53,18 +54,33 @@ def _closed(stream: TextIO | None) -> bool:
 
 
 def _unwaiting(descriptor: int) -> int:
-    """A descriptor of the same pipe or terminal on which no write waits; else the given one.
+    """A descriptor that leads to the same pipe or terminal, and never waits; else the given one.
 
     A terminal says that it is writable though there is room for a byte alone, and of a pipe other
     workers may take what room there is. The flag is not for the descriptor that was given: it holds
     for all who have that, and what they print would be lost.
     """
     kind = os.fstat(descriptor).st_mode
-    if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
-        with suppress(OSError):  # where there is no /proc, or it belongs to another user
-            how = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            return os.open(f"/proc/self/fd/{descriptor}", how)
-    return descriptor
+    if not stat.S_ISFIFO(kind) and not stat.S_ISCHR(kind):
+        return descriptor
+    with suppress(OSError):
+        how = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(f"/proc/self/fd/{descriptor}", how)
+    # There is no /proc, or the terminal is another user's, as behind su: a thread may wait for it.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    threading.Thread(target=_hand_on, args=(reading, descriptor), daemon=True).start()
+    return writing
+
+
+def _hand_on(reading: int, descriptor: int) -> None:
+    """Write what comes through a pipe to ``descriptor``, as long as that takes it."""
+    with suppress(OSError):
+        while data := os.read(reading, PIECE):
+            with suppress(BlockingIOError):  # whoever shares it may have set the flag
+                while data:
+                    data = data[os.write(descriptor, data) :]
+    os.close(reading)  # from now on lines are lost
 
 
 class Descriptor(logging.Handler):

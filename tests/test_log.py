@@ -263,27 +263,21 @@ async def test_a_log_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Pat
     assert int(lost[1]) >= 2  # the last of the three may have been told after its answer
 
 
-async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
-    """It is writable as long as there is room for a byte."""
-    file = tmp_path / "proxy.yaml"
+@asynccontextmanager
+async def serving_at_terminal(file: Path, *python: str) -> AsyncIterator[tuple[str, int]]:
+    """The proxy with a terminal for its log, until it has stopped by itself: its URL, our side."""
     ours, theirs = os.openpty()
     async with answering() as upstream:
         write_config(file, upstream)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "serve", "--config", str(file)),
+            *(sys.executable, *python, "serve", "--config", str(file)),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
             stderr=theirs,
         )
         try:
             assert process.stdout is not None
-            url = (await process.stdout.readline()).decode().split()[-1]
-            for _ in range(100):  # of which it takes the half
-                assert b"[DONE]" in await answered(url)
-            said = os.read(ours, 1 << 20)
-            while b"were lost" not in said:
-                assert b"[DONE]" in await answered(url)
-                said += os.read(ours, 1 << 20)
+            yield (await process.stdout.readline()).decode().split()[-1], ours
             process.terminate()
             async with asyncio.timeout(PATIENCE):
                 assert await process.wait() == 0
@@ -292,9 +286,42 @@ async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path
                 process.kill()
             os.close(ours)
             os.close(theirs)
+
+
+async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
+    """It is writable as long as there is room for a byte."""
+    async with serving_at_terminal(tmp_path / "proxy.yaml", "-m", "proxy") as (url, ours):
+        for _ in range(100):  # of which it takes the half
+            assert b"[DONE]" in await answered(url)
+        said = os.read(ours, 1 << 20)
+        while b"were lost" not in said:
+            assert b"[DONE]" in await answered(url)
+            said += os.read(ours, 1 << 20)
     told = re.search(rb"^(.*)lines of the log were lost\r$", said, re.MULTILINE)
     assert told
     assert re.fullmatch(rb"[-0-9]+ [:,0-9]+ WARNING proxy \d+ ", told[1])  # behind no half of one
+
+
+FORBIDDEN = """
+import os, sys
+from proxy.cli import main
+opened = os.open
+def refused(path, *how, **more):
+    if str(path).startswith("/proc/self/fd/"):
+        raise PermissionError
+    return opened(path, *how, **more)
+os.open = refused
+sys.exit(main())
+"""
+"""The proxy where a terminal is another user's: root, as which tests may run, can open any."""
+
+
+async def test_the_terminal_of_another_user_is_not_waited_for_either(tmp_path: Path) -> None:
+    async with serving_at_terminal(tmp_path / "proxy.yaml", "-c", FORBIDDEN) as (url, ours):
+        for _ in range(100):
+            async with asyncio.timeout(PATIENCE):
+                assert b"[DONE]" in await answered(url)
+        assert b"ended=complete" in os.read(ours, 1 << 20)
 
 
 async def test_a_process_without_standard_error_serves(tmp_path: Path) -> None:
