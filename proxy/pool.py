@@ -29,7 +29,7 @@ NEXT_ADDRESS = 0.25
 
 
 class Pool:
-    """The connections to the origin of ``base_url``; made and used within one event loop."""
+    """The connections to the origin of ``base_url``; used within one event loop."""
 
     def __init__(self, base_url: str, patience: float) -> None:
         base = urlsplit(base_url)

@@ -31,7 +31,7 @@ that is lost later may have been lost by an upstream that was at work on the req
 
 
 class Upstream:
-    """One API to call, with its connections; made and used within one event loop."""
+    """One API to call, with its connections; used within one event loop."""
 
     def __init__(self, settings: config.Upstream) -> None:
         base = urlsplit(settings.base_url)
