@@ -28,6 +28,9 @@ OF_THE_LOG = """\
   PROXY_LOG_LEVEL   DEBUG, INFO (as it is), WARNING (failures only) or ERROR
   PROXY_LOG_FORMAT  text (as it is) or json, one object a line"""
 
+OF_COLOURS = """\
+  NO_COLOR  no colours, on a terminal either"""
+
 SERVE = f"""\
 examples:
   {PROGRAM} serve
@@ -45,7 +48,10 @@ environment:
 DEMO = f"""\
 examples:
   {PROGRAM} demo
-  {PROGRAM} demo --keep"""
+  {PROGRAM} demo --keep
+
+environment:
+{OF_COLOURS}"""
 
 SANDBOX = f"""\
 example, with the proxy in front of it:
@@ -63,7 +69,7 @@ examples:
 Problems go to standard error, each as FILE:LINE:COLUMN: where: what: the rule.
 
 environment:
-  NO_COLOR  no colours, on a terminal either
+{OF_COLOURS}
   NAME      whatever a configuration refers to as ${{NAME}}"""
 
 EXPLAIN = f"""\

@@ -250,6 +250,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
     assert f"usage: anthropic-version-proxy {command}" in printed
     assert "\nexample" in printed
     assert "exit codes:" in printed
+    assert ("NO_COLOR" in printed) == (command in ("check", "demo"))
     for variable in re.findall(r"PROXY_[A-Z_]+", README):
         if command == "serve" and variable not in ("PROXY_CHAOS", "PROXY_RECORDINGS"):
             assert variable in printed
