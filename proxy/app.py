@@ -117,7 +117,8 @@ class App:
     async def reload(self, config: Config) -> None:
         """Serve new requests by ``config``; those under way end on what they began with."""
         rooms = _Rooms(config, self)
-        await rooms.open(self._connect)
+        await asyncio.to_thread(rooms.connect, self._connect)  # which no stream shall wait for
+        await rooms.open()
         old, self._rooms = self._rooms, rooms
         self.exchanges.limit = config.limits.concurrent_exchanges
         self._retired.add(old)
@@ -159,7 +160,8 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        await self._rooms.open(self._connect)
+        self._rooms.connect(self._connect)
+        await self._rooms.open()
         await self.journal.sync()
         await admin.rehearse()
         self.ready = True
@@ -203,12 +205,14 @@ class _Rooms:
         for name, upstream in self._upstreams.items():
             yield name, upstream.connections()
 
-    async def open(self, connect: Connect) -> None:
-        """Make the upstreams ready; without that no request may enter."""
+    def connect(self, connect: Connect) -> None:
+        """Make the upstreams, which may have to read the certificates to trust."""
+        for settings in self.config.upstreams.values():
+            self._upstreams[settings.name] = connect(settings)
+
+    async def open(self) -> None:
+        """Make ready what is connected; without that no request may enter."""
         try:
-            for settings in self.config.upstreams.values():
-                # It reads the certificates to trust, which no stream shall wait for at a reload.
-                self._upstreams[settings.name] = await asyncio.to_thread(connect, settings)
             if self.config.models_from_upstream:
                 self.relay.learned |= await learned(self.config, self._upstreams)
         except BaseException:

@@ -16,7 +16,7 @@ import os
 import socket
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -676,13 +676,13 @@ async def test_others_have_their_turn_while_much_that_came_at_once_is_translated
 ) -> None:
     turns = 0
     fed: Counter[int] = Counter()
-    feed = Translation.feed
+    feed = Translation.feed_piece
 
-    def watched(self: Translation, chunk: bytes) -> Iterable[bytes]:
+    def watched(self: Translation, chunk: bytes, *, more: bool) -> Iterator[bytes]:
         fed[turns] += len(chunk)
-        return feed(self, chunk)
+        return feed(self, chunk, more=more)
 
-    monkeypatch.setattr(Translation, "feed", watched)
+    monkeypatch.setattr(Translation, "feed_piece", watched)
     head, body = unchunked(road)
     body = b"\n" * 100_000 + body
     proxy.stage.good = head[:-2] + b"content-length: %d\r\n\r\n" % len(body) + body
