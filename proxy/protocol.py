@@ -321,6 +321,8 @@ class Protocol(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
+            if isinstance(error, httptools.HttpParserInvalidURLError):
+                self.url = self.url or b"?"  # there is one, of which the parser tells no part
             self._refuse(_refusal(error))
             return
         if self._part is not None and not self._mixed:

@@ -282,9 +282,10 @@ async def test_what_http_has_and_nobody_serves_is_said_so(sent: bytes) -> None:
         assert not upstream.asked
 
 
-async def test_the_refusal_of_a_head_request_has_no_body() -> None:
+@pytest.mark.parametrize("target", [b"http://evil.test/", b"/\x01", b"\x01"])
+async def test_the_refusal_of_a_head_request_has_no_body(target: bytes) -> None:
     async with door(Upstream()) as client:
-        await client.say(with_target(b"http://evil.test/", b"HEAD"))
+        await client.say(with_target(target, b"HEAD"))
         refused = await client.rest()
         assert refused.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert refused.endswith(b"\r\n\r\n")
