@@ -133,9 +133,11 @@ class MessagesBecameIncremental(VersionChange):
 
 
 def check_message(body: Body) -> None:
-    """Let a whole answer be a Message, or raise UpstreamNonsense."""
+    """Let a whole answer be a Message, or raise UpstreamNonsense: a cut one is none."""
     if not isinstance(body.get("content"), list):
         raise UpstreamNonsense("upstream's answer is not a Message")
+    if body.get("stop_reason") is None:
+        raise UpstreamNonsense(NO_REASON)
 
 
 def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:
