@@ -20,7 +20,8 @@ from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 
 MOST_VALUES = 300_000
-"""How many values a request may hold: three for each of the 100,000 messages that the API takes.
+"""How many values a request may hold: three for each message of text, up to all but a few of the
+100,000 that the API takes.
 Each may be two bytes on the wire, takes up to 500 ns to read, all of them at once, and 90 bytes."""
 
 SHOWN = 1000
