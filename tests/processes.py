@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from support import PATIENCE
+from support import PATIENCE, Side, connect
 
 ROOT = Path(__file__).parent.parent
 
@@ -109,6 +109,20 @@ def nothing_more_to_open(process: int) -> Iterator[None]:
     resource.prlimit(process, resource.RLIMIT_NOFILE, (opened, before[1]))
     yield
     resource.prlimit(process, resource.RLIMIT_NOFILE, before)
+
+
+@asynccontextmanager
+async def starved(file: Path) -> AsyncIterator[tuple[Served, Side]]:
+    """A proxy that can open no file and no connection any more, and a client that it has."""
+    write_config(file, "http://127.0.0.1:9")
+    async with (
+        served("serve", "--config", str(file)) as proxy,
+        await connect(proxy.url) as client,
+    ):
+        await client.say(b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await client.until(b"healthy\n")
+        with nothing_more_to_open(proxy.process.pid):
+            yield proxy, client
 
 
 def write_config(file: Path, upstream: str, **more: dict[str, Any]) -> None:

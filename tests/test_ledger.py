@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import nothing_more_to_open, served, write_config
+from processes import served, starved, write_config
 from stage import until
 from support import (
     LAST,
@@ -891,17 +891,9 @@ async def test_an_exchange_stands_in_the_ledger_when_its_answer_is_over() -> Non
 
 
 async def test_the_first_who_asks_gets_it_though_nothing_more_can_be_opened(tmp_path: Path) -> None:
-    file = tmp_path / "proxy.yaml"
-    write_config(file, "http://127.0.0.1:9")
-    async with (
-        served("serve", "--config", str(file)) as proxy,
-        await connect(proxy.url) as client,
-    ):
-        await client.say(b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        await client.until(b"healthy\n")
-        with nothing_more_to_open(proxy.process.pid):
-            await client.say(b"GET /-/ledger HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+    async with starved(tmp_path / "proxy.yaml") as (_, client):
+        await client.say(b"GET /-/ledger HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_the_form_is_the_one_that_is_asked_for() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import ROOT, nothing_more_to_open, served, write_config
+from processes import ROOT, served, starved, write_config
 from stage import post
 from support import (
     LAST,
@@ -348,23 +348,13 @@ async def test_a_process_without_standard_error_serves(tmp_path: Path) -> None:
 async def test_the_first_line_with_blanks_is_written_though_nothing_more_can_be_opened(
     tmp_path: Path,
 ) -> None:
-    file = tmp_path / "proxy.yaml"
-    write_config(file, "http://127.0.0.1:9")
-    async with (
-        served("serve", "--config", str(file)) as proxy,
-        await connect(proxy.url) as client,
-    ):
-        await client.say(b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        await client.until(b"healthy\n")
-        with nothing_more_to_open(proxy.process.pid):
-            for _ in range(2):  # behind the second answer the line of the first is written
-                await client.say(b"GET /v1/models HTTP/1.1\r\nhost: proxy\r\n\r\n")
-                _, body = await client.request()
-            assert b"too many open files" in body
-        assert await proxy.stopped() == 0
-    said = "".join(proxy.said)
-    assert 'cannot be reached: too many open files"' in said
-    assert "were lost" not in said
+    async with starved(tmp_path / "proxy.yaml") as (proxy, client):
+        for _ in range(2):  # behind the second answer the line of the first is written
+            await client.say(b"GET /v1/models HTTP/1.1\r\nhost: proxy\r\n\r\n")
+            _, body = await client.request()
+        assert b"too many open files" in body
+        await proxy.logged('cannot be reached: too many open files"')
+    assert "were lost" not in "".join(proxy.said)
 
 
 def _fill(pipe: int) -> None:
