@@ -638,19 +638,35 @@ async def test_gzip_that_ends_early_is_no_whole_answer(
     assert told(log) == [f'ended="upstream failed" error="{FAILED}: {message}"']
 
 
+class Turns:
+    """How often others had their turn so far."""
+
+    past = 0
+
+
+async def good_in_turns(proxy: Proxy, road: Road, turns: Turns) -> None:
+    """Ask on a road, where all goes well, and count the turns until that is over."""
+    async with proxy.nothing_left():
+        asked = asyncio.create_task(proxy.ask(road.request))
+        while not asked.done():
+            turns.past += 1
+            await asyncio.sleep(0)  # which is the turn
+        check_good(road, await asked)
+
+
 @pytest.mark.parametrize("amount", [200_000, 0], ids=["large", "empty"])
 @pytest.mark.parametrize("road", [NATIVE, BRIDGED, WHOLE], ids=lambda road: road.name)
 async def test_others_have_their_turn_while_a_bomb_is_unpacked(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road, amount: int
 ) -> None:
     """Be it one member that becomes much, or very many that become nothing."""
-    turns = 0
+    turns = Turns()
     unpacked: list[int] = []
     unpack = Decoding.__call__
 
     def watched(self: Decoding, part: bytes) -> Iterator[bytes]:
         for piece in unpack(self, part):
-            unpacked.append(turns)
+            unpacked.append(turns.past)
             yield piece
 
     monkeypatch.setattr(Decoding, "__call__", watched)
@@ -660,12 +676,7 @@ async def test_others_have_their_turn_while_a_bomb_is_unpacked(
     body = nothing + gzip.compress(filler + body)
     fields = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
     proxy.stage.good = head[:-2] + fields + body
-    async with proxy.nothing_left():
-        asked = asyncio.create_task(proxy.ask(road.request))
-        while not asked.done():
-            turns += 1
-            await asyncio.sleep(0)
-        check_good(road, await asked)
+    await good_in_turns(proxy, road, turns)
     assert len(unpacked) >= (len(filler) // PIECE or len(nothing) // SLICE)
     assert len(set(unpacked)) == len(unpacked)
 
@@ -674,24 +685,19 @@ async def test_others_have_their_turn_while_a_bomb_is_unpacked(
 async def test_others_have_their_turn_while_much_that_came_at_once_is_translated(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
 ) -> None:
-    turns = 0
+    turns = Turns()
     fed: Counter[int] = Counter()
     feed = Translation.feed_piece
 
     def watched(self: Translation, chunk: bytes, *, more: bool) -> Iterator[bytes]:
-        fed[turns] += len(chunk)
+        fed[turns.past] += len(chunk)
         return feed(self, chunk, more=more)
 
     monkeypatch.setattr(Translation, "feed_piece", watched)
     head, body = unchunked(road)
     body = b"\n" * 100_000 + body
     proxy.stage.good = head[:-2] + b"content-length: %d\r\n\r\n" % len(body) + body
-    async with proxy.nothing_left():
-        asked = asyncio.create_task(proxy.ask(road.request))
-        while not asked.done():
-            turns += 1
-            await asyncio.sleep(0)
-        check_good(road, await asked)
+    await good_in_turns(proxy, road, turns)
     assert sum(fed.values()) == len(body)
     assert max(fed.values()) <= 2 * IN_A_TURN
 
