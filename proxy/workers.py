@@ -83,9 +83,12 @@ def serve(load: server.Load, workers: int = 1) -> None:
         names = [str(number) for number in range(workers)]
         with _signals() as signals, _shared([*names, WATCHER]) as shared:
             server.print_ready(listener, admin)  # connections wait from now on
-            crew = Crew(config, names, _Common(listener, admin, shared))
-            _watch(crew, load, Metrics(shared, WATCHER), signals)
-            _stop(crew, signals)
+            crew = Crew(config, _Common(listener, admin, shared))
+            try:
+                crew.start(names)
+                _watch(crew, load, Metrics(shared, WATCHER), signals)
+            finally:  # or they would serve on, and this process wait for them and hear no stop
+                _stop(crew, signals)
 
 
 def _watch(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) -> None:
@@ -180,12 +183,17 @@ class _Common(NamedTuple):
 class Crew:
     """The workers, by their names, and what all of them serve by."""
 
-    def __init__(self, config: Config, names: list[str], common: _Common) -> None:
+    def __init__(self, config: Config, common: _Common) -> None:
         self.config = config
         self._common = common
-        self._workers = {name: self._started(name) for name in names}
+        self._workers: dict[str, tuple[SpawnProcess, Line]] = {}
         self._missing: set[str] = set()
         """Those that have ended, and for which none could be started yet."""
+
+    def start(self, names: list[str]) -> None:
+        """Start the workers of these names; raises OSError, and leaves those that it has begun."""
+        for name in names:
+            self._workers[name] = self._started(name)
 
     def _started(self, name: str) -> tuple[SpawnProcess, Line]:
         _check_folder()

@@ -393,3 +393,12 @@ async def test_others_are_served_while_a_reload_reads_the_certificates_to_trust(
         others_were_served.set()
         await reloading
         assert app.config is not config
+
+
+async def test_workers_that_cannot_all_be_started_leave_none_behind(file: Path) -> None:
+    write_config(file, "http://127.0.0.1:9")
+    few_files = ("sh", "-c", 'ulimit -n 22 && exec "$@"', "sh")  # for a few workers of these
+    arguments = ("serve", "--config", str(file), "--workers", "6")
+    async with served(*arguments, within=few_files) as proxy:
+        assert await proxy.ended() == 1
+        assert "Too many open files" in "".join(proxy.said)
