@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Protocol
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -65,6 +65,9 @@ def build(
         fields = {name.decode(): value.decode() for name, value in error.headers}
         return Response(error.body(), error.status, fields, "application/json")
 
+    async def unheard(_: Request, __: Exception) -> Response:
+        return Response()  # to a client that left before it had sent all
+
     routes: list[BaseRoute] = [
         Route("/-/healthy", healthy),
         Route("/-/ready", ready),
@@ -73,7 +76,12 @@ def build(
     ]
     app = Starlette(
         routes=routes if enabled else [],
-        exception_handlers={404: nothing, 405: nothing, ProxyError: refused},
+        exception_handlers={
+            404: nothing,
+            405: nothing,
+            ProxyError: refused,
+            ClientDisconnect: unheard,
+        },
     )
     app.router.redirect_slashes = False
 

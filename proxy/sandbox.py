@@ -23,7 +23,7 @@ from typing import Literal
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -69,7 +69,7 @@ def build(delay: float = 0.02, fail: str | None = None) -> Starlette:
             Route(path, _admitting(versions, handler), methods=[method])
             for method, path, versions, handler in endpoints
         ],
-        exception_handlers={HTTPException: _no_such_endpoint},
+        exception_handlers={HTTPException: _no_such_endpoint, ClientDisconnect: _unheard},
     )
     app.router.redirect_slashes = False
     return app
@@ -177,6 +177,10 @@ async def _no_such_endpoint(request: Request, error: Exception) -> Response:
         wrong = ApiError("invalid_request_error", message, status=405, headers=error.headers)
         return _refusal(wrong, seed)
     return _refusal(ApiError("not_found_error", "Not found"), seed)
+
+
+async def _unheard(_: Request, __: Exception) -> Response:
+    return Response()  # to a client that left before it had sent all
 
 
 def _refusal(error: ApiError, seed: bytes) -> Response:

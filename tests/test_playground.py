@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,11 +22,12 @@ from support import (
     Side,
     chunk,
     completion,
+    connect,
     raw_upstream,
     settings,
 )
 
-from proxy import playground
+from proxy import playground, sandbox
 from proxy.app import App
 from proxy.explain import explain
 from proxy.server import running
@@ -282,6 +284,19 @@ async def test_what_is_tried_is_bounded() -> None:
         body = b" " * (playground.LARGEST_BODY + 1)
         answer = await client.post("/-/explain", content=body, headers=JSON)
     assert (answer.status_code, answer.json()["error"]["type"]) == (413, "request_too_large")
+
+
+async def test_who_leaves_before_all_is_asked_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    app = App(settings("http://127.0.0.1:9"))
+    for served, path in ((app, b"/-/explain"), (sandbox.build(), b"/v1/messages")):
+        async with running(served) as url, await connect(url) as client:
+            await client.say(
+                b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                b"x-api-key: none\r\nanthropic-version: 2023-06-01\r\n"
+                b"content-length: 2\r\nexpect: 100-continue\r\n\r\n" % path
+            )
+            await client.until(b" 100 Continue\r\n")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_only_so_many_are_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
