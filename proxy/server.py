@@ -96,6 +96,7 @@ class Server(uvicorn.Server):
         self._renewal = asyncio.Event()
         self._renewing: asyncio.Task[None] | None = None
         self._beside = AsyncExitStack()
+        self._for_admin: Server | None = None
 
     @classmethod
     def of(cls, app: ASGIApp, started: Callable[[], object]) -> Self:
@@ -120,7 +121,7 @@ class Server(uvicorn.Server):
         if self.app is not None:
             log.warning("stopping at once: %d exchanges are cut", len(self.app.exchanges))
             self.app.exchanges.cut()
-        asyncio.get_running_loop().call_later(GOODBYE, self._hang_up)
+        asyncio.get_running_loop().call_later(GOODBYE, self.hang_up)
 
     def renew(self, renew: Renew) -> None:
         """Serve new requests by what ``renew`` says; one that was asked before may be left out."""
@@ -133,20 +134,27 @@ class Server(uvicorn.Server):
         if self.app is not None:
             self._renewing = asyncio.create_task(self._renew_when_asked(self.app))
             if self.admin is not None:
-                await self._beside.enter_async_context(_serving(self.app.admin, self.admin))
+                serving = _serving(self.app.admin, self.admin)
+                self._for_admin = await self._beside.enter_async_context(serving)
         self._say_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let open exchanges finish; see App.drain."""
+        loop = asyncio.get_running_loop()
         if self._renewing is not None:
             self._renewing.cancel()
         if self.app is not None:
-            stop = self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
+            self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
             self.app.drain()
-            # Whoever takes nothing even then is left, before uvicorn cancels what waits for it.
-            asyncio.get_running_loop().call_later(stop - GOODBYE, self._hang_up)
+        stop = self.config.timeout_graceful_shutdown or 0
+        due = loop.time() + stop
+        # Whoever takes nothing even then is left, before uvicorn cancels what waits for it.
+        loop.call_later(stop - GOODBYE, self.hang_up)
         await super().shutdown(sockets)
-        await self._beside.aclose()
+        if self._for_admin is not None:
+            left = math.ceil(due - loop.time())
+            self._for_admin.config.timeout_graceful_shutdown = max(GOODBYE, left)
+            await self._beside.aclose()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -186,9 +194,12 @@ class Server(uvicorn.Server):
             except Exception:
                 log.exception("a fault of ours: the configuration stays as it was")
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Leave whoever is still there, at the port of admin, too."""
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
+        if self._for_admin is not None:
+            self._for_admin.hang_up()
 
 
 class _Reloading(Server):
@@ -275,14 +286,14 @@ async def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Async
 
 
 @asynccontextmanager
-async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[Server]:
     """Serve an application within this event loop, at a socket that is closed with it."""
     started = asyncio.Event()
     server = _Embedded.of(app, started.set)
     serving = asyncio.create_task(server.serve([listener]))
     try:
         await started.wait()
-        yield
+        yield server
     finally:
         server.over.set()
         await serving

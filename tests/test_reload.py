@@ -278,6 +278,26 @@ async def test_told_twice_to_stop_it_waits_for_no_client_that_takes_nothing(file
         assert await here.proxy.ended() == 0
 
 
+async def test_told_twice_to_stop_it_waits_for_nobody_at_the_port_of_admin_either(
+    file: Path,
+) -> None:
+    patient = {"port": 0, "drain": 300}
+    async with (
+        scene(file, Service("A"), server=patient, admin={"port": 0}) as here,
+        await connect(here.proxy.admin) as client,
+    ):
+        await client.say(
+            b"POST /-/explain HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            b"content-length: 2\r\nexpect: 100-continue\r\n\r\n"
+        )
+        await client.until(b" 100 Continue\r\n")
+        here.proxy.signal(signal.SIGTERM)
+        await here.proxy.logged("draining")
+        here.proxy.signal(signal.SIGTERM)
+        assert await here.proxy.ended() == 0
+    assert " ERROR " not in "".join(here.proxy.said)
+
+
 @BOTH
 async def test_a_signal_to_the_whole_group_is_one_signal(file: Path, workers: int) -> None:
     """A terminal and a service manager tell the workers, too."""
