@@ -68,7 +68,7 @@ class Journal:
         path = path_of(settings, shared)
         self._file = None if path is None else File(path)
         self._summed = Ledger(self._limit)
-        """What is in the file, as far as it was read; without one, all."""
+        """What is in the file, as far as it was read; all, without one or while it fails."""
         self._unwritten = Ledger(self._limit)
         """What is to be written to it."""
         self._counted = Ledger(self._limit)
@@ -93,13 +93,7 @@ class Journal:
     async def ledger(self) -> Ledger:
         """All that was counted up to now, here and, a second ago, in the other processes."""
         await self.sync()
-        if not self._failed:
-            return self._summed
-        everything = Ledger(self._limit)
-        async with self._one_at_a_time:
-            for part in (self._summed, self._unwritten):
-                await _unhurried(everything.adding(part, self._clock()))
-        return everything
+        return self._summed
 
     async def sync(self) -> None:
         """Write what was counted, and read what others have written; a failure is logged."""
@@ -121,10 +115,12 @@ class Journal:
             if self._file is None:
                 return
             try:
+                if self._failed:
+                    self._file.close()  # to be read anew: what could not be written was summed, too
                 await self._write(self._file)
                 await self._read(self._file)
             except OSError as error:
-                self._tell_failure(error)
+                await self._do_without(error)
             else:
                 self._failed = False
 
@@ -133,11 +129,12 @@ class Journal:
         if not self._counted.revision:
             return
         counted, self._counted = self._counted, Ledger(self._limit)
-        if self._file is not None and not self._unwritten.revision:
+        if self._file is None or self._failed:
+            await _unhurried(self._summed.adding(counted, self._clock()))
+        if self._unwritten.revision:
+            await _unhurried(self._unwritten.adding(counted, self._clock()))
+        elif self._file is not None:
             self._unwritten = counted
-        else:
-            into = self._summed if self._file is None else self._unwritten
-            await _unhurried(into.adding(counted, self._clock()))
         self.revision += 1
 
     async def _write(self, file: File) -> None:
@@ -185,9 +182,10 @@ class Journal:
             self._next_sync.add_done_callback(self._syncing.discard)
         return self._next_sync
 
-    def _tell_failure(self, error: OSError) -> None:
+    async def _do_without(self, error: OSError) -> None:
         if not self._failed:
             log.error("%s; until it can be, the ledger is in memory alone", _told(error))
+            await _unhurried(self._summed.adding(self._unwritten, self._clock()))
         self._failed = True
         if self._timer is None:
             self._flush_in(RETRY)
