@@ -83,7 +83,7 @@ def _match(config: Config, name: str | None, path: str) -> Match:
 def _readable(body: bytes) -> str:
     """A body as its reader would lay it out; as it is where it is no JSON."""
     try:
-        text = json.dumps(jsontext.loads(body), indent=2, ensure_ascii=False)
+        text = json.dumps(jsontext.loads_exactly(body), indent=2, ensure_ascii=False)
     except jsontext.NotJSON:
         text = body.decode("utf-8", "replace")
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,9 +1,9 @@
 """JSON as text, both ways, with what server-sent events and old line readers ask of it.
 
-Reading is lenient where RFC 8259 is: what orjson refuses (lone surrogates, huge integers, invalid
-UTF-8) is read by the standard library instead, because an upstream's odd byte must not cost a
-client its answer. Writing is strict: no raw U+0085, U+2028 or U+2029, which readers of 2023 take
-for the end of a line.
+Reading is lenient where RFC 8259 is: what orjson refuses (lone surrogates, invalid UTF-8) is read
+by the standard library instead, because an upstream's odd byte must not cost a client its answer;
+and so is what orjson would round, where it is to be printed again. Writing is strict: no raw
+U+0085, U+2028 or U+2029, which readers of 2023 take for the end of a line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,14 @@ import orjson
 DEEPEST = 200
 """How deeply nested may be what is printed again: orjson reads 1024 levels, and prints 254."""
 
+LONGEST = 308
+"""The digits of the longest integer that is read as one. None that a double cannot hold is meant,
+and to read one takes the square of its length."""
+
+_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG = b"0" * 19
+"""What an integer of more than 64 bits has at least, as the digits of all are made zeros."""
+
 
 class NotJSON(ValueError):
     """The text is not JSON; ``str()`` says where."""
@@ -31,6 +39,13 @@ def loads(text: bytes) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return _loads_leniently(text)
+
+
+def loads_exactly(text: bytes) -> Any:
+    """As ``loads``, for what is to be printed again: orjson rounds integers of more than 64 bits,
+    such as an amount in the input of a tool.
+    """
+    return _loads_leniently(text) if _LONG in text.translate(_AS_ZEROS) else loads(text)
 
 
 def holds_at_most(most: int, text: bytes) -> bool:
@@ -53,8 +68,8 @@ def _openings(text: bytes) -> int:
 
 
 def loads_shallow(text: bytes) -> Any:
-    """Parse ``text``, which is to be printed again; raises NotJSON beyond DEEPEST levels, too."""
-    value = loads(text)
+    """As ``loads_exactly``; raises NotJSON beyond DEEPEST levels, too."""
+    value = loads_exactly(text)
     if len(text) > 2 * DEEPEST and text.count(b"[") + text.count(b"{") > DEEPEST and _deep(value):
         raise NotJSON("nested too deeply")
     return value
@@ -73,7 +88,9 @@ def dumps(value: Any) -> bytes:
 
 
 def finite(value: Any) -> bool:
-    """Whether all numbers in ``value`` can be printed: one like 1e999 is read as infinite."""
+    """Whether all numbers in ``value`` are: one like 1e999 is read as infinite, and printed as null
+    or Infinity.
+    """
     rest = [value]
     while rest:
         match rest.pop():
@@ -132,9 +149,14 @@ def _printed_leniently(value: Any) -> bytes:
 
 def _loads_leniently(text: bytes) -> Any:
     try:
-        return json.loads(text.decode("utf-8", "replace"), parse_constant=_refuse)
+        told = text.decode("utf-8", "replace")
+        return json.loads(told, parse_int=_integer, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise NotJSON(str(error)) from error
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= LONGEST else float(digits)
 
 
 def _refuse(constant: str) -> Any:

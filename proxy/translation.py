@@ -124,7 +124,7 @@ class Translation:
             made = jsontext.dumps(call.body)
         except jsontext.NotJSON as error:
             raise InvalidRequest(f"The request body is {error}") from error
-        if b"null" in made and not jsontext.finite(call.body):
+        if (b"null" in made or b"Infinity" in made) and not jsontext.finite(call.body):
             raise InvalidRequest("The request body holds a number that is too large")
         return call.endpoint, made
 
@@ -333,7 +333,7 @@ def _object(body: bytes) -> Body:
     if not jsontext.holds_at_most(MOST_VALUES, body):
         raise InvalidRequest(f"The request body holds more than {MOST_VALUES} values")
     try:
-        value = jsontext.loads(body)
+        value = jsontext.loads_exactly(body)
     except jsontext.NotJSON as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
