@@ -1,7 +1,7 @@
 """A Message put together from the events of its stream, as the official SDKs put it together.
 
-What cannot be placed (a delta of an unknown kind, or for a block that never began) is left out;
-nothing an upstream sends makes it fail.
+A delta of an unknown kind is left out, as the API may add some. One for a block that never began
+is a fault, as it is to the SDKs: left out, its text would be lost, and the Message look whole.
 https://docs.anthropic.com/en/api/messages-streaming
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import jsontext
 from ..change import Body
+from ..errors import UpstreamNonsense
 
 TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 """Types of blocks whose input arrives as parts of JSON."""
@@ -37,7 +38,7 @@ class MessageSoFar:
         """The JSON of tool inputs that are not whole yet, in parts."""
 
     def apply(self, name: str | None, body: Body) -> bool:
-        """Take one event; says whether the Message is another one now."""
+        """Take one event; says whether the Message is another one now. Raises UpstreamNonsense."""
         if self.message is None:
             return name == "message_start" and self._start(_object(body.get("message")))
         match name:
@@ -72,7 +73,9 @@ class MessageSoFar:
 
     def _grow_block(self, index: int, delta: Body) -> bool:
         self.said_all = False
-        block = self._blocks.get(index, {})
+        if index not in self._blocks:
+            raise UpstreamNonsense("upstream went on with a block that never began")
+        block = self._blocks[index]
         match block.get("type"), delta.get("type"):
             case "text", "text_delta":
                 return _append(block, delta, "text")
