@@ -10,7 +10,7 @@ import re
 from itertools import chain
 
 from .errors import HeaderTooLarge, InvalidRequest, LoopDetected, NotSupported
-from .fields import LENGTH_DIGITS, Fields, Named, has_body, times_forwarded, values
+from .fields import LENGTH_DIGITS, Fields, Named, times_forwarded, values
 
 ROUNDS = 5
 """How often proxies of our name may have forwarded a request before it is taken for a loop. One in
@@ -47,9 +47,6 @@ def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> No
         raise InvalidRequest("the request has a Content-Length with too many digits")
     if b"transfer-encoding" in names:
         _check_codings(version, values(fields, b"transfer-encoding"))
-    if b"upgrade" in names and has_body(names):
-        # The parser leaves HTTP at such a head, and the body would be lost (RFC 9110 §7.8).
-        raise InvalidRequest("a request with a body cannot ask for an upgrade")
 
 
 def _check_codings(version: str, codings: list[bytes]) -> None:

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from . import guard
 from .client import CONNECTION, ClientLeft, ClientStalled, Gone
 from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
-from .fields import values
+from .fields import has_body, values, without
 from .flow import Flow, Signal
 from .observe import Record
 from .response import Response, refusal
@@ -220,6 +220,8 @@ class Protocol(HttpToolsProtocol):
     # For the parser.
 
     def on_message_begin(self) -> None:
+        if self._part == "body":
+            return  # its head is read once more
         super().on_message_begin()
         cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
         self._terms = self.config.terms()
@@ -238,6 +240,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or raise the RequestError to refuse it with."""
+        if self._part == "body":
+            return
         if len(self.headers) > FIELDS:
             raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
         limit = self._terms.head_size
@@ -268,6 +272,8 @@ class Protocol(HttpToolsProtocol):
         self._expect_body()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and has_body(dict(self.headers)):
+            return  # its body is yet to come
         super().on_message_complete()
         self._part = None
         self._mixed = True
@@ -392,8 +398,19 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as offer:
                 rest = memoryview(rest)[offer.args[0] :]
+                if self._part == "body":
+                    self._parse_head_again()
             else:
                 return
+
+    def _parse_head_again(self) -> None:
+        """Have the body read that the parser would not: without the offer, another one does."""
+        scope = cast(dict[str, Any], self.scope)
+        line = f"{scope['method']} / HTTP/{scope['http_version']}\r\n".encode("ascii")
+        fields = (b"%b: %b\r\n" % pair for pair in without(self.headers, b"upgrade"))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's is
+        self.parser.feed_data(b"%b%b\r\n" % (line, b"".join(fields)))
 
     def _stands(self, line: bytes) -> bool:
         """Whether ``line`` has arrived. The parser tells neither protocols nor blanks apart."""

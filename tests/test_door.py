@@ -608,6 +608,20 @@ async def test_what_follows_an_upgrade_that_is_not_taken_is_the_next_request() -
     assert len(upstream.asked) == 4
 
 
+@pytest.mark.parametrize(("offer", "answers"), [(b"upgrade", 3), (b"upgrade, close", 1)])
+async def test_a_body_behind_an_upgrade_that_is_not_taken_is_read(
+    offer: bytes, answers: int
+) -> None:
+    """Java's HttpClient offers h2c in each request, with a length in those without a body."""
+    upstream = Upstream()
+    post = POST + b"upgrade: h2c\r\ncontent-length: 5\r\nconnection: " + offer + b"\r\n\r\nhello"
+    async with door(upstream) as client:
+        await client.say(post * 2 + GET + b"\r\n")
+        for _ in range(answers):
+            assert (await answer(client))[1] == b"ok"
+    assert upstream.bodies == [b"hello", b"hello", b""][:answers]
+
+
 async def test_a_client_that_leaves_is_noticed_though_requests_wait_behind() -> None:
     upstream = Upstream(open=False)
     async with door(upstream) as client:

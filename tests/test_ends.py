@@ -597,20 +597,6 @@ async def test_a_download_that_breaks_off_does_not_look_whole(log: Exchanges) ->
         assert 'ended="upstream failed"' in await log.line()
 
 
-async def test_a_body_behind_an_upgrade_is_refused_before_it_can_be_mistaken() -> None:
-    """The parser leaves HTTP there; what followed would reach the upstream as another request."""
-    gate = Gate()
-    async with proxy_to(gate.play) as (_, url), await connect(url) as client:
-        await client.say(
-            b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nconnection: Upgrade, HTTP2-Settings\r\n"
-            b"upgrade: h2c\r\ncontent-length: 5\r\n\r\nhello"
-        )
-        answer = await client.rest()
-        assert answer.startswith(b"HTTP/1.1 400 ")
-        assert b"connection: close\r\n" in answer
-        assert not gate.asked.is_set()
-
-
 async def test_an_upload_goes_on_after_an_early_answer() -> None:
     end = chunk(b"")
 
