@@ -28,7 +28,7 @@ _MERGE, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "null"))
 _UNTAGGED = re.compile("tag:yaml.org,2002:(bool|float|int|map|merge|null|seq|str|timestamp|value)")
 
 _DOLLAR = re.compile(
-    r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})?"
+    r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}$]*))?\})?"
 )
 
 _LONGEST_SHOWN = 60
@@ -194,7 +194,8 @@ class Value:
         if match["dollar"]:
             return "$"
         if not name:
-            self.report("has a lone $", "a dollar is written $$, a variable ${NAME}")
+            rule = "a dollar is written $$, a variable ${NAME}; neither stands in a default"
+            self.report("has a lone $", rule)
             return ""
         if default is not None:  # as in a shell, :- is for what is empty, too
             return self._environ.get(name) or default
