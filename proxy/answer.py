@@ -380,9 +380,8 @@ class Answer:
     def _hand_over(self, take: Take) -> None:
         try:
             self._wait = take(self._taken())
-        except Exception as error:  # noqa: BLE001  (forward raises it)
-            self._complete = False  # though it has arrived, it was not taken
-            self._fail(error)
+        except Exception as error:  # noqa: BLE001  (forward raises it, whatever else it finds)
+            self._wait = _raised(error)
         if self._wait or self._complete or self._error or self._enough():
             self._take = None  # until forward has seen to it
             self._tell()
@@ -451,6 +450,10 @@ class Answer:
         else:  # RFC 9112 §6.3
             framed = b"content-length" in self.named or b"transfer-encoding" in self.named
             self._until_closed = not framed
+
+
+async def _raised(error: Exception) -> None:
+    raise error
 
 
 def _let_go(_: bytes) -> None:

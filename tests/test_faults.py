@@ -54,6 +54,7 @@ from support import (
     raw_upstream,
 )
 
+from proxy.client import Client
 from proxy.coding import PIECE, SLICE, Decoding
 from proxy.relay import AT_HAND
 from proxy.streaming import IN_A_TURN
@@ -731,6 +732,40 @@ async def test_an_answer_may_come_a_byte_at_a_time(
         proxy.stage.scripts.append(play)
         check_good(road, await proxy.ask(road.request))
     assert told(log) == ["ended=complete"]
+
+
+async def good_with_a_fault_of_ours(
+    proxy: Proxy, road: Road, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+) -> bytes:
+    """What a client gets of a good answer, if memory runs out there once it has begun."""
+    head, first, *rest = road.parts
+    begun = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(head + first)
+        await begun.wait()
+        await side.say(b"".join(rest))
+
+    def fault(*_: object) -> None:
+        raise MemoryError
+
+    proxy.stage.scripts.append(play)
+    async with proxy.nothing_left(), await proxy.client(road.request) as client:
+        got = await client.until(road.begun or b"")
+        monkeypatch.setattr(*where, fault)
+        begun.set()
+        return got + await client.rest()
+
+
+@pytest.mark.parametrize("road", [*STREAMS, BYTES], ids=lambda road: road.name)
+async def test_what_a_fault_of_ours_cuts_does_not_look_whole(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, road: Road
+) -> None:
+    caplog.set_level(logging.INFO, "proxy.exchanges")
+    where = (Client, "_write_at_once")
+    check_cut(await good_with_a_fault_of_ours(proxy, road, monkeypatch, where))
+    assert told(caplog) == ["ended=crashed"]
 
 
 GET = b"%b /v1/models HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n"
