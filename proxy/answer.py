@@ -391,11 +391,11 @@ class Answer:
         self._reusable = False
         if self._until_closed and said_all:
             self._complete = self._error is None
-            self._tell()
         elif self._has_head:
             self._fail(UpstreamBrokeOff(f"upstream {self._name} broke off its answer"))
         else:
             self._fail(UpstreamUnreachable(f"upstream {self._name} closed the connection"))
+        self._tell()
 
     # For the parser.
 

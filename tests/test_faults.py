@@ -54,6 +54,7 @@ from support import (
     raw_upstream,
 )
 
+from proxy import answer
 from proxy.client import Client
 from proxy.coding import PIECE, SLICE, Decoding
 from proxy.relay import AT_HAND
@@ -766,6 +767,21 @@ async def test_what_a_fault_of_ours_cuts_does_not_look_whole(
     where = (Client, "_write_at_once")
     check_cut(await good_with_a_fault_of_ours(proxy, road, monkeypatch, where))
     assert told(caplog) == ["ended=crashed"]
+
+
+@pytest.mark.parametrize("road", [*STREAMS, BYTES], ids=lambda road: road.name)
+async def test_a_fault_of_ours_where_an_answer_arrives_leaves_nobody_waiting(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+) -> None:
+    loop = asyncio.get_running_loop()
+    untold, tell = [], loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: untold.append(context["exception"]))
+    try:
+        where = (answer.Answer, "_hand_over")
+        check_good(road, await good_with_a_fault_of_ours(proxy, road, monkeypatch, where))
+    finally:
+        loop.set_exception_handler(tell)
+    assert [type(error) for error in untold] == [MemoryError]
 
 
 GET = b"%b /v1/models HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n"
