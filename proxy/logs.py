@@ -30,10 +30,10 @@ PIECE = 4096
 
 def to_stderr() -> None:
     """Log as the environment says; raises OSError, which says what is wrong there."""
-    level = os.environ.get(LEVEL, "INFO").upper()
+    level = (os.environ.get(LEVEL) or "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise OSError(f"{LEVEL} is {level!r}, which is no level such as INFO or WARNING")
-    name = os.environ.get(FORMAT, "text")
+    name = os.environ.get(FORMAT) or "text"
     if name not in FORMATS:
         raise OSError(f"{FORMAT} is {name!r}, which is none of {', '.join(FORMATS)}")
     # Our lines name neither threads nor processes, and asking for them at each is dear.

@@ -464,3 +464,9 @@ def test_a_log_level_that_is_none_is_told_in_one_line() -> None:
     done = run("serve", "--port", "0", PROXY_LOG_LEVEL="bogus")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_variable_that_is_empty_is_none() -> None:
+    done = run("serve", "--config", "none.yaml", PROXY_LOG_LEVEL="", PROXY_LOG_FORMAT="")
+    assert "none.yaml" in done.stderr
+    assert "PROXY_LOG" not in done.stderr
