@@ -26,6 +26,11 @@ FOLLOWED = "anthropic-version-proxy.followed"
 our server may send both at once."""
 
 
+IN_A_TURN = 256 << 10
+"""How much is written at a time, in bytes, before others have their turn: a client that takes as
+fast as it is sent never makes anyone wait, and each of many events may repeat a long text."""
+
+
 class ClientLeft(Exception):
     """The client closed its connection. No error: old SDKs do so once they saw the stop."""
 
@@ -165,10 +170,24 @@ class Client:
     def write_all(self, blocks: Iterable[bytes]) -> Coroutine[Any, Any, None] | None:
         """Send parts of the body, each made when the one before it is sent; returns as write."""
         rest = iter(blocks)
+        block = self._write_some(rest)
+        return None if block is None else self._write_rest(block, rest)
+
+    def _write_some(self, rest: Iterator[bytes]) -> bytes | None:
+        """Send parts while that can be done at once; returns the one that cannot.
+
+        It is empty where others are to have their turn first, and None at the end.
+        """
+        size = 0
         for block in rest:
             if not self._write_at_once(block):
                 self.unwritten = chain((block,), rest)  # now, for waiting may never begin
-                return self._write_rest(block, rest)
+                return block
+            size += len(block)
+            if size > IN_A_TURN:
+                self.unwritten = rest
+                return b""
+        self.unwritten = _NOTHING
         return None
 
     def _write_at_once(self, data: bytes) -> bool:
@@ -179,13 +198,13 @@ class Client:
     async def _write(self, data: bytes) -> None:
         await self._send(_part(data))
 
-    async def _write_rest(self, block: bytes, rest: Iterator[bytes]) -> None:
-        await self._send(_part(block))
-        for further in rest:
-            if not self._write_at_once(further):
-                self.unwritten = chain((further,), rest)
-                await self._send(_part(further))
-        self.unwritten = _NOTHING
+    async def _write_rest(self, block: bytes | None, rest: Iterator[bytes]) -> None:
+        while block is not None:
+            if block:
+                await self._send(_part(block))
+            else:
+                await asyncio.sleep(0)
+            block = self._write_some(rest)
 
     async def end(self) -> None:
         """Say that the body is complete. Without this it is cut, and the client can tell."""

@@ -44,6 +44,7 @@ from stage import (
     until,
 )
 from support import (
+    LAST,
     PATIENCE,
     STREAM_HEAD,
     Certificate,
@@ -646,14 +647,19 @@ class Turns:
     past = 0
 
 
-async def good_in_turns(proxy: Proxy, road: Road, turns: Turns) -> None:
-    """Ask on a road, where all goes well, and count the turns until that is over."""
+async def asked_in_turns(proxy: Proxy, road: Road, turns: Turns) -> bytes:
+    """Ask on a road, and count the turns until that is over."""
     async with proxy.nothing_left():
         asked = asyncio.create_task(proxy.ask(road.request))
         while not asked.done():
             turns.past += 1
             await asyncio.sleep(0)  # which is the turn
-        check_good(road, await asked)
+        return await asked
+
+
+async def good_in_turns(proxy: Proxy, road: Road, turns: Turns) -> None:
+    """As asked_in_turns, where all goes well."""
+    check_good(road, await asked_in_turns(proxy, road, turns))
 
 
 @pytest.mark.parametrize("amount", [200_000, 0], ids=["large", "empty"])
@@ -702,6 +708,27 @@ async def test_others_have_their_turn_while_much_that_came_at_once_is_translated
     await good_in_turns(proxy, road, turns)
     assert sum(fed.values()) == len(body)
     assert max(fed.values()) <= 2 * IN_A_TURN
+
+
+async def test_others_have_their_turn_while_events_repeat_a_long_text(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However fast the client takes them."""
+    turns = Turns()
+    written: Counter[int] = Counter()
+    write = Client._write_at_once  # noqa: SLF001
+
+    def watched(self: Client, data: bytes) -> bool:
+        written[turns.past] += 1
+        return write(self, data)
+
+    monkeypatch.setattr(Client, "_write_at_once", watched)
+    monkeypatch.setattr("proxy.client.IN_A_TURN", 1)
+    texts = ["x" * (EVENT_LIMIT // 2)] * 40
+    proxy.stage.good = STREAM_HEAD + b"".join(map(completion, texts)) + LAST + END
+    got = parsed(await asked_in_turns(proxy, NATIVE, turns))
+    assert json.loads(got.events[-2])["completion"] == "".join(texts)
+    assert max(written.values()) == 1
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
