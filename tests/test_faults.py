@@ -731,6 +731,25 @@ async def test_others_have_their_turn_while_events_repeat_a_long_text(
     assert max(written.values()) == 1
 
 
+async def test_others_have_their_turn_while_very_many_chunks_arrive(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as there is something to read, uvloop reads on."""
+    turns = Turns()
+    read: Counter[int] = Counter()
+    arrived = answer.Answer.arrived
+
+    def watched(self: answer.Answer, data: bytes) -> None:
+        read[turns.past] += 1
+        arrived(self, data)
+
+    monkeypatch.setattr(answer.Answer, "arrived", watched)
+    monkeypatch.setattr(answer, "PARTS", 0)
+    proxy.stage.good = BYTES.parts[0] + chunk(b"x" * (4 << 20)) + END
+    assert parsed(await asked_in_turns(proxy, BYTES, turns)).whole
+    assert max(read.values()) <= 2
+
+
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
 async def test_an_answer_may_last_until_the_connection_does(
     proxy: Proxy, log: pytest.LogCaptureFixture, road: Road
