@@ -53,6 +53,11 @@ class MessageSoFar:
             case _:
                 return False
 
+    @property
+    def lacks_input(self) -> bool:
+        """Whether it asks for a tool to be used, and the input of one never became whole."""
+        return bool(self._inputs) and (self.message or {}).get("stop_reason") == "tool_use"
+
     def _start(self, message: Body) -> bool:
         content = message.get("content")
         blocks = [_object(block) for block in content] if isinstance(content, list) else []
@@ -96,15 +101,15 @@ class MessageSoFar:
 
     def _stop_block(self, index: int) -> bool:
         """A tool's input is parsed when it is whole; until then it stands as its block began."""
-        text = "".join(self._inputs.pop(index, ()))
-        if not text:
-            return False
+        text = "".join(self._inputs.get(index, ()))
         try:
             whole = text.encode("utf-8", "replace")
-            self._blocks[index]["input"] = jsontext.loads_shallow(whole)
-        except jsontext.NotJSON:
+            if text:
+                self._blocks[index]["input"] = jsontext.loads_shallow(whole)
+        except jsontext.NotJSON:  # as where the answer was too long, which its reason tells
             return False
-        return True
+        self._inputs.pop(index, None)
+        return bool(text)
 
     def _grow_message(self, message: Body, body: Body) -> bool:
         """The last word counts. Usage comes in totals, never to be added up; null says nothing."""

@@ -22,6 +22,8 @@ from .message_so_far import TOLD, MessageSoFar
 
 NOT_FOUND = 404
 
+NO_INPUT = "upstream asked for a tool without the whole of its input"
+
 LARGEST = 64 << 20
 """The most that the events of one Message may have as data, in bytes. Not all of them are told to
 the client, who could make the upstream wait: the input of a tool is when it is whole."""
@@ -125,6 +127,8 @@ class MessagesBecameIncremental(VersionChange):
         return snapshot
 
     def _stopped(self) -> Event:
+        if self._so_far.lacks_input:
+            return self._failure(UpstreamNonsense(NO_INPUT))
         return _snapshot(self._so_far.message or {}, last=True)
 
     def _growing(self) -> Event:
