@@ -451,6 +451,7 @@ class Answer:
         self.status = status
         self._has_head = True
         if self._bodiless or status in (204, 304):
+            self._reusable = False  # some servers send a body, perhaps behind the next request
             self.on_message_complete()
         else:  # RFC 9112 §6.3
             framed = b"content-length" in self.named or b"transfer-encoding" in self.named
