@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..change import Event, GrowingText, VersionChange
 from ..errors import UpstreamNonsense
-from .exception_and_truncated_removed import error_event
+from .exception_and_truncated_removed import check_completion, error_event
 from .growth import growth
 
 
@@ -37,18 +37,21 @@ class CompletionsBecameIncremental(VersionChange):
         return (event,)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """Send what the text has more than before."""
+        """Send what the text has more than before; the last event is a whole answer."""
         if event.name != "completion":
             return (event,)
         text = event.body.get("completion")
         text = text if isinstance(text, str) else ""
+        reason = event.body.get("stop_reason")
+        last = isinstance(reason, str) and bool(reason)
+        failed = event.body.get("exception") is not None
         try:
             increment = growth(self._before, text)
+            if last and not failed:
+                check_completion(event.body)
         except UpstreamNonsense as error:
             return (error_event(error),)
         self._before = text
-        reason = event.body.get("stop_reason")
-        last = isinstance(reason, str) and bool(reason)
-        if not increment and not last and event.body.get("exception") is None:
+        if not increment and not last and not failed:
             return ()
         return (Event(event.name, event.body | {"completion": increment}, last=last),)

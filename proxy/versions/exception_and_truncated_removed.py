@@ -33,7 +33,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 
     def downgrade_response(self, body: Body) -> Body:
         """Put the two back, where they stood among the seven keys of then."""
-        _check(body)
+        check_completion(body)
         return self._as_in_2023_01_01(body)
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
@@ -55,7 +55,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         """Take the two out; an exception is an error."""
         if body.get("exception") is not None:
             raise told_by(body["exception"])
-        _check(body)
+        check_completion(body)
         return _as_in_2023_06_01(body)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
@@ -122,7 +122,7 @@ def told_by(exception: object) -> ProxyError:
     return refused_in_stream({"error": error})
 
 
-def _check(body: Body) -> None:
+def check_completion(body: Body) -> None:
     """Let a whole answer be a completion, or raise UpstreamNonsense: a cut one is none."""
     if not isinstance(body.get("completion"), str):
         raise UpstreamNonsense("upstream's answer is not a completion")

@@ -89,21 +89,23 @@ class MessagesBecameIncremental(VersionChange):
         return {key: value for key, value in body.items() if key not in ONLY_THEN}
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """What the Message has more than before, as the events that say so."""
+        """What the Message has more than before, as the events that say so; the last is whole."""
         if event.name == "error":
             return (error_event(refused_in_stream(event.body)),)
         if event.name != "message":
             return (event,)
         message = event.body
+        exception = message.get("exception")
+        last = message.get("stop_reason") is not None
         try:
             made = self._increments.events(message)
+            if last and exception is None:
+                check_message(message)
         except UpstreamNonsense as error:
             return (error_event(error),)
-        if message.get("exception") is not None:
-            return (*made, *self._increments.rest(), error_event(told_by(message["exception"])))
-        if message.get("stop_reason") is not None:
-            made += self._increments.end(message)
-        return made
+        if exception is not None:
+            return (*made, *self._increments.rest(), error_event(told_by(exception)))
+        return made + self._increments.end(message) if last else made
 
     def upgrade_error(self, error: ProxyError) -> ProxyError:
         """A service of then that knows no Messages is asked for the wrong thing, not a lost one."""
