@@ -398,10 +398,10 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as offer:
                 rest = memoryview(rest)[offer.args[0] :]
-                if self._part == "body":
-                    self._parse_head_again()
             else:
                 return
+            if self._part == "body":
+                self._parse_head_again()
 
     def _parse_head_again(self) -> None:
         """Have the body read that the parser would not: without the offer, another one does."""

@@ -622,6 +622,19 @@ async def test_a_body_behind_an_upgrade_that_is_not_taken_is_read(
     assert upstream.bodies == [b"hello", b"hello", b""][:answers]
 
 
+async def test_a_body_behind_an_upgrade_whose_framing_is_none_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of a coding with a tab behind it, the parser says so only when it is to read the body."""
+    upstream = Upstream()
+    upgrade = b"connection: upgrade\r\nupgrade: h2c\r\n"
+    async with door(upstream) as client:
+        await client.say(COMPLETE + upgrade + b"transfer-encoding: chunked\t\r\n\r\n0\r\n\r\n")
+        message(await client.rest(), 400)
+    assert not upstream.asked
+    assert not caplog.records
+
+
 async def test_a_client_that_leaves_is_noticed_though_requests_wait_behind() -> None:
     upstream = Upstream(open=False)
     async with door(upstream) as client:
