@@ -33,19 +33,20 @@ class NotJSON(ValueError):
     """The text is not JSON; ``str()`` says where."""
 
 
-def loads(text: bytes) -> Any:
-    """Parse ``text``; raises NotJSON."""
+def loads(text: bytes, *, all_finite: bool = False) -> Any:
+    """Parse ``text``; raises NotJSON, with ``all_finite`` for numbers that no double holds, too."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return _loads_leniently(text)
+        return _loads_leniently(text, all_finite=all_finite)
 
 
-def loads_exactly(text: bytes) -> Any:
+def loads_exactly(text: bytes, *, all_finite: bool = False) -> Any:
     """As ``loads``, for what is to be printed again: orjson rounds integers of more than 64 bits,
     such as an amount in the input of a tool.
     """
-    return _loads_leniently(text) if _LONG in text.translate(_AS_ZEROS) else loads(text)
+    read = _loads_leniently if _LONG in text.translate(_AS_ZEROS) else loads
+    return read(text, all_finite=all_finite)
 
 
 def holds_at_most(most: int, text: bytes) -> bool:
@@ -68,8 +69,8 @@ def _openings(text: bytes) -> int:
 
 
 def loads_shallow(text: bytes) -> Any:
-    """As ``loads_exactly``; raises NotJSON beyond DEEPEST levels, too."""
-    value = loads_exactly(text)
+    """As ``loads_exactly``, all finite; raises NotJSON beyond DEEPEST levels, too."""
+    value = loads_exactly(text, all_finite=True)
     if len(text) > 2 * DEEPEST and text.count(b"[") + text.count(b"{") > DEEPEST and _deep(value):
         raise NotJSON("nested too deeply")
     return value
@@ -147,12 +148,15 @@ def _printed_leniently(value: Any) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def _loads_leniently(text: bytes) -> Any:
+def _loads_leniently(text: bytes, *, all_finite: bool) -> Any:
     try:
         told = text.decode("utf-8", "replace")
-        return json.loads(told, parse_int=_integer, parse_constant=_refuse)
+        value = json.loads(told, parse_int=_integer, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise NotJSON(str(error)) from error
+    if all_finite and not finite(value):
+        raise NotJSON("a number is too large")
+    return value
 
 
 def _integer(digits: str) -> int | float:
