@@ -81,9 +81,10 @@ def _match(config: Config, name: str | None, path: str) -> Match:
 
 
 def _readable(body: bytes) -> str:
-    """A body as its reader would lay it out; as it is where it is no JSON."""
+    """A body as its reader would lay it out; as it is where that cannot be told in JSON."""
     try:
-        text = json.dumps(jsontext.loads_exactly(body), indent=2, ensure_ascii=False)
+        value = jsontext.loads_exactly(body, all_finite=True)
+        text = json.dumps(value, indent=2, ensure_ascii=False)
     except jsontext.NotJSON:
         text = body.decode("utf-8", "replace")
     return text.encode("utf-8", "backslashreplace").decode()

@@ -421,7 +421,7 @@ def test_explain_refuses_as_the_proxy_would() -> None:
     assert done.stderr.startswith("400 invalid_request_error: prompt must start with")
 
 
-def test_explain_takes_a_path_and_what_is_no_json() -> None:
+def test_explain_takes_a_path_and_what_cannot_be_laid_out() -> None:
     def explained(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, "explain", *arguments],
@@ -435,8 +435,9 @@ def test_explain_takes_a_path_and_what_is_no_json() -> None:
 
     done = explained('{"model": "m"}', "--path", "/v1/messages")
     assert done.stdout.startswith("POST https://api.anthropic.com/v1/messages\n")
-    done = explained("no json", "--client-version", "2099-01-01")
+    done = explained('{"n": 1e999}', "--client-version", "2099-01-01")
     assert (done.returncode, done.stderr) == (0, "")
+    assert '{"n": 1e999}' in done.stdout
     assert "the body passes through" in done.stdout
     done = explained("{}", "--path", "/v1/complete?beta=true")
     assert done.returncode == 1
