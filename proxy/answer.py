@@ -253,6 +253,7 @@ class Answer:
             self.close()
             return
         self._stop_timer()
+        self._drop_wait()
         self._timer = self._loop.call_later(_LEFT_ALONE, self.close)
         self._left = True
         self._take = _let_go
@@ -266,13 +267,16 @@ class Answer:
             self._upload.cancel()
         if self._paused:  # with parts that nobody wanted; the next call will want its own
             self._connection.resume_reading()
-        if inspect.iscoroutine(self._wait):
-            self._wait.close()  # or it would complain that nobody waited for it
+        self._drop_wait()
         reusable = self._complete and self._reusable and not self._sending
         self._connection.end(self, reusable=reusable)
         # They hold us, and would wait for the garbage collector.
         self._parser = self._error = None
         self._enough = never
+
+    def _drop_wait(self) -> None:
+        if inspect.iscoroutine(self._wait):
+            self._wait.close()  # or it would complain that nobody waited for it
 
     def send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
         """Send the body of the request as it comes, during which the answer may already begin.

@@ -30,6 +30,7 @@ from support import (
 )
 
 from proxy import keepalive, server
+from proxy.answer import Answer, Take
 from proxy.app import App
 from proxy.client import CONNECTION, ClientLeft, Gone
 from proxy.keepalive import Keepalive
@@ -517,6 +518,39 @@ async def test_an_exchange_that_ends_early_waits_for_no_garbage_collector(ended_
             cut.set()
     finally:
         gc.enable()
+
+
+async def test_what_a_part_left_to_wait_for_is_dropped_where_a_drain_cuts_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the upstream goes on for a while."""
+    begun, cut, heard = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    hand_over = Answer._hand_over  # noqa: SLF001
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD)
+        for event in (begun, cut, asyncio.Event()):
+            await side.say(completion(" Hi"))
+            await event.wait()
+
+    async with proxy_to(play) as (app, url), await connect(url) as client:
+
+        def watched(self: Answer, take: Take) -> None:
+            hand_over(self, take)
+            app.exchanges.cut()
+            if cut.is_set():
+                heard.set()
+
+        await client.say(old_request())
+        await client.until(b"}\r\n\r\n")
+        monkeypatch.setattr("proxy.client.IN_A_TURN", 1)
+        monkeypatch.setattr(Answer, "_hand_over", watched)
+        begun.set()
+        await client.until(b"\r\n0\r\n\r\n")
+        cut.set()
+        async with asyncio.timeout(PATIENCE):
+            await heard.wait()
 
 
 @pytest.mark.parametrize("status", [200, 529])
