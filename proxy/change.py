@@ -105,7 +105,7 @@ class Event:
     def body(self) -> Body:
         """The JSON object that the event carries; raises jsontext.NotJSON."""
         if self._body is None:
-            body = jsontext.loads_shallow(self.data)
+            body = jsontext.loads_at_once(self.data)
             if not isinstance(body, dict):
                 raise jsontext.NotJSON("the data of an event is not a JSON object")
             self._body = body

@@ -154,7 +154,7 @@ def test_a_message_that_is_superseded_is_not_printed(monkeypatch: pytest.MonkeyP
 def test_a_message_that_is_superseded_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
     made.request("/v1/messages", b'{"stream":true}')
-    blocks = [{"type": "text"} for _ in range(10_000)]
+    blocks = [{"type": "text"} for _ in range(9_000)]
     list(made.feed(named("message_start", {"message": {"content": blocks}})))
     delta = {"index": 0, "delta": {"type": "text_delta", "text": "a"}}
     monkeypatch.setattr(jsontext, "dumps", lambda _: b"{}")  # printing takes much memory
@@ -378,6 +378,42 @@ def test_a_message_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
     list(made.feed(named("content_block_start", start)))
     with pytest.raises(UpstreamNonsense, match="larger than"):
         list(made.feed(named("content_block_delta", part) * 10))
+
+
+MANY = ",".join(["{}"] * jsontext.MOST_AT_ONCE)
+"""Blocks of a Message, and values of JSON: few bytes each, and more than any answer has."""
+
+
+@pytest.mark.parametrize(
+    ("client", "upstream", "event"),
+    [
+        ("2023-01-01", "2023-06-01", 'event: message_start\ndata: {"message":{"content":[%s]}}'),
+        ("2023-06-01", "2023-01-01", 'data: {"content":[%s]}'),
+    ],
+    ids=["old client", "old service"],
+)
+def test_an_event_of_very_many_values_is_not_read(client: str, upstream: str, event: str) -> None:
+    """Each may become two events: those of 8 MiB were two dozen GB, and half a minute's work."""
+    made = Translation(client, upstream)
+    made.request("/v1/messages", b'{"stream":true}')
+    with pytest.raises(UpstreamNonsense):
+        list(made.feed((event % MANY).encode() + b"\n\n"))
+
+
+def with_tool(part: str) -> tuple[Translation, bytes]:
+    """A Message with a tool that has ``part`` of its input, and what ends its block."""
+    made = Translation("2023-01-01", "2023-06-01")
+    made.request("/v1/messages", b'{"stream":true}')
+    tool = {"index": 0, "content_block": {"type": "tool_use", "input": {}}}
+    delta = {"index": 0, "delta": {"type": "input_json_delta", "partial_json": part}}
+    list(made.feed(named("message_start", {"message": {"content": []}})))
+    list(made.feed(named("content_block_start", tool) + named("content_block_delta", delta)))
+    return made, named("content_block_stop", {"index": 0})
+
+
+def test_the_input_of_very_many_values_is_not_read() -> None:
+    made, stop = with_tool(f"[{MANY}]")
+    assert list(made.feed(stop)) == []
 
 
 def test_a_message_survives_whatever_its_delta_says() -> None:

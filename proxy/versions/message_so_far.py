@@ -105,7 +105,7 @@ class MessageSoFar:
         try:
             whole = text.encode("utf-8", "replace")
             if text:
-                self._blocks[index]["input"] = jsontext.loads_shallow(whole)
+                self._blocks[index]["input"] = jsontext.loads_at_once(whole)
         except jsontext.NotJSON:  # as where the answer was too long, which its reason tells
             return False
         self._inputs.pop(index, None)
