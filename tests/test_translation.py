@@ -416,6 +416,46 @@ def test_the_input_of_very_many_values_is_not_read() -> None:
     assert list(made.feed(stop)) == []
 
 
+def test_the_input_that_never_becomes_whole_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each event that says anew that its block is over."""
+    made, stop = with_tool("{" * 1000)
+    read = Mock(wraps=jsontext.loads)
+    monkeypatch.setattr(jsontext, "loads", read)
+    assert list(made.feed(stop * 100)) == []
+    texts = [call.args[0] for call in read.call_args_list]
+    assert sum(b"{{" in text for text in texts) == 1
+    reason = {"delta": {"stop_reason": "tool_use"}}
+    end = b"".join(made.feed(named("message_delta", reason) + named("message_stop", {})))
+    assert b"asked for a tool without the whole of its input" in end
+
+
+@pytest.mark.parametrize("grows", ["text", "usage"])
+def test_what_grows_is_not_copied_for_each_event(grows: str) -> None:
+    """Where only the last snapshot is sent nothing else would bound the work."""
+    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made.request("/v1/messages", b'{"stream":true}')
+
+    def event(size: int) -> bytes:
+        if grows == "usage":
+            return named("message_delta", {"usage": {f"{n}": n for n in range(size)}})
+        delta = {"type": "text_delta", "text": "x" * 100 * size}
+        return named("content_block_delta", {"index": 0, "delta": delta})
+
+    block = {"index": 0, "content_block": {"type": "text", "text": ""}}
+    start = named("message_start", {"message": {"content": []}})
+    start += named("content_block_start", block) + event(10_000) + event(1) * 100
+    tracemalloc.start()
+    try:
+        list(made.feed_piece(start, more=True))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        list(made.feed_piece(event(1), more=True))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - before < 100_000
+
+
 def test_a_message_survives_whatever_its_delta_says() -> None:
     made = Translation("2023-01-01", "2023-06-01")
     made.request("/v1/messages", b'{"stream":true}')

@@ -16,6 +16,9 @@ from ..errors import UpstreamNonsense
 TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 """Types of blocks whose input arrives as parts of JSON."""
 
+NEVER_WHOLE = "!"
+"""What no JSON begins with, for an input that ended before it was whole: it is read just once."""
+
 TOLD = (
     "message_start",
     "content_block_start",
@@ -107,6 +110,7 @@ class MessageSoFar:
             if text:
                 self._blocks[index]["input"] = jsontext.loads_at_once(whole)
         except jsontext.NotJSON:  # as where the answer was too long, which its reason tells
+            self._inputs[index] = [NEVER_WHOLE]
             return False
         self._inputs.pop(index, None)
         return bool(text)
@@ -124,7 +128,9 @@ class MessageSoFar:
         told = _object(body.get("usage")).items()
         usage = {name: count for name, count in told if count is not None}
         if usage:
-            message["usage"] = _object(message.get("usage")) | usage
+            if not isinstance(message.get("usage"), dict):
+                message["usage"] = {}
+            message["usage"] |= usage
         others = {name: value for name, value in body.items() if name not in _PARTS}
         message |= {name: value for name, value in others.items() if value is not None}
         return True
@@ -137,7 +143,10 @@ def _append(block: Body, delta: Body, field: str) -> bool:
     grown = _string(delta.get(field))
     if not grown:
         return False
-    block[field] = _string(block.get(field)) + grown
+    text = _string(block.get(field))
+    block[field] = None  # a text that nobody else holds grows where it is: it is not copied
+    text += grown
+    block[field] = text
     return True
 
 
