@@ -202,8 +202,8 @@ class Client:
         while block is not None:
             if block:
                 await self._send(_part(block))
-            else:
-                await asyncio.sleep(0)
+                self.unwritten = rest
+            await asyncio.sleep(0)
             block = self._write_some(rest)
 
     async def end(self) -> None:
