@@ -226,19 +226,17 @@ class Answer:
         Raises as read and what decodes it do, too.
         """
         decode = self.decoding()
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()  # a list of its parts would take fifty bytes more for each
         while part := await self.read():
             for piece in (part,) if decode is None else decode(part):
-                size += len(piece)
-                if size > limit:
+                body += piece
+                if len(body) > limit:
                     raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
-                parts.append(piece)
                 if decode is not None:  # a part may have very many, and others want their turn
                     await asyncio.sleep(0)
         if decode is not None:
             decode.end()
-        return b"".join(parts)
+        return bytes(body)
 
     def decoding(self) -> Decoding | None:
         """What decodes the body, part by part, None if it is plain; raises UpstreamNonsense."""

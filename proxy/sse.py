@@ -38,8 +38,7 @@ class Decoder:
 
     def __init__(self, limit: int = 8 << 20) -> None:
         self._limit = limit
-        self._cut: list[bytes] = []  # the beginnings of a line whose end has not come yet
-        self._cut_size = 0
+        self._cut = bytearray()  # the beginning of a line whose end has not come yet
         self._size = 0  # of the whole lines of the event so far, in bytes
         self._after_cr = False
         self._at_start = True
@@ -85,9 +84,8 @@ class Decoder:
             elif field == b"event":
                 self._name = value.removeprefix(b" ").decode("utf-8", "replace") or None
         if cut:
-            self._cut.append(cut)
-            self._cut_size += len(cut)
-            if self._size + self._cut_size > self._limit:
+            self._cut += cut
+            if self._size + len(self._cut) > self._limit:
                 raise self._too_large()
         under_way = self._cut or self._data or self._name is not None or self._after_cr
         self.between = not under_way
@@ -107,8 +105,8 @@ class Decoder:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = chunk.split(b"\n")
         if self._cut and len(lines) > 1:
-            lines[0] = b"".join((*self._cut, lines[0]))
-            self._cut, self._cut_size = [], 0
+            lines[0] = b"".join((self._cut, lines[0]))
+            self._cut = bytearray()
         if self._at_start and len(lines) > 1:
             self._at_start = False
             lines[0] = lines[0].removeprefix(BOM)

@@ -14,11 +14,13 @@ import json
 import logging
 import os
 import socket
+import tracemalloc
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from unittest.mock import AsyncMock
 
 import pytest
 from stage import (
@@ -43,6 +45,7 @@ from stage import (
     staged,
     until,
 )
+from starlette.types import Message
 from support import (
     LAST,
     PATIENCE,
@@ -750,6 +753,27 @@ async def test_others_have_their_turn_while_very_many_chunks_arrive(
     proxy.stage.good = BYTES.parts[0] + chunk(b"x" * (4 << 20)) + END
     assert parsed(await asked_in_turns(proxy, BYTES, turns)).whole
     assert max(read.values()) <= 2
+
+
+async def test_a_body_in_drips_takes_no_more_memory_than_it_is_long() -> None:
+    """Two bytes are some fifty more where each part is kept by itself."""
+    left = iter(range(10_000, 0, -1))
+
+    async def receive() -> Message:
+        number = next(left)
+        return {"type": "http.request", "body": b"%02d" % (number % 100), "more_body": number > 1}
+
+    scope = {"method": "POST", "raw_path": b"/", "query_string": b""}
+    client = Client(
+        {**scope, "headers": [(b"transfer-encoding", b"chunked")]}, receive, AsyncMock()
+    )
+    tracemalloc.start()
+    try:
+        assert len(await client.body(1 << 20)) == 20_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * 20_000
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import chain, pairwise
 
 import pytest
@@ -115,3 +116,15 @@ def test_the_limit_is_for_each_event_alone() -> None:
     decoder = Decoder(limit=20)
     chunks = [b"data: 12", b"34\n\n"] * 50
     assert len([frame for chunk in chunks for frame in decoder.feed(chunk)]) == 50
+
+
+def test_a_line_in_drips_takes_no_more_memory_than_it_is_long() -> None:
+    decoder = Decoder()
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            assert not list(decoder.feed(b"%02d" % (number % 100)))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * 20_000
