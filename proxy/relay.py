@@ -431,7 +431,7 @@ async def _refusal(answer: Answer) -> UpstreamRefused:
     """The upstream's error in the API's words, though its edge may answer with anything."""
     try:
         body = await answer.read_all(ERROR_LIMIT)
-        parsed = jsontext.loads(body)
+        parsed = jsontext.loads_at_once(body)
     except jsontext.NotJSON:
         parsed = None
     except UpstreamError:  # its status says enough

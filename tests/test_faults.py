@@ -61,6 +61,7 @@ from support import (
 from proxy import answer
 from proxy.client import Client
 from proxy.coding import PIECE, SLICE, Decoding
+from proxy.jsontext import MOST_AT_ONCE
 from proxy.relay import AT_HAND
 from proxy.streaming import IN_A_TURN
 from proxy.translation import Translation
@@ -753,6 +754,24 @@ async def test_others_have_their_turn_while_very_many_chunks_arrive(
     proxy.stage.good = BYTES.parts[0] + chunk(b"x" * (4 << 20)) + END
     assert parsed(await asked_in_turns(proxy, BYTES, turns)).whole
     assert max(read.values()) <= 2
+
+
+@pytest.mark.parametrize("road", TRANSLATED, ids=lambda road: road.name)
+async def test_an_error_of_very_many_values_is_not_read(proxy: Proxy, road: Road) -> None:
+    """Its status says enough; a megabyte of them took a tenth of a second."""
+    lists = b",".join([b"[]"] * MOST_AT_ONCE)
+    body = b'{"error":{"type":"api_error","message":"So much:"},"what":[%b]}' % lists
+    head = b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    stage = proxy.stage
+
+    async def play(side: Side) -> None:
+        await stage.answer(side, head % len(body) + body)
+        await stage.behave(side)
+
+    async with proxy.nothing_left():
+        stage.scripts.append(play)
+        got = await proxy.ask(road.request)
+    check_refused(got, 500, FAILED, "upstream answered 500")
 
 
 async def test_a_body_in_drips_takes_no_more_memory_than_it_is_long() -> None:
