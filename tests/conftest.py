@@ -41,6 +41,19 @@ def servers_that_stop_at_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def lines_that_are_written_as_one() -> Iterator[None]:
+    """Plain asyncio serves on Windows alone, where it joins the lines that it is to write.
+
+    Elsewhere Pythons 3.12.0 to 3.12.8, 3.13.0 and 3.13.1 have nobody wait who writes them for a
+    slow client (CVE-2024-12254): an endless answer would fill the memory of the machine.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        transport = "asyncio.selector_events._SelectorSocketTransport"
+        patch.setattr(f"{transport}.writelines", asyncio.WriteTransport.writelines)
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those for which something has to be installed come last: it is, while the others run."""
     items.sort(key=lambda item: any(needed([item])))
