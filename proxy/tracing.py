@@ -7,6 +7,7 @@ Without them nothing is imported and nothing is spent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
@@ -18,12 +19,33 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
+QUOTING = ("opentelemetry.trace.span", "opentelemetry.util.re")
+"""Loggers that quote what they cannot read: a client's field, or one with a collector's key."""
+
 
 def configured(environ: Mapping[str, str]) -> Spans | None:
-    """What makes the spans, as ``environ`` says; None if it wants none. Raises as exporters."""
-    found = exporters(environ)
+    """What makes the spans, as ``environ`` says; None if it wants none.
+
+    Raises OSError if what it says cannot be done.
+    """
+    found = _exporters(environ)
     if not found:
         return None
+    try:
+        return _spans(found)
+    except Exception as error:  # each of its parts has a kind of its own
+        raise OSError(f"spans cannot be sent as the variables OTEL_... ask: {error!r}") from error
+
+
+def check(environ: Mapping[str, str]) -> None:
+    """Raise what configured does."""
+    if (spans := configured(environ)) is not None:
+        spans.close()
+
+
+def _spans(found: list[EntryPoint]) -> Spans:
+    for name in QUOTING:
+        logging.getLogger(name).addFilter(_without_values)
     # Here, because the extra need not be there, and costs a tenth of a second.
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
@@ -36,7 +58,12 @@ def configured(environ: Mapping[str, str]) -> Spans | None:
     return Spans(provider)
 
 
-def exporters(environ: Mapping[str, str]) -> list[EntryPoint]:
+def _without_values(record: logging.LogRecord) -> bool:
+    record.args = ()
+    return True
+
+
+def _exporters(environ: Mapping[str, str]) -> list[EntryPoint]:
     """What spans are sent by, as ``environ`` says; raises OSError if that is not installed."""
     asked = _asked(environ)
     if not asked:

@@ -68,7 +68,7 @@ def serve(load: server.Load, workers: int = 1) -> None:
     config = load()
     if workers > 1:
         _check_folder()
-    tracing.exporters(os.environ)  # raises here, once, and not in each worker
+        tracing.check(os.environ)  # raises here, once, and not in each worker
     journal.check(config.ledger)  # as does this
     server.open_many_files(config.limits.concurrent_exchanges)
     with (

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from processes import ROOT, served, write_config
 from stage import BRIDGED, until
-from support import Play, Side, connect, raw_upstream, settings
+from support import PATIENCE, Play, Side, connect, raw_upstream, settings
 
 from proxy.app import App
 from proxy.server import running
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = b"traceparent: 00-%b-b7ad6b7169203331-01\r\n" % TRACE.encode()
+VERSION = b"anthropic-version: 2023-06-01\r\n"
 STATE = b"tracestate: vendor=what\r\n"
 
 
@@ -179,7 +180,7 @@ async def test_the_environment_says_where_spans_go(tmp_path: Path) -> None:
         command = ("serve", "--config", str(file))
         async with served(*command, OTEL_TRACES_EXPORTER="console") as proxy:
             async with await connect(proxy.url) as client:
-                await client.say(request(PARENT, b"anthropic-version: 2023-06-01\r\n"))
+                await client.say(request(PARENT, b"tracestate: SECRET\r\n", VERSION))
                 await client.until(b"\r\n\r\nok")
             assert await proxy.stopped() == 0
     assert re.findall(r'"name": "(.*)"', proxy.printed) == [
@@ -187,14 +188,30 @@ async def test_the_environment_says_where_spans_go(tmp_path: Path) -> None:
         "POST /{rest:path}",
     ]
     assert proxy.printed.count(f'"trace_id": "0x{TRACE}"') == 2
+    assert "SECRET" not in "".join(proxy.said)  # the library quotes a state that it cannot read
 
 
-def test_an_exporter_that_is_not_installed_is_told_at_the_start() -> None:
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            b"spans cannot be sent by otlp_proto_grpc",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_MAX_QUEUE_SIZE": "0"},
+            b"max_queue_size must be a positive integer",
+        ),
+    ],
+    ids=["an exporter that is not installed", "a setting that cannot be"],
+)
+def test_what_cannot_be_traced_is_told_at_the_start(environ: dict[str, str], told: bytes) -> None:
     command = (sys.executable, "-m", "proxy", "serve", "--port", "0", "--workers", "2")
-    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, check=False)
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, check=False, timeout=PATIENCE
+    )
     assert ended.returncode == 1
-    assert b"spans cannot be sent by otlp_proto_grpc" in ended.stderr
+    assert told in ended.stderr
     assert b"Traceback" not in ended.stderr
 
 
