@@ -23,7 +23,7 @@ LONGEST = 1024
 def main(arguments: Sequence[str]) -> str | None:
     """Ask once; returns what is wrong, or None."""
     path = arguments[0] if arguments else "/-/healthy"
-    port = arguments[1] if arguments[1:] else os.environ.get("PORT", "8080")
+    port = arguments[1] if arguments[1:] else os.environ.get("PORT") or "8080"
     try:
         status = _status_line(path, int(port))
     except (OSError, ValueError) as error:

@@ -84,6 +84,11 @@ async def test_a_port_that_is_none_is_told() -> None:
     assert "Traceback" not in said
 
 
+async def test_an_empty_port_is_the_usual_one_as_in_the_configuration() -> None:
+    code, said = await python("-m", "proxy.probe", PORT="")
+    assert code == 0 or "on port 8080: " in said  # whether something listens there or not
+
+
 async def test_it_loads_nothing_of_the_proxy_and_no_library() -> None:
     dear = "{'asyncio', 'http', 'ssl'}"
     seen = f"import sys, proxy.probe; print(sorted({dear} & set(sys.modules)))"
