@@ -214,7 +214,7 @@ def test_a_name_that_leads_nowhere_is_told_in_one_line() -> None:
 
 def test_a_working_directory_that_was_removed_is_told_in_one_line(tmp_path: Path) -> None:
     removed = "import os, sys; os.rmdir(os.getcwd()); from proxy.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", removed, "serve", "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-Pc", removed, "serve", "--port", "0", "--workers", "2"]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "PROXY_CONFIG": str(PACKAGED_CONFIG)}
     (folder := tmp_path / "folder").mkdir()
     done = subprocess.run(
