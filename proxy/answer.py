@@ -29,10 +29,6 @@ it, a trailer, what stands beside the size of a chunk. None of it is handed on b
 UNREAD_SIZE = 64 << 10
 """How much of an answer may wait to be read before its upstream is made to wait, in bytes."""
 
-PARTS = 1000
-"""How many parts may come in one read before others have their turn: uvloop reads 256 KiB at a time
-and up to 32 times in one turn, in which there may be a million."""
-
 _LEFT_ALONE = 0.25
 """How long an answer that was left may take to end, in seconds."""
 
@@ -384,9 +380,8 @@ class Answer:
         return "too much beside its answer" if self._has_head else "too large a head"
 
     def _hand_over(self, take: Take) -> None:
-        many = len(self._parts) > PARTS
         try:
-            self._wait = take(self._taken()) or (asyncio.sleep(0) if many else None)
+            self._wait = take(self._taken())
         except Exception as error:  # noqa: BLE001  (forward raises it, whatever else it finds)
             self._wait = _raised(error)
         if self._wait or self._complete or self._error or self._enough():

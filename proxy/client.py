@@ -31,6 +31,11 @@ IN_A_TURN = 256 << 10
 fast as it is sent never makes anyone wait, and each of many events may repeat a long text."""
 
 
+MUCH = 4 << 10
+"""The same where it passes as it came. uvloop reads 256 KiB at a time and up to 32 times in a turn:
+there may be a million chunks in that, and more than this is left of many."""
+
+
 class ClientLeft(Exception):
     """The client closed its connection. No error: old SDKs do so once they saw the stop."""
 
@@ -165,29 +170,21 @@ class Client:
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None] | None:
         """Send a part of the body; returns what to wait for before the next, None for nothing."""
-        return None if self._write_at_once(data) else self._write(data)
+        if not self._write_at_once(data):
+            return self._write(data)
+        return asyncio.sleep(0) if len(data) > MUCH else None
 
     def write_all(self, blocks: Iterable[bytes]) -> Coroutine[Any, Any, None] | None:
         """Send parts of the body, each made when the one before it is sent; returns as write."""
         rest = iter(blocks)
-        block = self._write_some(rest)
-        return None if block is None else self._write_rest(block, rest)
-
-    def _write_some(self, rest: Iterator[bytes]) -> bytes | None:
-        """Send parts while that can be done at once; returns the one that cannot.
-
-        It is empty where others are to have their turn first, and None at the end.
-        """
-        size = 0
+        enough = self.bytes_sent + IN_A_TURN
         for block in rest:
             if not self._write_at_once(block):
                 self.unwritten = chain((block,), rest)  # now, for waiting may never begin
-                return block
-            size += len(block)
-            if size > IN_A_TURN:
+                return self._write_rest(block, rest)
+            if self.bytes_sent > enough:
                 self.unwritten = rest
-                return b""
-        self.unwritten = _NOTHING
+                return self._write_rest(None, rest)
         return None
 
     def _write_at_once(self, data: bytes) -> bool:
@@ -199,12 +196,18 @@ class Client:
         await self._send(_part(data))
 
     async def _write_rest(self, block: bytes | None, rest: Iterator[bytes]) -> None:
-        while block is not None:
-            if block:
-                await self._send(_part(block))
+        """Send ``block`` and the rest, and let others go first behind each."""
+        if block is not None:
+            await self._send(_part(block))
+            self.unwritten = rest
+        await asyncio.sleep(0)
+        for further in rest:
+            if not self._write_at_once(further):
+                self.unwritten = chain((further,), rest)
+                await self._send(_part(further))
                 self.unwritten = rest
             await asyncio.sleep(0)
-            block = self._write_some(rest)
+        self.unwritten = _NOTHING
 
     async def end(self) -> None:
         """Say that the body is complete. Without this it is cut, and the client can tell."""

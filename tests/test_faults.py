@@ -750,7 +750,6 @@ async def test_others_have_their_turn_while_very_many_chunks_arrive(
         arrived(self, data)
 
     monkeypatch.setattr(answer.Answer, "arrived", watched)
-    monkeypatch.setattr(answer, "PARTS", 0)
     proxy.stage.good = BYTES.parts[0] + chunk(b"x" * (4 << 20)) + END
     assert parsed(await asked_in_turns(proxy, BYTES, turns)).whole
     assert max(read.values()) <= 2
