@@ -25,11 +25,9 @@ FOLLOWED = "anthropic-version-proxy.followed"
 """What is true in the message that begins a response if a part of its body comes with it, so that
 our server may send both at once."""
 
-
 IN_A_TURN = 256 << 10
 """How much is written at a time, in bytes, before others have their turn: a client that takes as
 fast as it is sent never makes anyone wait, and each of many events may repeat a long text."""
-
 
 MUCH = 4 << 10
 """The same where it passes as it came. uvloop reads 256 KiB at a time and up to 32 times in a turn:

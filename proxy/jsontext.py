@@ -25,8 +25,8 @@ MOST_AT_ONCE = 20_000
 bytes on the wire, and may become two events of a microsecond and some KiB each."""
 
 LONGEST = 308
-"""The digits of the longest integer that is read as one. None that a double cannot hold is meant,
-and to read one takes the square of its length."""
+"""The digits of the longest integer that is read as one. What no double holds counts as infinite:
+to read an integer takes the square of its length."""
 
 _AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG = b"0" * 19

@@ -104,16 +104,16 @@ class MessageSoFar:
 
     def _stop_block(self, index: int) -> bool:
         """A tool's input is parsed when it is whole; until then it stands as its block began."""
-        text = "".join(self._inputs.get(index, ()))
+        text = "".join(self._inputs.pop(index, ()))
+        if not text:
+            return False
         try:
             whole = text.encode("utf-8", "replace")
-            if text:
-                self._blocks[index]["input"] = jsontext.loads_at_once(whole)
+            self._blocks[index]["input"] = jsontext.loads_at_once(whole)
         except jsontext.NotJSON:  # as where the answer was too long, which its reason tells
             self._inputs[index] = [NEVER_WHOLE]
             return False
-        self._inputs.pop(index, None)
-        return bool(text)
+        return True
 
     def _grow_message(self, message: Body, body: Body) -> bool:
         """The last word counts. Usage comes in totals, never to be added up; null says nothing."""
