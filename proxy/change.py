@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from . import jsontext, sse
-from .errors import ProxyError
+from .errors import ProxyError, UpstreamNonsense
 
 Body = dict[str, Any]
+
+LARGEST = 64 << 20
+"""The most that is remembered of a streamed answer, in bytes of JSON."""
 
 
 @dataclass(slots=True)
@@ -55,8 +58,15 @@ class GrowingText:
         """What was appended last, escaped."""
 
     def append(self, text: str) -> None:
+        """Append a text as it is; raises as grow."""
         self.last = jsontext.dumps(text)[1:-1]
-        self.escaped += self.last
+        self.grow(self.last)
+
+    def grow(self, inside: bytes) -> None:
+        """Append the inside of a JSON string; raises UpstreamNonsense if all is over LARGEST."""
+        self.escaped += inside
+        if len(self.escaped) > LARGEST:
+            raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
 
 
 class Event:

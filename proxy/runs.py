@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from . import jsontext
-from .change import Event, GrowingText
+from .change import LARGEST, Event, GrowingText
 from .sse import BOM
 
 LetsPass = Callable[[str], bool]
@@ -117,10 +117,11 @@ class Run:
         if end > self._latest or chunk[:start] != self._before or chunk[end:] != self._after:
             return None
         inside = self._inside(chunk[start:end])
-        if inside is None:
+        text = self._text.escaped
+        if inside is None or len(text) > LARGEST:
             return None
-        self._text.escaped += inside
-        return self.snapshot()
+        text += inside
+        return b"".join((self._made_before, text, self._made_after))
 
     def snapshot(self) -> bytes:
         """What the client gets for the last delta; the text is copied once."""
@@ -140,7 +141,7 @@ class Run:
 
     def grow(self, insides: Iterable[bytes]) -> None:
         """Take deltas that nobody is to see."""
-        self._text.escaped += b"".join(insides)
+        self._text.grow(b"".join(insides))
 
     def blocks(self, insides: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
         """Take deltas; how many at a time, and what the client gets for them.
@@ -148,12 +149,12 @@ class Run:
         Their snapshots are joined as far as BLOCK allows: so all that they repeat of the text is
         copied just once.
         """
-        before, text, after = self._made_before, self._text.escaped, self._made_after
-        at_once = BLOCK // (len(before) + len(text) + len(after))
+        before, text, after = self._made_before, self._text, self._made_after
+        at_once = BLOCK // (len(before) + len(text.escaped) + len(after))
         if at_once <= 1:
             for inside in insides:
-                text += inside
-                yield 1, b"".join((before, text, after))
+                text.grow(inside)
+                yield 1, b"".join((before, text.escaped, after))
             return
         for start in range(0, len(insides), at_once):
             some = insides[start : start + at_once]
@@ -161,9 +162,9 @@ class Run:
             pieces: list[bytes | bytearray] = []
             for inside in some:
                 grown += inside
-                pieces += (before, text, grown, after)
+                pieces += (before, text.escaped, grown, after)
             block = b"".join(pieces)
-            text += grown
+            text.grow(grown)
             yield len(some), block
 
     def _inside(self, raw: bytes) -> bytes | None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import jsontext
+from proxy import change, jsontext, runs
 from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
 from proxy.translation import Manner, Translation
@@ -378,6 +378,21 @@ def test_a_message_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
     list(made.feed(named("content_block_start", start)))
     with pytest.raises(UpstreamNonsense, match="larger than"):
         list(made.feed(named("content_block_delta", part) * 10))
+
+
+@pytest.mark.parametrize("newest_only", [False, True])
+@pytest.mark.parametrize("together", [1, 9], ids=["one by one", "together"])
+@pytest.mark.parametrize("size", [10, 9000])
+def test_a_completion_does_not_grow_for_ever(
+    monkeypatch: pytest.MonkeyPatch, size: int, together: int, newest_only: bool
+) -> None:
+    monkeypatch.setattr(change, "LARGEST", 10_000)
+    monkeypatch.setattr(runs, "LARGEST", 10_000)
+    made = translation(bridge=False, newest_only=newest_only)
+    same = {"type": "completion", "model": "claude-2", "log_id": "compl_1", "stop": None}
+    delta = named("completion", {**same, "completion": "x" * size, "stop_reason": None})
+    with pytest.raises(UpstreamNonsense, match="larger than"):
+        played(made, delta * 2000, cut=len(delta) * together)
 
 
 MANY = ",".join(["{}"] * jsontext.MOST_AT_ONCE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..change import Body, End, Event, VersionChange
+from ..change import LARGEST, Body, End, Event, VersionChange
 from ..errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .exception_and_truncated_removed import (
     NO_REASON,
@@ -23,10 +23,6 @@ from .message_so_far import TOLD, MessageSoFar
 NOT_FOUND = 404
 
 NO_INPUT = "upstream asked for a tool without the whole of its input"
-
-LARGEST = 64 << 20
-"""The most that the events of one Message may have as data, in bytes. Not all of them are told to
-the client, who could make the upstream wait: the input of a tool is when it is whole."""
 
 NOTHING_SAID: Body = {
     "id": "",
@@ -66,7 +62,7 @@ class MessagesBecameIncremental(VersionChange):
             return (self._failure(no_reason) if reason is None else self._stopped(),)
         if event.name not in TOLD:
             return ()
-        self._size += len(event.data)
+        self._size += len(event.data)  # a tool's input is kept until it is whole
         if self._size > LARGEST:
             raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
         grown = self._so_far.apply(event.name, event.body)
