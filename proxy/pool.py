@@ -89,6 +89,7 @@ class Pool:
             return self._addresses
         if self._asking is None:
             self._asking = loop.create_task(self._asked())
+            self._asking.add_done_callback(_heard)
         return await asyncio.shield(self._asking)
 
     async def _asked(self) -> Sequence[AddrInfoType]:
@@ -148,3 +149,12 @@ class Pool:
                 return
             del self._free[connection]
             connection.close()
+
+
+def _heard(asked: asyncio.Task[Sequence[AddrInfoType]]) -> None:
+    """Take what it failed with: whoever had asked may have given up before, and asyncio complains.
+
+    A name server that is down is waited for longer than ``timeouts.connect``.
+    """
+    if not asked.cancelled():
+        asked.exception()

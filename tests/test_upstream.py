@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 import struct
@@ -439,6 +440,34 @@ async def test_a_burst_asks_for_a_name_once(monkeypatch: pytest.MonkeyPatch) -> 
         for answer in await asyncio.gather(*(ask(upstream) for _ in range(20))):
             answer.close()
     assert len(asked) == 1
+
+
+async def test_a_name_that_is_not_known_when_nobody_waits_any_more_is_no_fault_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    asked, down = asyncio.Event(), asyncio.Event()
+    faults: list[dict[str, Any]] = []
+
+    async def getaddrinfo(*_: object, **__: object) -> list[Any]:
+        asked.set()
+        await down.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    loop.set_exception_handler(lambda _, fault: faults.append(fault))
+    async with connected("http://api.example") as upstream:
+        call = asyncio.create_task(ask(upstream))
+        await asked.wait()
+        call.cancel()
+        with suppress(asyncio.CancelledError):
+            await call
+        down.set()
+        await until(lambda: upstream._pool._asking is None)  # noqa: SLF001
+    gc.collect()
+    await asyncio.sleep(0)
+    loop.set_exception_handler(None)
+    assert not faults
 
 
 async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -> None:
