@@ -259,6 +259,7 @@ class Answer:
         self._stop_timer()
         if self._upload is not None:
             self._upload.cancel()
+            self._upload = None  # what it is cancelled with holds us, too
         if self._paused:  # with parts that nobody wanted; the next call will want its own
             self._connection.resume_reading()
         self._drop_wait()

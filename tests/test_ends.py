@@ -32,7 +32,7 @@ from support import (
 from proxy import keepalive, server
 from proxy.answer import Answer, Take
 from proxy.app import App
-from proxy.client import CONNECTION, ClientLeft, Gone
+from proxy.client import CONNECTION, Client, ClientLeft, Gone
 from proxy.keepalive import Keepalive
 from proxy.observe import Record
 from proxy.relay import AT_HAND, LARGE, Exchange
@@ -516,6 +516,35 @@ async def test_an_exchange_that_ends_early_waits_for_no_garbage_collector(ended_
             async with asyncio.timeout(PATIENCE / 4):
                 await freed.wait()
             cut.set()
+    finally:
+        gc.enable()
+
+
+async def test_an_upload_that_its_upstream_cuts_waits_for_no_garbage_collector_either() -> None:
+    reached, cut, freed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.head()
+        reached.set()
+        await cut.wait()
+
+    gc.disable()
+    try:
+        async with proxy_to(play) as (_, url), await connect(url) as client:
+            await client.say(
+                b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nanthropic-version: 2023-06-01\r\n"
+                b"transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+            )
+            await reached.wait()
+            for one in gc.get_objects():
+                if isinstance(one, Client):
+                    weakref.finalize(one, freed.set)
+            del one
+            cut.set()
+            await client.head()
+            client.writer.close()
+            async with asyncio.timeout(PATIENCE / 4):
+                await freed.wait()
     finally:
         gc.enable()
 
