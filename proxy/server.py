@@ -396,7 +396,7 @@ def _settings(app: ASGIApp) -> Settings:
 class _TermsOf:
     """The terms of the proxy's configuration in force, made once for each.
 
-    A client may take nothing for as long as the most patient upstream may say nothing.
+    A client has as long to take what waits for it as the most patient upstream may say nothing.
     """
 
     def __init__(self, app: App) -> None:

@@ -11,7 +11,7 @@ from . import observe
 from .observe import Observer
 
 PATIENCE = 120.0
-"""Seconds that a client may take nothing of what waits for it, if nobody says otherwise."""
+"""Seconds in which a client must take what waits for it, if nobody says otherwise."""
 
 HEAD_WITHIN = 20.0
 """Seconds that a head may take to arrive, from its first byte on."""
@@ -56,8 +56,8 @@ SLICE = 0.002
 class Terms:
     """On what terms an application deals with clients.
 
-    ``head_size`` is the most that a head may take, in bytes, ``patience`` the seconds that a client
-    may take nothing. ``tell`` hears of requests that no exchange will tell of.
+    ``head_size`` is the most that a head may take, in bytes, ``patience`` the seconds in which a
+    client must take what waits for it. ``tell`` hears of requests that no exchange will tell of.
     """
 
     head_size: int = HEAD_SIZE
