@@ -424,11 +424,9 @@ class Answer:
             self._begin(status)
 
     def on_body(self, part: bytes) -> None:
-        if self._complete or not self._has_head:  # nobody asked for this
-            self._reusable = False
-            return
-        self._parts.append(part)
-        self.received += len(part)
+        if self._has_head and not self._complete:  # nobody asked for more
+            self._parts.append(part)
+            self.received += len(part)
 
     def on_message_complete(self) -> None:
         if self._has_head and not self._complete:

@@ -226,7 +226,6 @@ class Protocol(HttpToolsProtocol):
         cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
         self._terms = self.config.terms()
         self._part = "head"
-        self._head = b""
         self._framing = 0
         self._due = self.loop.time() + HEAD_WITHIN
 
