@@ -212,6 +212,17 @@ def test_only_the_first_event_has_a_byte_order_mark(road: str) -> None:
 
 
 @pytest.mark.parametrize("road", ["native", "bridge"])
+def test_the_rest_of_a_line_is_no_event(road: str) -> None:
+    event = {
+        "native": b'event: completion\ndata: {"completion":" a"}\n\n',
+        "bridge": b"event: content_block_delta\n"
+        b'data: {"delta":{"type":"text_delta","text":" a"}}\n\n',
+    }[road]
+    stream = b"x" * len(event) + event
+    assert translated(road, stream, len(event)) == translated(road, stream, len(stream))
+
+
+@pytest.mark.parametrize("road", ["native", "bridge"])
 @given(pieces=st.lists(PIECES, min_size=1), size=st.integers(1, 2000))
 @example(pieces=[" a"] * 50, size=1 << 16)
 def test_the_newest_snapshot_alone_says_all(road: str, pieces: list[str], size: int) -> None:
