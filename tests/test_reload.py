@@ -306,7 +306,7 @@ async def test_a_signal_to_the_whole_group_is_one_signal(file: Path, workers: in
         stream = await here.stream("A")
         here.proxy.signal(signal.SIGHUP, group=True)
         await here.reloaded()
-        here.proxy.signal(signal.SIGTERM, group=True)
+        here.proxy.signal(signal.SIGINT, group=True)
         for _ in range(workers):
             await here.proxy.logged("draining")
         service.go_on.set()

@@ -480,6 +480,16 @@ async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -
         await until(lambda: standing() == before)
 
 
+async def test_a_connection_that_is_lost_before_its_call_is_told_at_once() -> None:
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()  # noqa: SLF001
+        connection.close()
+        await until(lambda: upstream.connections() == (0, 0))
+        answer = connection.call(b"GET / HTTP/1.1\r\n\r\n", "api", 60, 60, bodiless=False)
+        with pytest.raises(errors.UpstreamUnreachable):
+            await answer.head(60)
+
+
 def named(url: str) -> str:
     """The same place, by a name."""
     return url.replace("127.0.0.1", "api.example")
