@@ -30,14 +30,12 @@ class Decoding:
     def __init__(self, window: int) -> None:
         self._window = window
         self._inflater = zlib.decompressobj(window)
-        self._begun = False
 
     def __call__(self, part: bytes) -> Iterator[bytes]:
         """What stands in ``part``, in pieces; raises UpstreamNonsense for what is not coded so.
 
         One may be empty: what was much to read is to give others their turn, too.
         """
-        self._begun = True
         try:
             for at in range(0, len(part), SLICE):
                 yield from self._unpacked(part[at : at + SLICE])
@@ -58,7 +56,7 @@ class Decoding:
 
         Its last bytes are what tells a whole body from a cut one (RFC 1952 §2.3.1).
         """
-        if self._begun and not self._inflater.eof:
+        if not self._inflater.eof:
             raise UpstreamBrokeOff("upstream's answer ends before its content-encoding does")
 
 
