@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import cast
 
 from .answer import UNREAD_SIZE, Answer
+from .sockets import enable_keepalive
 
 LEFT_OVER = 1 << 20
 """How much of an answer is read when its connection is lost, in bytes."""
@@ -25,14 +26,6 @@ LEFT_OVER = 1 << 20
 TURNS = 4
 """How often the event loop may look for what has arrived before more of a request is sent. It hears
 at the second turn."""
-
-ASKED = 60
-"""Seconds of silence after which an upstream is asked whether it is still there, and again, as by
-the API's own SDKs. What stands between forgets a silent connection without a word, and the answer
-is lost: NAT often after 350 seconds, where an answer may take longer to begin."""
-
-UNHEARD = 5
-"""How often it is asked in vain before it is taken for gone."""
 
 
 class Connection(asyncio.Protocol):
@@ -128,7 +121,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._socket = transport.get_extra_info("socket")
-        _keep_alive(self._socket)
+        enable_keepalive(self._socket)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is not None:
@@ -160,15 +153,6 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
-
-
-def _keep_alive(opened: socket.socket) -> None:
-    """Have the system ask for the other end; its own way, after two hours, comes too late."""
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("KEEPIDLE", ASKED), ("KEEPINTVL", ASKED), ("KEEPCNT", UNHEARD)):
-        option = getattr(socket, f"TCP_{name}", None)  # not every platform has each
-        if option is not None:
-            opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _readable(opened: socket.socket) -> bool:

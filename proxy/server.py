@@ -38,6 +38,7 @@ from .config import Admin, Config
 from .errors import ConfigError
 from .metrics import Metrics
 from .protocol import Settings
+from .sockets import enable_keepalive
 from .terminal import tell
 from .terms import Terms
 from .tracing import configured
@@ -359,6 +360,7 @@ def listen(host: str, port: int) -> socket.socket:
         # asyncio does it only for sockets whose protocol is named, which this one's is not. What
         # is accepted takes it over; without it the second small write waits for the client.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        enable_keepalive(listener)
     except OSError as error:
         number = error.errno or 0  # below 0 where the name could not be looked up
         why = os.strerror(number) if number > 0 else "it is no address, and no name of one"

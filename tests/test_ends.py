@@ -12,6 +12,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from starlette.types import Message
@@ -29,7 +30,7 @@ from support import (
     settings,
 )
 
-from proxy import keepalive, server
+from proxy import keepalive, server, sockets
 from proxy.answer import Answer, Take
 from proxy.app import App
 from proxy.client import CONNECTION, Client, ClientLeft, Gone
@@ -718,6 +719,40 @@ async def test_a_refusal_whose_body_is_cut_keeps_its_status() -> None:
         head = await client.head()
         assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
         assert b"retry-after: 7\r\n" in head
+
+
+TCP = Path("/proc/net/tcp")
+
+OPEN, KEEPALIVE = "01", "02"
+"""As Linux tells the state of a connection, and its timer."""
+
+
+def timers(*, here: int, there: int) -> list[tuple[str, float]]:
+    """What the connections from ``here`` and those to ``there`` wait for, and for what seconds."""
+    found = []
+    for _, local, remote, state, _, timer, *_ in map(str.split, TCP.read_text().splitlines()):
+        if state == OPEN and (local.endswith(f":{here:04X}") or remote.endswith(f":{there:04X}")):
+            kind, ticks = timer.split(":")
+            found.append((kind, int(ticks, 16) / 100))
+    return found
+
+
+@pytest.mark.skipif(not TCP.exists(), reason="only Linux tells of its timers")
+async def test_whoever_is_silent_is_asked_whether_it_is_there() -> None:
+    """And what stands between, such as NAT, is reminded of the connection."""
+    gate = Gate()
+    async with (
+        raw_upstream(gate.play) as upstream,
+        running(App(settings(upstream))) as url,
+        await connect(url) as client,
+    ):
+        await client.say(old_request())
+        async with asyncio.timeout(PATIENCE):
+            await gate.asked.wait()
+        ours, theirs = (int(base.rpartition(":")[2]) for base in (url, upstream))
+        waiting = timers(here=ours, there=theirs)
+        assert [kind for kind, _ in waiting] == [KEEPALIVE, KEEPALIVE]
+        assert max(left for _, left in waiting) <= sockets.ASKED
 
 
 async def test_a_finished_exchange_makes_room_at_once() -> None:

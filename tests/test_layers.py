@@ -42,6 +42,7 @@ ORDER = [
     "exchanges",
     "client",
     "keepalive",
+    "sockets",
     "coding",
     "answer",
     "http1",

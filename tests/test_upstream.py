@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import pytest
 from stage import until
@@ -28,7 +27,7 @@ from support import (
     settings,
 )
 
-from proxy import errors, http1
+from proxy import errors
 from proxy.answer import Answer
 from proxy.config import Timeouts
 from proxy.fields import Fields
@@ -105,26 +104,6 @@ async def test_an_upstream_that_never_answers_is_given_up() -> None:
     async with raw_upstream(play) as url, connected(url, first_byte=0.05) as upstream:
         with pytest.raises(errors.UpstreamTimeout):
             await ask(upstream)
-
-
-TCP = Path("/proc/net/tcp")
-
-
-def timer_of(port: int | None) -> list[str]:
-    """What the connection to ``port`` waits for, and for how many hundredths of a second."""
-    connections = map(str.split, TCP.read_text().splitlines())
-    return next(at[5] for at in connections if at[2].endswith(f":{port:04X}")).split(":")
-
-
-@pytest.mark.skipif(not TCP.exists(), reason="only Linux tells of its timers")
-async def test_a_silent_upstream_is_asked_whether_it_is_there() -> None:
-    """And what stands between, such as NAT, is reminded of the connection."""
-    async with raw_upstream(silent) as url, connected(url) as upstream:
-        answer = await ask(upstream)
-        kind, left = timer_of(urlsplit(url).port)
-        assert kind == "02", "the timer is that of keepalive"
-        assert int(left, 16) <= 100 * http1.ASKED
-        answer.close()
 
 
 @pytest.mark.parametrize(
