@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from .client import Client
 
@@ -22,7 +22,7 @@ class Keepalive:
         self._client = client
         self._ping = ping
         self._loop = asyncio.get_running_loop()
-        self._writing: asyncio.Future[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
         self._timer = self._loop.call_later(SILENCE, self._look)
@@ -42,13 +42,9 @@ class Keepalive:
         if self._client.started and not self._client.behind and not self._waiting:
             wait = self._client.write(self._ping())
             if wait is not None:
-                self._writing = asyncio.ensure_future(_done(wait))
+                self._writing = self._loop.create_task(wait)
 
     @property
     def _waiting(self) -> bool:
         """Whether the client has not even taken the last one."""
         return self._writing is not None and not self._writing.done()
-
-
-async def _done(wait: Awaitable[None]) -> None:
-    await wait

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from starlette.types import Message
@@ -410,6 +411,30 @@ async def test_no_ping_overtakes_the_end_that_waits_for_a_slow_client(
                     rest = rest[-500:] + await client.reader.read(1 << 20)
     last, done = rest.index(b'"stop_reason":"stop_sequence"'), rest.index(b"data: [DONE]\r\n\r\n")
     assert b"event: ping" not in rest[last:done]
+
+
+async def test_a_ping_may_be_given_up_before_it_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keepalive, "SILENCE", 0)
+
+    class Stuck:
+        started, behind, last_write = True, False, 0.0
+
+        async def write(self, _: bytes) -> None:
+            await asyncio.Event().wait()
+
+    def ping() -> bytes:
+        exchange.cancel()
+        return b""
+
+    async def silence() -> None:
+        with Keepalive(cast(Client, Stuck()), ping):
+            await asyncio.Event().wait()
+
+    exchange = asyncio.create_task(silence())
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.wait([exchange])
+    assert exchange.cancelled()
+    gc.collect()  # which would tell of a wait that nobody began
 
 
 async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
