@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from . import jsontext
@@ -14,6 +15,7 @@ from .beside import beside
 from .config import Config
 from .errors import ProxyError
 from .fields import VERSION
+from .negotiation import nearest
 from .upstream import Upstream
 from .versions.complete_through_messages import CompleteThroughMessages
 from .versions.models import Profile, learn
@@ -30,16 +32,19 @@ reload."""
 
 async def learned(config: Config, upstreams: dict[str, Upstream]) -> dict[str, Profile]:
     """What the upstreams behind bridges tell of their models, as far as they answer."""
-    asked = {route.upstream for route in config.routes if route.bridge}
-    told = await asyncio.gather(*(_ask(upstreams[name]) for name in sorted(asked)))
+    asked = sorted({route.upstream for route in config.routes if route.bridge})
+    told = await asyncio.gather(
+        *(_ask(upstreams[name], config.upstreams[name].speaks) for name in asked)
+    )
     return {name: profile for profiles in told for name, profile in profiles.items()}
 
 
-async def _ask(upstream: Upstream) -> dict[str, Profile]:
-    version = (VERSION, CompleteThroughMessages.version.encode())
+async def _ask(upstream: Upstream, speaks: Sequence[str]) -> dict[str, Profile]:
+    version = nearest(speaks, CompleteThroughMessages.version, CompleteThroughMessages.living)
     try:
         async with asyncio.timeout(PATIENCE):
-            answer = await upstream.call("GET", "/v1/models?limit=1000", [version], None)
+            fields = [(VERSION, version.encode())]
+            answer = await upstream.call("GET", "/v1/models?limit=1000", fields, None)
             try:
                 body = await answer.read_all(LISTING)
             finally:

@@ -71,6 +71,23 @@ async def test_a_bridge_heeds_what_was_told_and_does_without(
     assert [body.get("thinking") for body in bodies] == [thinking]
 
 
+async def test_a_listing_is_asked_for_in_a_version_that_the_upstream_speaks() -> None:
+    """The bridge's own version was named to every upstream, and refused by one without it."""
+    asked: list[bytes] = []
+
+    async def play(side: Side) -> None:
+        head, _ = await side.request()
+        asked.append(head)
+        await side.say(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(LISTING).encode())
+
+    async with raw_upstream(play) as url:
+        only_new = {"api": {"base_url": url, "speaks": ["2026-10-21"]}}
+        config = settings(url, bridge=True, more={"upstreams": only_new})
+        async with running(App(replace(config, models_from_upstream=True))):
+            pass
+    assert [b"anthropic-version: 2026-10-21\r\n" in head for head in asked] == [True]
+
+
 async def test_a_listing_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of 4 MB, which an upstream may send at a reload, held up all streams for seconds."""
     read: list[bool] = []
