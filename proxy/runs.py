@@ -89,9 +89,9 @@ class Run:
         """What stands from ``at`` on where deltas of the run have their texts, one by one.
 
         They are to be taken as long as that can be: not all of them may be texts. It is not looked
-        further than AHEAD.
+        further than AHEAD, nor at all once the text is larger than any may be.
         """
-        if not chunk.startswith(self._before, at):
+        if len(self._text.escaped) > LARGEST or not chunk.startswith(self._before, at):
             return []
         at += self._start
         ahead = chunk[at : at + self._ahead]
@@ -141,7 +141,7 @@ class Run:
 
     def grow(self, insides: Iterable[bytes]) -> None:
         """Take deltas that nobody is to see."""
-        self._text.grow(b"".join(insides))
+        self._text.escaped += b"".join(insides)
 
     def blocks(self, insides: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
         """Take deltas; how many at a time, and what the client gets for them.
@@ -149,12 +149,12 @@ class Run:
         Their snapshots are joined as far as BLOCK allows: so all that they repeat of the text is
         copied just once.
         """
-        before, text, after = self._made_before, self._text, self._made_after
-        at_once = BLOCK // (len(before) + len(text.escaped) + len(after))
+        before, text, after = self._made_before, self._text.escaped, self._made_after
+        at_once = BLOCK // (len(before) + len(text) + len(after))
         if at_once <= 1:
             for inside in insides:
-                text.grow(inside)
-                yield 1, b"".join((before, text.escaped, after))
+                text += inside
+                yield 1, b"".join((before, text, after))
             return
         for start in range(0, len(insides), at_once):
             some = insides[start : start + at_once]
@@ -162,9 +162,9 @@ class Run:
             pieces: list[bytes | bytearray] = []
             for inside in some:
                 grown += inside
-                pieces += (before, text.escaped, grown, after)
+                pieces += (before, text, grown, after)
             block = b"".join(pieces)
-            text.grow(grown)
+            text += grown
             yield len(some), block
 
     def _inside(self, raw: bytes) -> bytes | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from . import jsontext
-from .change import Body, Bridge, Call, Direction, End, Event, Step
+from .change import LARGEST, Body, Bridge, Call, Direction, End, Event, Step
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .redaction import beginning
 from .runs import BLOCK, Run, begun
@@ -267,6 +267,9 @@ class Translation:
             made = self._translated(Event(name, None, data))
             if self._run is not None and not self._is_text(made):
                 self._run = None  # deltas may become something else from here on
+            text = made[-1].text if made and not self.ended else None
+            if text is not None and len(text.escaped) > LARGEST:
+                raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
             yield from made
         if whole and seen == 1 and self._decoder.between and self._is_text(made):
             lets_pass = self._bridge.lets_pass if self._bridge else None

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import change, jsontext, runs
+from proxy import jsontext, runs
+from proxy import translation as translations
 from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
 from proxy.translation import Manner, Translation
@@ -386,13 +387,26 @@ def test_a_message_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_completion_does_not_grow_for_ever(
     monkeypatch: pytest.MonkeyPatch, size: int, together: int, newest_only: bool
 ) -> None:
-    monkeypatch.setattr(change, "LARGEST", 10_000)
     monkeypatch.setattr(runs, "LARGEST", 10_000)
+    monkeypatch.setattr(translations, "LARGEST", 10_000)
     made = translation(bridge=False, newest_only=newest_only)
     same = {"type": "completion", "model": "claude-2", "log_id": "compl_1", "stop": None}
     delta = named("completion", {**same, "completion": "x" * size, "stop_reason": None})
     with pytest.raises(UpstreamNonsense, match="larger than"):
         played(made, delta * 2000, cut=len(delta) * together)
+
+
+def test_a_completion_that_grew_too_large_is_ended_with_all_its_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(translations, "LARGEST", 10_000)
+    made = translation(bridge=True)
+    text = "x" * 10_000 + "\n"
+    with pytest.raises(UpstreamNonsense, match="larger than") as raised:
+        played(made, messages([text]))
+    last = snapshots(b"".join(made.finish(raised.value)))[-1]
+    assert last["completion"] == " " + text
+    assert "larger than" in last["exception"]
 
 
 MANY = ",".join(["{}"] * jsontext.MOST_AT_ONCE)
