@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import admin, observe, page, playground
-from .beside import beside
+from .beside import beside, start_threads
 from .config import Config
 from .config import Upstream as UpstreamSettings
 from .exchanges import OpenExchanges
@@ -160,6 +160,7 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
+        await start_threads()
         self._rooms.connect(self._connect)
         await self._rooms.open()
         await self.journal.sync()

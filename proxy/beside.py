@@ -33,3 +33,14 @@ async def beside(work: Callable[[], T], *, first: bool = False) -> T:
         return await asyncio.get_running_loop().run_in_executor(thread, done)
     finally:  # its place in the queue outlasts who gave up, and would keep all that the work needs
         waiting.clear()
+
+
+async def start_threads() -> None:
+    """Start the threads that requests need, while there are some to be had.
+
+    Without one later a request would be lost; libuv, which looks names up in threads of its own,
+    would end the process.
+    """
+    await beside(int)
+    await beside(int, first=True)
+    await asyncio.get_running_loop().getaddrinfo(None, 0)

@@ -140,12 +140,12 @@ def settings(
     return config.parse(json.dumps(raw), "test", {})
 
 
-def old_request(*, stream: bool = True, tokens: int = 9) -> bytes:
+def old_request(*, prompt: str = "Hi", stream: bool = True, tokens: int = 9) -> bytes:
     """A call of /v1/complete as programs of early 2023 made it."""
     body = json.dumps(
         {
             "model": "claude-v1",
-            "prompt": "\n\nHuman: Hi\n\nAssistant:",
+            "prompt": f"\n\nHuman: {prompt}\n\nAssistant:",
             "max_tokens_to_sample": tokens,
             "stream": stream,
         }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from processes import served, write_config
 from starlette.types import Message
 from support import (
     LAST,
@@ -744,6 +745,24 @@ async def test_a_refusal_whose_body_is_cut_keeps_its_status() -> None:
         head = await client.head()
         assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
         assert b"retry-after: 7\r\n" in head
+
+
+def threads(process: int) -> set[str]:
+    """The threads of a process, by their numbers."""
+    return {thread.name for thread in Path(f"/proc/{process}/task").iterdir()}
+
+
+async def test_no_request_needs_a_thread_that_was_not_there_from_the_start(tmp_path: Path) -> None:
+    """Where none is left, the first look-up of a name would end the process."""
+    file = tmp_path / "proxy.yaml"
+    async with raw_upstream(answer_all) as url:
+        write_config(file, url.replace("127.0.0.1", "localhost"))
+        async with served("serve", "--config", str(file)) as proxy:
+            before = threads(proxy.process.pid)
+            async with await connect(proxy.url) as client:
+                await client.say(old_request(prompt="x" * LARGE))
+                await client.until(b"data: [DONE]\r\n\r\n")
+            assert threads(proxy.process.pid) == before
 
 
 TCP = Path("/proc/net/tcp")
