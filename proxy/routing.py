@@ -22,8 +22,10 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 _BETWEEN = re.compile(r"[^/{]+(?=\{)")
 """What stands between two parameters of one segment."""
 
-_SLASH = re.compile(r"[/\\]|%2f|%5c", re.IGNORECASE)
-_DOTS = re.compile(rf"(?:{_SLASH.pattern})(?:\.|%2e){{1,2}}(?:{_SLASH.pattern}|$)", re.IGNORECASE)
+_SLASH = r"(?:[/\\]|%2f|%5c)"
+_DOTS = re.compile(rf"{_SLASH}(?:\.|%2e){{1,2}}(?:{_SLASH}|$)", re.IGNORECASE)
+_UNCLEAR = re.compile(r"//|\\|%2f|%5c", re.IGNORECASE)
+"""Slashes that some servers take for one, and others do not."""
 
 
 class Match(NamedTuple):
@@ -46,12 +48,13 @@ class Routes:
     def find(self, method: str, path: str) -> Match:
         """The first route for the request; raises NoRoute or MethodNotAllowed.
 
-        An upstream may resolve segments of dots, and be asked for what the path means then. So
-        that must have the same route.
+        An upstream may resolve segments of dots, or not: what it is asked for must be the same.
         """
         match = self._find(method, path)
-        if _DOTS.search(path) and self._find(method, _resolved(path)).route is not match.route:
-            raise NoRoute(f"no route for {path[:SHOWN]}")
+        if _DOTS.search(path) or _DOTS.search(match.path):
+            meant = self._find(method, _resolved(path))
+            if meant.route is not match.route or meant.path != _resolved(match.path):
+                raise NoRoute(f"no route for {path[:SHOWN]}")
         return match
 
     def _find(self, method: str, path: str) -> Match:
@@ -98,15 +101,26 @@ def _pattern(path: str) -> str:
 
 
 def _resolved(path: str) -> str:
-    """``path`` decoded as far as it matters, without segments of dots (RFC 3986 §5.2.4)."""
+    """``path`` without segments of dots (RFC 3986 §5.2.4); raises NoRoute.
+
+    That is where servers may not agree on it, as on what leads out of the root, before which there
+    may be the path in a base URL; and what is the proxy's own is no upstream's.
+    """
     kept: list[str] = []
-    segments = re.sub("%2e", ".", _SLASH.sub("/", path), flags=re.IGNORECASE).split("/")
-    for segment in segments[1:]:
+    outside = bool(_UNCLEAR.search(path))
+    segments = re.sub("%2e", ".", path, flags=re.IGNORECASE).split("/")[1:]
+    for segment in segments:
         if segment == "..":
+            outside = outside or not kept
             del kept[-1:]
         elif segment != ".":
             kept.append(segment)
-    return "/" + "/".join(kept)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    resolved = "/" + "/".join(kept)
+    if outside or f"{resolved}/".startswith("/-/"):
+        raise NoRoute(f"no route for {path[:SHOWN]}")
+    return resolved
 
 
 def _upstream_path(route: Route, asked: str, found: re.Match[str]) -> str:

@@ -371,8 +371,12 @@ ODD_REQUESTS = {
         b"GET /v1/models/a%2Fb%5cc%252e ",
     ),
     "segments of dots": (
-        b"GET /v1/./a/../%2e%2E/..%2fb HTTP/1.1\r\nhost: proxy\r\n\r\n",
-        b"GET /v1/./a/../%2e%2E/..%2fb ",
+        b"GET /v1/./a/%2e%2E/b HTTP/1.1\r\nhost: proxy\r\n\r\n",
+        b"GET /v1/./a/%2e%2E/b ",
+    ),
+    "dots that are no segment": (
+        b"GET /v1/...a/.b/c.. HTTP/1.1\r\nhost: proxy\r\n\r\n",
+        b"GET /v1/...a/.b/c.. ",
     ),
     "dots and breaks in a query": (
         b"GET /v1/models?a=/../%0a%00 HTTP/1.1\r\nhost: proxy\r\n\r\n",

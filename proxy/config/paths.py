@@ -46,6 +46,7 @@ def _template(value: Value) -> str:
         "a path is ASCII without blanks, ? or #; braces are for {name} and {name:path}": (
             re.fullmatch(r"[!-~]+", text) and not re.search(r"[{}?#]", _PARAMETER.sub("", text))
         ),
+        "a path has no segments of dots": not re.search(r"/\.{1,2}(/|$)", text),
         "{name:path} takes all that follows, so it comes last": not re.search(r":path\}.", text),
         "between two parameters stands something that tells where one ends": "}{" not in text,
         "each parameter has a name of its own": len(set(names)) == len(names),

@@ -259,13 +259,13 @@ class _TimelessLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return super().time() + self._skipped
 
-    def run_in_executor(  # type: ignore[override]  # what it is given has no argument
-        self, _: object, func: Callable[[], object]
+    def run_in_executor(  # type: ignore[override]  # what is given is not compared
+        self, _: object, func: Callable[..., object], *given: object
     ) -> asyncio.Future[object]:
         """Do it here and now: it would take time beside a loop in which none passes."""
         done = self.create_future()
         try:
-            done.set_result(func())
+            done.set_result(func(*given))
         except Exception as error:  # noqa: BLE001  (it is for whoever waits)
             done.set_exception(error)
         return done

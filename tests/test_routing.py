@@ -1,0 +1,67 @@
+"""No path leads out of what the configuration gives an upstream, however it is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config import parse
+from proxy.errors import NoRoute
+from proxy.routing import Routes
+
+ROUTES = Routes(
+    parse(
+        """
+upstreams: {api: {base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"]}}
+routes:
+  - {path: "/files/{name}.json", upstream: api, upstream_path: "/inner/{name}/content"}
+  - {path: "/public/{rest:path}", upstream: api, upstream_path: "/public/{rest}"}
+  - {path: "/{rest:path}", upstream: api}
+""",
+        "proxy.yaml",
+        {},
+    ).routes
+)
+BASE = "/base/api"
+SLASHES = ("/", "/", "/", "//", "%2f", "%5C", "\\")
+SEGMENTS = ("..", "..", "%2e.", ".", "%2E", "a", "-", "public", "files", "...json")
+PATHS = st.lists(
+    st.tuples(st.sampled_from(SLASHES), st.sampled_from(SEGMENTS)).map("".join), max_size=6
+).map(lambda parts: "/" + "".join(parts).lstrip("/"))
+
+
+def resolved(path: str) -> str:
+    """``path`` without segments of dots, by RFC 3986 §5.2.4."""
+    while re.search(r"/\.(/|$)", path):
+        path = re.sub(r"/\.(/|$)", "/", path)
+    while re.search(r"/\.\.(/|$)", path):
+        path = re.sub(r"(^|/[^/]*)/\.\.(/|$)", "/", path, count=1)
+    return path
+
+
+def readings(path: str) -> Iterator[str]:
+    """What servers may take ``path`` for: each decodes, merges and resolves in its own way."""
+    for *decoded, merged in product([False, True], repeat=5):
+        read = path
+        for spelling, so in zip(("%2f", "%5c", "%2e", "\\"), decoded, strict=True):
+            meant = "." if spelling == "%2e" else "/"
+            read = re.sub(re.escape(spelling), meant, read, flags=re.IGNORECASE) if so else read
+        yield resolved(re.sub("/+", "/", read) if merged else read)
+
+
+@given(PATHS)
+def test_no_reading_of_a_path_leads_elsewhere(path: str) -> None:
+    try:
+        match = ROUTES.find("GET", path)
+    except NoRoute:
+        return
+    configured = BASE + (match.route.upstream_path or "/").partition("{")[0]
+    for reading in readings(BASE + match.path):
+        assert reading.startswith(configured)
+    meant = resolved(re.sub("%2e", ".", path, flags=re.IGNORECASE))
+    assert ROUTES.find("GET", meant).route is match.route
+    assert path.startswith("/-/") or not meant.startswith("/-/")
