@@ -78,6 +78,11 @@ def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
     return [pair for pair in fields if pair[0] not in names]
 
 
+def alike(name: bytes) -> bytes:
+    """One spelling for all names that CGI and WSGI take for the same (RFC 3875 §4.1.18)."""
+    return name.replace(b"_", b"-")
+
+
 def controls(fields: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a name or value has a character that ends it too early for some (RFC 9110 §5.5)."""
     text = b"".join(chain.from_iterable(fields))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from . import config
 from .answer import Answer
 from .errors import UpstreamTimeout, UpstreamUnreachable
-from .fields import Fields, with_key, without
+from .fields import Fields, alike, with_key
 from .http1 import Connection
 from .pool import KEEP, Pool
 
@@ -42,10 +42,8 @@ class Upstream:
         self._set = [
             (name.encode(), value.reveal().encode()) for name, value in settings.set_headers
         ]
-        self._unset = [
-            *(name for name, _ in self._set),
-            *(name.encode() for name in settings.remove_headers),
-        ]
+        removed = (name.encode() for name in settings.remove_headers)
+        self._unset = frozenset(map(alike, (*dict(self._set), *removed)))
         usual = {"http": 80, "https": 443}[base.scheme]
         authority = base.netloc.removesuffix(f":{usual}")
         self._host = (b"host", authority.encode())
@@ -125,7 +123,9 @@ class Upstream:
         if credentials.form != "as_is":
             key = credentials.key.reveal().encode() if credentials.key else None
             fields = with_key(fields, credentials.form, key)
-        return [self._host, *(without(fields, *self._unset) if self._unset else fields), *self._set]
+        if self._unset:
+            fields = [pair for pair in fields if alike(pair[0]) not in self._unset]
+        return [self._host, *fields, *self._set]
 
     @contextmanager
     def _connecting(self) -> Iterator[None]:
