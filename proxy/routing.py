@@ -23,9 +23,10 @@ _BETWEEN = re.compile(r"[^/{]+(?=\{)")
 """What stands between two parameters of one segment."""
 
 _SLASH = r"(?:[/\\]|%2f|%5c)"
-_DOTS = re.compile(rf"{_SLASH}(?:\.|%2e){{1,2}}(?:{_SLASH}|$)", re.IGNORECASE)
-_UNCLEAR = re.compile(r"//|\\|%2f|%5c", re.IGNORECASE)
-"""Slashes that some servers take for one, and others do not."""
+_DOTS = re.compile(rf"{_SLASH}(?:\.|%2e){{1,2}}(?:{_SLASH}|;|%3b|$)", re.IGNORECASE)
+_UNCLEAR = re.compile(r"//|\\|%2f|%5c|;|%3b", re.IGNORECASE)
+"""What some servers take for the end of a segment, as what follows a semicolon is no part of it to
+those that read parameters there (RFC 3986 §3.3), and others do not."""
 
 
 class Match(NamedTuple):

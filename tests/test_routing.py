@@ -28,7 +28,21 @@ routes:
 )
 BASE = "/base/api"
 SLASHES = ("/", "/", "/", "//", "%2f", "%5C", "\\")
-SEGMENTS = ("..", "..", "%2e.", ".", "%2E", "a", "-", "public", "files", "...json")
+SEGMENTS = (
+    "..",
+    "..",
+    "..;x",
+    "%2e.",
+    "%2E%3bx",
+    ".",
+    "%2E",
+    "a",
+    "-",
+    "public",
+    "files",
+    "...json",
+)
+MEANT = {"%2f": "/", "%5c": "/", "%2e": ".", "%3b": ";", "\\": "/"}
 PATHS = st.lists(
     st.tuples(st.sampled_from(SLASHES), st.sampled_from(SEGMENTS)).map("".join), max_size=6
 ).map(lambda parts: "/" + "".join(parts).lstrip("/"))
@@ -45,11 +59,11 @@ def resolved(path: str) -> str:
 
 def readings(path: str) -> Iterator[str]:
     """What servers may take ``path`` for: each decodes, merges and resolves in its own way."""
-    for *decoded, merged in product([False, True], repeat=5):
+    for *decoded, cut, merged in product([False, True], repeat=7):
         read = path
-        for spelling, so in zip(("%2f", "%5c", "%2e", "\\"), decoded, strict=True):
-            meant = "." if spelling == "%2e" else "/"
+        for (spelling, meant), so in zip(MEANT.items(), decoded, strict=True):
             read = re.sub(re.escape(spelling), meant, read, flags=re.IGNORECASE) if so else read
+        read = re.sub(";[^/]*", "", read) if cut else read
         yield resolved(re.sub("/+", "/", read) if merged else read)
 
 
