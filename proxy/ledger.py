@@ -391,10 +391,14 @@ def _moment(told: Any) -> float:
 
 
 def _kept(name: str) -> str:
-    """A name as far as it is kept; one that could not be written is made so that it can.
+    """A name as far as it is kept; of what cannot be printed each character becomes ``?``.
 
-    What looks like a key that has gone astray is not kept at all.
+    A terminal would do what such a character says. What looks like a key that has gone astray is
+    not kept at all.
     """
     if name.lstrip().startswith("sk-"):
         return HIDDEN
-    return name[:LONGEST].encode("utf-8", "replace").decode()
+    name = name[:LONGEST]
+    if name.isprintable():
+        return name
+    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -263,7 +263,7 @@ def test_a_key_that_has_gone_astray_is_not_kept() -> None:
 
 
 def test_no_cell_of_the_csv_is_a_formula() -> None:
-    nasty = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "＝1", 'a,b"c\nd')  # noqa: RUF001
+    nasty = ("=1+1", "+1", "-1", "@SUM(A1)", " =1", "＝1", 'a,b"c')  # noqa: RUF001
     made = counted(*(record(model=name, dropped=(name,)) for name in nasty))
     head, *rows = csv.reader(io.StringIO(b"".join(as_csv(made)).decode(), newline=""))
     models = [row[head.index("model")] for row in rows]
@@ -273,11 +273,18 @@ def test_no_cell_of_the_csv_is_a_formula() -> None:
 
 
 def test_no_cell_of_the_csv_is_a_formula_where_semicolons_part_them() -> None:
-    made = counted(record(model="a;=1; -1;b;\t+2\n=3", dropped=("x;@y",)))
+    made = counted(record(model="a;=1; -1;b", dropped=("x;@y",)))
     text = b"".join(as_csv(made)).decode()
     cells = [cell for row in csv.reader(io.StringIO(text), delimiter=";") for cell in row]
     assert not [cell for cell in cells if cell.lstrip()[:1] in {"=", "+", "-", "@"}]
-    assert "a;'=1;' -1;b;'\t+2\n'=3" in text
+    assert "a;'=1;' -1;b" in text
+
+
+def test_no_name_speaks_to_a_terminal() -> None:
+    made = counted(record(model="a\x1b]0;b\x07\x9b1m\u202e", dropped=("\r\n=1", "\x7f")))
+    lines = b"".join((*as_csv(made), *as_json(made, NOW), *made.lines())).decode().splitlines()
+    assert ",a?]0;b??1m?," in lines[1]
+    assert all(map(str.isprintable, lines))
 
 
 def test_the_csv_tells_the_others_too() -> None:
