@@ -90,7 +90,12 @@ class Pool:
         if self._asking is None:
             self._asking = loop.create_task(self._asked())
             self._asking.add_done_callback(_heard)
-        return await asyncio.shield(self._asking)
+        asking = self._asking
+        try:
+            await asyncio.wait((asking,))  # shield, too, complains where nobody waits any more
+            return asking.result()
+        finally:
+            del asking  # or what it failed with holds it: a circle
 
     async def _asked(self) -> Sequence[AddrInfoType]:
         loop = asyncio.get_running_loop()
