@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
 ASKED = 60
 """Seconds of silence after which the other end is asked whether it is still there, and again, as by
@@ -18,8 +19,9 @@ def enable_keepalive(opened: socket.socket) -> None:
 
     What a listening socket accepts takes it over.
     """
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("KEEPIDLE", ASKED), ("KEEPINTVL", ASKED), ("KEEPCNT", UNHEARD)):
-        option = getattr(socket, f"TCP_{name}", None)  # not every platform has each
-        if option is not None:
-            opened.setsockopt(socket.IPPROTO_TCP, option, value)
+    with suppress(OSError):  # it may be lost already
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("KEEPIDLE", ASKED), ("KEEPINTVL", ASKED), ("KEEPCNT", UNHEARD)):
+            option = getattr(socket, f"TCP_{name}", None)  # not every platform has each
+            if option is not None:
+                opened.setsockopt(socket.IPPROTO_TCP, option, value)
