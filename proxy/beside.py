@@ -41,6 +41,6 @@ async def start_threads() -> None:
     Without one later a request would be lost; libuv, which looks names up in threads of its own,
     would end the process.
     """
-    await beside(int)
-    await beside(int, first=True)
+    for thread in (_THREAD, _FIRST):
+        thread.submit(int)
     await asyncio.get_running_loop().getaddrinfo(None, 0)
