@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.versions.stops import StopScanner
@@ -22,6 +22,7 @@ def first_hit(text: str, stops: list[str]) -> tuple[str, str | None]:
     return text[: end + length], stop
 
 
+@example(pieces=["a\n\n", "b"], stops=["\n\nb"])
 @given(pieces=st.lists(TEXT), stops=STOPS)
 def test_pieces_end_where_the_whole_text_would(pieces: list[str], stops: list[str]) -> None:
     scanner = StopScanner(stops)
