@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from itertools import product
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.config import parse
@@ -68,6 +69,7 @@ def readings(path: str) -> Iterator[str]:
         yield resolved(re.sub("/+", "/", read) if merged else read)
 
 
+@example("/public/./../a")
 @given(PATHS)
 def test_no_reading_of_a_path_leads_elsewhere(path: str) -> None:
     try:
@@ -80,3 +82,8 @@ def test_no_reading_of_a_path_leads_elsewhere(path: str) -> None:
     meant = resolved(re.sub("%2e", ".", path, flags=re.IGNORECASE))
     assert ROUTES.find("GET", meant).route is match.route
     assert path.startswith("/-/") or not meant.startswith("/-/")
+
+
+@pytest.mark.parametrize("path", ["/public/.", "/public/a/..", "/public/a/../b"])
+def test_dots_that_lead_nowhere_else_stay_as_they_are(path: str) -> None:
+    assert ROUTES.find("GET", path).path == path
