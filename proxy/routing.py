@@ -52,7 +52,7 @@ class Routes:
         An upstream may resolve segments of dots, or not: what it is asked for must be the same.
         """
         match = self._find(method, path)
-        if _DOTS.search(path) or _DOTS.search(match.path):
+        if _DOTS.search(match.path):
             meant = self._find(method, _resolved(path))
             if meant.route is not match.route or meant.path != _resolved(match.path):
                 raise NoRoute(f"no route for {path[:SHOWN]}")
