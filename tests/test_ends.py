@@ -17,6 +17,7 @@ from typing import cast
 
 import pytest
 from processes import served, write_config
+from stage import until
 from starlette.types import Message
 from support import (
     LAST,
@@ -794,8 +795,14 @@ async def test_whoever_is_silent_is_asked_whether_it_is_there() -> None:
         async with asyncio.timeout(PATIENCE):
             await gate.asked.wait()
         ours, theirs = (int(base.rpartition(":")[2]) for base in (url, upstream))
-        waiting = timers(here=ours, there=theirs)
-        assert [kind for kind, _ in waiting] == [KEEPALIVE, KEEPALIVE]
+        waiting: list[tuple[str, float]] = []
+
+        def only_that() -> bool:
+            """Whether nothing else is waited for, such as that the last bytes are acknowledged."""
+            waiting[:] = timers(here=ours, there=theirs)
+            return [kind for kind, _ in waiting] == [KEEPALIVE, KEEPALIVE]
+
+        await until(only_that)
         assert max(left for _, left in waiting) <= sockets.ASKED
 
 
