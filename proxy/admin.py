@@ -116,7 +116,7 @@ def _by_our_names(route: Route, names: Collection[str]) -> Route:
     """The same route, for those who ask by a name of ours."""
 
     async def answered(request: Request) -> Response:
-        hosts.check(request.scope["headers"], names)
+        hosts.check(request.scope["headers"], names, "admin.hosts")
         response: Response = await route.endpoint(request)
         return response
 

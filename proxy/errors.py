@@ -122,16 +122,17 @@ class ForeignOrigin(RequestError):
 class ForeignHost(RequestError):
     """We are asked by a name that may be somebody else's (RFC 9110 §15.5.20).
 
-    ``name`` is what a stranger sent; of it as much is told as a name can be long.
+    ``name`` is what a stranger sent; of it as much is told as a name can be long. ``setting`` is
+    where the operator says which are ours.
     """
 
     status = 421
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, setting: str) -> None:
         shown = without_keys(name)[:LONGEST_NAME]  # once cut, a key may no longer look like one
         super().__init__(
             f"not answered by the name {shown!r}: ask by an address or as localhost, or add the"
-            " name to admin.hosts"
+            f" name to {setting}"
         )
 
 

@@ -1,19 +1,22 @@
-"""By which names the proxy itself is asked: those that cannot lead elsewhere at a stranger's will.
+"""Names of ours: those that cannot lead elsewhere at a stranger's will.
 
 To a browser, who has the same name is the same site. Whoever owns a name can let it lead to a page
 of theirs, and then to this proxy (DNS rebinding): in the browser of a user who can reach us, that
 page could read what is answered here. The name stands in ``Host``, which no page can change. So who
 asks by an address is answered, or by a name that nobody can own, or by one that the operator says
 is ours. https://www.rfc-editor.org/rfc/rfc9110#section-7.2
+
+What a page may send without reading the answer, it may send to any name. Whose page it is stands in
+``Origin``, which no page can change either. https://www.rfc-editor.org/rfc/rfc6454#section-7
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from .errors import ForeignHost
+from .errors import ForeignHost, ForeignOrigin
 from .fields import Fields, values
 
 NAME = r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
@@ -32,11 +35,11 @@ nowhere today."""
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
 
-def check(fields: Fields, listed: Collection[str]) -> None:
+def check(fields: Fields, listed: Collection[str], setting: str) -> None:
     """Let a request in that asks by a name of ours, or raise ForeignHost.
 
-    ``listed`` are further ones, each as ``normal`` gives it. Without a name it is let in: every
-    browser sends one.
+    ``listed`` are further ones, each as ``normal`` gives it, from that ``setting``. Without a name
+    it is let in: every browser sends one.
     """
     for value in values(fields, b"host"):
         host = value.decode("latin-1").strip(" \t")
@@ -44,7 +47,22 @@ def check(fields: Fields, listed: Collection[str]) -> None:
             continue
         name = _without_port(host)
         if name not in listed and not belongs_to_nobody(name):
-            raise ForeignHost(name)
+            raise ForeignHost(name, setting)
+
+
+def check_origin(fields: Fields, listed: Collection[str], setting: str) -> None:
+    """Let a request in that no page makes, or one of ours, or raise ForeignOrigin.
+
+    A page is ours by the name that it asks us by, and by one that is listed, or private. An address
+    may be anybody's but this machine's. ``null`` stands for whatever a page does not want to show.
+    """
+    asked = {_without_port(value.decode("latin-1")) for value in values(fields, b"host")} - {""}
+    for value in values(fields, b"origin"):
+        name = _without_port(value.decode("latin-1").partition("://")[2])
+        address = _address(name)
+        private = address.is_loopback if address else _is_private(name)
+        if not private and name not in listed and name not in asked:
+            raise ForeignOrigin(f"not for pages of others: add the host of yours to {setting}")
 
 
 def normal(name: str) -> str:
@@ -53,13 +71,16 @@ def normal(name: str) -> str:
 
 
 def belongs_to_nobody(name: str) -> bool:
-    """Whether ``name``, in its normal spelling, is an address or a name that nobody can register.
+    """Whether ``name``, normal, is an address or a name that nobody can register."""
+    return _address(name) is not None or _is_private(name)
+
+
+def _is_private(name: str) -> bool:
+    """Whether nobody can register it.
 
     One without a dot, a container's, say, is found in the user's own network alone. Who answers for
     names there is trusted.
     """
-    if _is_address(name):
-        return True
     return re.fullmatch(NAME, name) is not None and ("." not in name or name.endswith(_RESERVED))
 
 
@@ -69,11 +90,11 @@ def _without_port(host: str) -> str:
     return normal(found[1]) if found else host
 
 
-def _is_address(name: str) -> bool:
-    """Whether it is an IPv4 address, or an IPv6 address in brackets (RFC 3986 §3.2.2)."""
+def _address(name: str) -> IPv4Address | IPv6Address | None:
+    """The address that it is: of IPv4, or of IPv6 in brackets (RFC 3986 §3.2.2)."""
     bracketed = name.startswith("[") and name.endswith("]")
     try:
         address = ip_address(name[1:-1] if bracketed else name)
     except ValueError:
-        return False
-    return bracketed == (address.version == 6)  # noqa: PLR2004
+        return None
+    return address if bracketed == (address.version == 6) else None  # noqa: PLR2004

@@ -44,11 +44,13 @@ def one_of(names: Collection[T]) -> Callable[[Value], T]:
     return read
 
 
-def several(read: Callable[[Value], T], rule: str) -> Callable[[Value], tuple[T, ...]]:
-    """Reads a list of at least one, each of them once."""
+def several(
+    read: Callable[[Value], T], rule: str, *, least: int = 1
+) -> Callable[[Value], tuple[T, ...]]:
+    """Reads a list of at least one, or none, each of them once."""
 
     def read_all(value: Value) -> tuple[T, ...]:
-        items = value.each(lambda item: (item, read(item)), rule)
+        items = value.each(lambda item: (item, read(item)), rule, least=least)
         seen: set[T] = set()
         for place, item in items:
             if item in seen:

@@ -16,7 +16,7 @@ from random import random
 
 from starlette.types import Receive, Scope, Send
 
-from . import guard, identity, jsontext
+from . import guard, hosts, identity, jsontext
 from .answer import Answer
 from .beside import beside
 from .client import Client, ClientLeft, ClientStalled
@@ -122,6 +122,9 @@ class Relay:
         exchange = Exchange(self._config, self.learned, client, record)
         try:
             guard.check(client.fields, client.named, client.path, self._config.limits.header_bytes)
+            if (ours := self._config.server.hosts) is not None:
+                hosts.check(client.fields, ours, "server.hosts")
+                hosts.check_origin(client.fields, ours, "server.hosts")
             match = self._routes.find(client.method, path)
             with self._exchanges.one(exchange.record) as work:
                 await exchange.run(match, self._upstreams[match.route.upstream], work)

@@ -67,6 +67,8 @@ ABOUT = {
     "server": "Where the proxy listens.",
     "server.drain": "Seconds that open exchanges may take once it is told to stop.",
     "server.host": "The address to listen on; 0.0.0.0 to be reached from outside.",
+    "server.hosts": "Names, beside private ones, to be asked by; any, if left out.",
+    "server.hosts[]": "A name, such as an ingress has.",
     "server.port": "The port to listen on; 0 is any free one.",
     "unknown_versions": "What happens to a version that is newer than all known ones.",
     "upstreams": "The APIs to send to, by name.",
@@ -131,6 +133,7 @@ class _Blank(Value):
         self.rule: str | None = None
         self.within: dict[str, tuple[Key, str]] = {}
         self.items: Callable[[Value], Any] | None = None
+        self.least = 0
         self.named: Callable[[Value], Any] | None = None
         self._mapping = mapping
 
@@ -145,8 +148,8 @@ class _Blank(Value):
     def asked(self, key: Key) -> None:
         self.within[key.name] = (key, f"{self.where}.{key.name}".lstrip("."))
 
-    def each(self, read: Callable[[Value], T], rule: str) -> list[T]:
-        self.items = read
+    def each(self, read: Callable[[Value], T], rule: str, *, least: int = 1) -> list[T]:
+        self.items, self.least = read, least
         raise self.wrong("is blank", rule)
 
     def lines(self, read: Callable[[Value, str, Value], T]) -> list[T]:
@@ -186,7 +189,8 @@ def _form(blank: _Blank) -> Form:
     if blank.named is not None:
         return {"type": "object", "additionalProperties": _described(blank.named, f"{where}.*")}
     if blank.items is not None:
-        return {"type": "array", "items": _described(blank.items, f"{where}[]"), "minItems": 1}
+        items = _described(blank.items, f"{where}[]")
+        return {"type": "array", "items": items, "minItems": blank.least}
     return {} if blank.rule is None else _scalar(blank.rule)
 
 

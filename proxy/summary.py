@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import Admin, Config, Route, Upstream
+from .config import Admin, Config, Route, Server, Upstream
 from .nudges import Nudge
 from .redaction import without_keys
 from .versions.models import ModelTarget
@@ -13,7 +13,7 @@ def summary(config: Config) -> str:
     server = config.server
     return "\n".join(
         (
-            f"listens on {server.host} port {server.port}",
+            f"listens on {server.host} port {server.port}{_asked_by(server)}",
             _admin(config.admin),
             *([f"keeps the ledger in {config.ledger.file}"] if config.ledger.file else []),
             f"a request without version: {config.version_when_missing}",
@@ -35,6 +35,12 @@ def served(config: Config) -> list[str]:
     rows = [("upstream", *_upstream_row(upstream)) for upstream in config.upstreams.values()]
     rows += [("route", *_route_row(route)) for route in config.routes]
     return [" ".join(without_keys(word) for word in row if word) for row in rows]
+
+
+def _asked_by(server: Server) -> str:
+    if server.hosts is None:
+        return ""
+    return f", asked by {' and '.join(('addresses', 'private names', *server.hosts))} alone"
 
 
 def _admin(admin: Admin) -> str:

@@ -126,12 +126,12 @@ class Value:
             raise Wrong
         return text
 
-    def each(self, read: Callable[[Value], T], rule: str) -> list[T]:
+    def each(self, read: Callable[[Value], T], rule: str, *, least: int = 1) -> list[T]:
         """What ``read`` makes of each item of a list; those that are wrong are left out."""
         self._refuse_tag()
         if not isinstance(self._node, yaml.SequenceNode):
             raise self.wrong(f"is {self.shown}", rule)
-        if not self._node.value:
+        if len(self._node.value) < least:
             raise self.wrong("is an empty list", rule)
         items: list[T] = []
         for index, node in enumerate(self._node.value):

@@ -93,12 +93,13 @@ def test_the_packaged_default_is_the_example() -> None:
     assert default.read_bytes() == (ROOT / "config" / "proxy.yaml").read_bytes()
 
 
-def test_the_example_with_a_key_of_its_own_differs_in_nothing_else() -> None:
+def test_the_example_with_a_key_of_its_own_differs_in_who_may_spend_it_and_nothing_else() -> None:
     files = (ROOT / "config" / name for name in ("proxy.yaml", "key.yaml"))
     example, read = (config.parse(file.read_bytes(), file.name, NEEDED) for file in files)
     own = Credentials("x-api-key", Secret("k"))
     upstream = replace(example.upstreams["anthropic"], credentials=own)
-    assert read == replace(example, upstreams={"anthropic": upstream})
+    server = replace(example.server, hosts=())
+    assert read == replace(example, server=server, upstreams={"anthropic": upstream})
 
 
 def test_the_example_shows_the_defaults() -> None:
@@ -131,7 +132,7 @@ def test_the_shortest_file_has_all_defaults() -> None:
 def test_every_setting_is_read() -> None:
     read = parse(EVERY_SETTING.read_text())
     a = read.upstreams["a"]
-    assert read.server == Server("::", 0, 0.0)
+    assert read.server == Server("::", 0, 0.0, ("proxy.example.com",))
     assert (read.version_when_missing, read.unknown_versions) == ("reject", "reject")
     assert a.credentials == Credentials("bearer", Secret("sk-hunter2"))
     assert a.timeouts == Timeouts(0.5, 10.0, 2.25, 90.0)

@@ -1337,6 +1337,72 @@ def test_entries_of_via_are_counted_however_they_are_written() -> None:
     assert times_forwarded(by_name(written)) == 3
 
 
+# Names of ours, and pages of others.
+
+
+OURS: More = {"server": {"hosts": ["Proxy.example.com"]}}
+
+OF_OURS = [
+    b"host: proxy",
+    b"host: 127.0.0.1:8080",
+    b"host: proxy.Example.com.:443",
+    b"host:",
+    b"host: proxy\r\norigin: http://localhost:3000",
+    b"host: proxy\r\norigin: http://[::1]:3000",
+    b"host: proxy\r\norigin: https://proxy.example.com",
+    b"host: proxy.example.com\r\norigin: http://127.0.0.1",
+    b"host: 10.1.2.3:8080\r\norigin: http://10.1.2.3",
+]
+
+OF_OTHERS = {
+    b"host: evil.example": 421,
+    b"host: proxy.example.com.evil.example": 421,
+    b"host: evil.example\r\norigin: http://evil.example": 421,
+    b"host: proxy\r\norigin: https://evil.example": 403,
+    b"host: proxy\r\norigin: https://evil.example:8080": 403,
+    b"host: proxy\r\norigin: https://localhost@evil.example": 403,
+    b"host: proxy\r\norigin: http://10.1.2.3": 403,
+    b"host: 10.1.2.3\r\norigin: http://203.0.113.5": 403,
+    b"host: proxy\r\norigin: http://[::ffff:cb00:7105]": 403,
+    b"host: proxy\r\norigin: null": 403,
+    b"host:\r\norigin: null": 403,
+    b"host: proxy\r\norigin: localhost": 403,
+    b"host: proxy\r\norigin:": 403,
+    b"host: proxy\r\norigin: file://": 403,
+    b"host: proxy\r\norigin: http://localhost\r\norigin: https://evil.example": 403,
+}
+
+
+@pytest.mark.parametrize("fields", [*OF_OURS, *OF_OTHERS])
+async def test_who_asks_by_whatever_name_is_answered(fields: bytes) -> None:
+    async with door(Upstream()) as client:
+        await client.say(b"GET /v1/models HTTP/1.1\r\n%b\r\n\r\n" % fields)
+        assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("fields", OF_OURS)
+async def test_who_asks_by_a_name_of_ours_is_answered(fields: bytes) -> None:
+    async with door(Upstream(), OURS) as client:
+        await client.say(b"GET /v1/models HTTP/1.1\r\n%b\r\n\r\n" % fields)
+        assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("fields", "status"), OF_OTHERS.items())
+async def test_no_page_of_others_spends_a_key_where_our_names_are_known(
+    fields: bytes, status: int
+) -> None:
+    upstream = Upstream()
+    async with door(upstream, OURS) as client:
+        call = old_request().replace(b"host: proxy", fields)
+        for request in (b"GET /v1/models HTTP/1.1\r\n%b\r\n\r\n" % fields, call):
+            await client.say(request)
+            head, body = await answer(client)
+            assert head.startswith(b"HTTP/1.1 %d " % status)
+            type_ = {403: "permission_error", 421: "invalid_request_error"}[status]
+            assert "server.hosts" in envelope(body, type_)
+    assert not upstream.asked
+
+
 # Bodies that are translated.
 
 

@@ -58,6 +58,8 @@ def _refuse_unused(field: Fields, routes: tuple[Route, ...]) -> None:
 
 _host = matching(r"[!-~]+", "must be a host name")
 
+_NAMES = "must be a list of names"
+
 
 def _server(value: Value) -> Server:
     usual = Server()
@@ -66,6 +68,7 @@ def _server(value: Value) -> Server:
             host=field.take("host", _host, usual.host),
             port=field.take("port", whole(0, 65_535), usual.port),
             drain=field.take("drain", seconds(zero=True), usual.drain),
+            hosts=field.take("hosts", several(_own_name, _NAMES, least=0), usual.hosts),
         )
 
 
@@ -89,7 +92,7 @@ def _admin(value: Value) -> Admin:
             enabled=field.take("enabled", flag, usual.enabled),
             host=field.take("host", _host, usual.host),
             port=field.take("port", whole(0, 65_535), usual.port),
-            hosts=field.take("hosts", several(_own_name, "must be a list of names"), usual.hosts),
+            hosts=field.take("hosts", several(_own_name, _NAMES), usual.hosts),
         )
         for name in ("host", "port", "hosts"):
             if field.has(name) and not admin.enabled:

@@ -44,12 +44,15 @@ class Secret:
 class Server:
     """Where the proxy listens; port 0 is any free one.
 
-    ``drain`` is how many seconds open exchanges may still take once it is told to stop.
+    ``drain`` is how many seconds open exchanges may still take once it is told to stop. ``hosts``
+    are names by which it is asked beside those that nobody can own, normal as in hosts; None stands
+    for all names.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
     drain: float = 30.0
+    hosts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,8 @@ def leaves(of: type[errors.ProxyError]) -> Iterator[type[errors.ProxyError]]:
 
 
 ELSEWHERE = {errors.RequestTimeout, errors.ForeignOrigin, errors.ForeignHost}
-"""What no exchange of a case provokes: it needs time, which is skipped here, see test_door; it is
-of /-/ alone, see test_playground and test_admin."""
+"""What no exchange of a case provokes, for it needs time, which is skipped here, or a configuration
+of its own; see test_door."""
 
 
 @pytest.mark.parametrize(
