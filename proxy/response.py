@@ -99,11 +99,12 @@ class Response(RequestResponseCycle):
             await super().send(part)
         if message.get("more_body", False):
             return
-        if not self.transport.is_closing():
+        if not self.transport.is_closing():  # or some of it may be lost already
             self.transport.set_write_buffer_limits(0)
-        await self._taken()
+            await self._taken()
+            if not self.disconnected:
+                self._linger(_LINGER_OFF)
         if not self.disconnected:
-            self._linger(_LINGER_OFF)
             await self._send_more({**message, "body": b""})
 
     async def _send_more(self, message: Any) -> None:
