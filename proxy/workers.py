@@ -88,6 +88,7 @@ def serve(load: server.Load, workers: int = 1) -> None:
                 crew.start(names)
                 _watch(crew, load, Metrics(shared, WATCHER), signals)
             finally:  # or they would serve on, and this process wait for them and hear no stop
+                listener.close()  # or the system would take connections that nobody serves
                 _stop(crew, signals)
 
 

@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +242,25 @@ async def test_a_drain_lasts_as_long_as_the_file_says_now(file: Path) -> None:
         await here.reload("A", server={"port": 0, "drain": 0})
         here.proxy.signal(signal.SIGTERM)
         assert b"the proxy is shutting down" in await stream.until(DONE)
+        assert await here.proxy.ended() == 0
+
+
+@BOTH
+async def test_while_it_drains_connections_are_refused(file: Path, workers: int) -> None:
+    service = Service("A")
+    async with scene(file, service, workers=workers, server={"port": 0, "drain": 300}) as here:
+        stream = await here.stream("A")
+        here.proxy.signal(signal.SIGTERM)
+        for _ in range(workers):
+            await here.proxy.logged("draining")
+        with pytest.raises(ConnectionRefusedError):
+            async with asyncio.timeout(PATIENCE):
+                while True:  # until all that listened have closed
+                    with suppress(ConnectionResetError):
+                        (await connect(here.proxy.url)).writer.close()
+                    await asyncio.sleep(0.01)
+        service.go_on.set()
+        assert b'"stop_reason":"stop_sequence"' in await stream.until(DONE)
         assert await here.proxy.ended() == 0
 
 
