@@ -32,7 +32,7 @@ ABOUT = {
     "ledger.entries": "The most that are told apart; those gone for longest are summed up.",
     "ledger.file": "Where it is kept over restarts; in memory alone, if left out.",
     "limits": "What one exchange may take, and how many there may be.",
-    "limits.concurrent_exchanges": "Exchanges at once; more are answered with 503.",
+    "limits.concurrent_exchanges": "Exchanges at once, in each worker; more are answered with 503.",
     "limits.event": "The largest server-sent event of an upstream.",
     "limits.header_bytes": "The largest head of a request.",
     "limits.request_body": "The largest body of a request that is translated.",
