@@ -1,4 +1,4 @@
-"""What upstreams say of their models, asked once at the start and never needed.
+"""What upstreams say of their models, asked at the start and at each reload, and never needed.
 
 A proxy that could not ask works by its own table, and says so in the log.
 """
