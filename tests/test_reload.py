@@ -44,6 +44,15 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+async def refused(url: str) -> None:
+    """Connect until all that listened have closed; raises ConnectionRefusedError then."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with suppress(ConnectionResetError):
+                (await connect(url)).writer.close()
+            await asyncio.sleep(0.01)
+
+
 class Service:
     """An upstream that says its name, and ends its answers when it is let on."""
 
@@ -254,11 +263,7 @@ async def test_while_it_drains_connections_are_refused(file: Path, workers: int)
         for _ in range(workers):
             await here.proxy.logged("draining")
         with pytest.raises(ConnectionRefusedError):
-            async with asyncio.timeout(PATIENCE):
-                while True:  # until all that listened have closed
-                    with suppress(ConnectionResetError):
-                        (await connect(here.proxy.url)).writer.close()
-                    await asyncio.sleep(0.01)
+            await refused(here.proxy.url)
         service.go_on.set()
         assert b'"stop_reason":"stop_sequence"' in await stream.until(DONE)
         assert await here.proxy.ended() == 0
