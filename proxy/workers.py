@@ -263,9 +263,10 @@ class Crew:
 def _check_folder() -> None:
     """See that workers can be started where we are; raises OSError, which says what is wrong."""
     try:
-        Path.cwd()
-    except FileNotFoundError as error:
-        raise OSError("the working directory was removed, and workers start in it") from error
+        os.chdir(Path.cwd())  # as each does first
+    except OSError as error:
+        why = "workers start in the working directory, and it cannot be entered"
+        raise OSError(f"{why}: {error.strerror}") from error
 
 
 class Line:

@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from support import old_request
+from support import PATIENCE, old_request
 
 from proxy.cli import COMMANDS, PACKAGED_CONFIG, main
 from proxy.versions import VERSIONS
@@ -212,16 +212,32 @@ def test_a_name_that_leads_nowhere_is_told_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (1, f"anthropic-version-proxy: {told}\n")
 
 
-def test_a_working_directory_that_was_removed_is_told_in_one_line(tmp_path: Path) -> None:
-    removed = "import os, sys; os.rmdir(os.getcwd()); from proxy.cli import main; sys.exit(main())"
-    command = [sys.executable, "-Pc", removed, "serve", "--port", "0", "--workers", "2"]
+@pytest.mark.parametrize(
+    ("happens", "why"),
+    [
+        ("os.rmdir(os.getcwd())", "No such file or directory"),
+        # As where sudo was used in a home that the new user may not enter; root may enter all.
+        ("for deep in 20 * ['x' * 255]: os.mkdir(deep); os.chdir(deep)", "File name too long"),
+    ],
+)
+def test_a_working_directory_out_of_reach_is_told_in_one_line(
+    tmp_path: Path, happens: str, why: str
+) -> None:
+    program = f"import os, sys\n{happens}\nfrom proxy.cli import main\nsys.exit(main())"
+    command = [sys.executable, "-Pc", program, "serve", "--port", "0", "--workers", "2"]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "PROXY_CONFIG": str(PACKAGED_CONFIG)}
     (folder := tmp_path / "folder").mkdir()
     done = subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
-    why = "the working directory was removed, and workers start in it"
-    assert (done.returncode, done.stderr) == (1, f"anthropic-version-proxy: {why}\n")
+    told = f"workers start in the working directory, and it cannot be entered: {why}"
+    assert (done.returncode, done.stderr) == (1, f"anthropic-version-proxy: {told}\n")
 
 
 def test_versions_prints_the_history() -> None:
