@@ -27,7 +27,7 @@ from support import (
     settings,
 )
 
-from proxy import errors
+from proxy import errors, pool
 from proxy.answer import Answer
 from proxy.config import Timeouts
 from proxy.fields import Fields
@@ -94,6 +94,30 @@ async def test_a_silent_upstream_is_given_up() -> None:
         with pytest.raises(errors.UpstreamTimeout):
             await answer.read()
         answer.close()
+
+
+async def says_nothing_and_stays(side: Side) -> None:
+    """Answer with an empty body, on a connection that can be used on."""
+    await side.request()
+    await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    await side.rest()
+
+
+async def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "KEEP", 0.05)
+    async with raw_upstream(says_nothing_and_stays) as url, connected(url) as upstream:
+        for answer in await asyncio.gather(ask(upstream), ask(upstream)):
+            answer.close()
+            await asyncio.sleep(0.02)  # the second is not yet old when the first is
+        await until(lambda: upstream.connections() == (0, 0))
+
+
+async def test_an_answer_that_is_over_is_kept_by_nobody() -> None:
+    gc.collect()
+    async with raw_upstream(says_nothing_and_stays) as url, connected(url) as upstream:
+        (await ask(upstream)).close()
+        assert upstream.connections() == (0, 1)
+        assert not any(isinstance(each, Answer) for each in gc.get_objects())
 
 
 async def test_an_upstream_that_never_answers_is_given_up() -> None:
