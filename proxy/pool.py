@@ -118,11 +118,7 @@ class Pool:
             host, port, *_ = addresses[0][4]
             return (await connect(host, port))[1]
         chosen = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
-        try:
-            return (await connect(sock=chosen))[1]
-        except BaseException:
-            chosen.close()
-            raise
+        return (await connect(sock=chosen))[1]
 
     def close(self) -> None:
         """Close all connections, free or not, and those that are still being opened."""
