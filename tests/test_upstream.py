@@ -120,6 +120,41 @@ async def test_an_answer_that_is_over_is_kept_by_nobody() -> None:
         assert not any(isinstance(each, Answer) for each in gc.get_objects())
 
 
+async def test_each_part_gives_as_much_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    clock, ahead = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
+
+    async def nearly_too_long() -> None:
+        nonlocal ahead
+        ahead += 1.2
+        for _ in range(3):  # for what is due by now
+            await asyncio.sleep(0)
+
+    async def upload() -> AsyncIterator[bytes]:
+        for _ in range(2):
+            yield b"?"
+            await nearly_too_long()
+
+    read = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.until(b"0\r\n\r\n")
+        await side.say(STREAM_HEAD)
+        for _ in range(3):
+            await side.say(chunk(b"!"))
+            await read.wait()
+            read.clear()
+
+    async with raw_upstream(play) as url, connected(url, first_byte=2, idle=2) as upstream:
+        answer = await upstream.call("POST", "/v1/messages", [], upload())
+        for _ in range(3):
+            assert await answer.read() == b"!"
+            await nearly_too_long()
+            read.set()
+        answer.close()
+
+
 async def test_an_upstream_that_never_answers_is_given_up() -> None:
     async def play(side: Side) -> None:
         await side.request()
