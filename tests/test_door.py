@@ -196,6 +196,7 @@ NO_REQUESTS = {
     "HTTP/0.9": with_line(b"GET / HTTP/0.9"),
     "HTTP/1.2": with_line(b"GET / HTTP/1.2"),
     "HTTP/2.0": with_line(b"GET / HTTP/2.0"),
+    "HTTP/2.0 above a line that would do": with_line(b"GET / HTTP/2.0\r\nx: GET / HTTP/1.1"),
     "preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "blank behind the version": with_line(b"GET / HTTP/1.1 "),
     "LF behind the version": b"GET / HTTP/1.1\nhost: proxy\r\n\r\n",
