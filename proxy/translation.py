@@ -336,8 +336,9 @@ def _object(body: bytes) -> Body:
     if not jsontext.holds_at_most(MOST_VALUES, body):
         raise InvalidRequest(f"The request body holds more than {MOST_VALUES} values")
     try:
+        body.decode()  # what is read in place of an odd byte would be another question
         value = jsontext.loads_exactly(body)
-    except jsontext.NotJSON as error:
+    except (UnicodeDecodeError, jsontext.NotJSON) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidRequest("The request body is not a JSON object")

@@ -1432,6 +1432,7 @@ NOT_JSON = {
     "infinity": prompt(b"-Infinity"),
     "BOM": b"\xef\xbb\xbf{}",
     "UTF-16": '{"prompt":1}'.encode("utf-16"),
+    "Latin-1": old_request(prompt="?").partition(b"\r\n\r\n")[2].replace(b"?", b"caf\xe9"),
     "control character": b'{"prompt":"\x00"}',
     "no object": b"[]",
     "two": b"{}{}",
