@@ -66,7 +66,7 @@ ABOUT = {
     "routes[].upstream_path": "The path to ask there, with the parameters of this one.",
     "server": "Where the proxy listens.",
     "server.drain": "Seconds that open exchanges may take once it is told to stop.",
-    "server.host": "The address to listen on; 0.0.0.0 to be reached from outside.",
+    "server.host": "The address to listen on; 0.0.0.0, or :: for IPv6 too, for all.",
     "server.hosts": "Names, beside private ones, to be asked by; any, if left out.",
     "server.hosts[]": "A name, such as an ingress has.",
     "server.port": "The port to listen on; 0 is any free one.",

@@ -353,10 +353,13 @@ def open_many_files(exchanges: int, *, tells: bool = True) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises OSError, which says where."""
+    """A listening socket, at ``::`` for IPv4 as well; raises OSError, which says where."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
         # asyncio does it only for sockets whose protocol is named, which this one's is not. What
         # is accepted takes it over; without it the second small write waits for the client.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

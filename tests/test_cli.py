@@ -19,6 +19,7 @@ import pytest
 from support import PATIENCE, old_request
 
 from proxy.cli import COMMANDS, PACKAGED_CONFIG, main
+from proxy.server import listen
 from proxy.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent
@@ -204,6 +205,14 @@ def test_an_address_that_is_taken_is_told_in_one_line(workers: str) -> None:
         f"anthropic-version-proxy: cannot listen on 127.0.0.1 port {port}: Address already in use; "
         "take another port, or 0 for any free one\n"
     )
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 to listen on")
+def test_all_addresses_are_those_of_both_families() -> None:
+    with listen("::", 0) as listener:
+        port = listener.getsockname()[1]
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port), PATIENCE).close()
 
 
 def test_a_name_that_leads_nowhere_is_told_in_one_line() -> None:
