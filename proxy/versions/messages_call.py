@@ -130,6 +130,8 @@ def _model(body: Body) -> str:
 
 def _max_tokens_to_sample(body: Body) -> int:
     tokens = _required(body, "max_tokens_to_sample")
+    if isinstance(tokens, float) and tokens.is_integer():  # as some languages print 300
+        tokens = int(tokens)
     if not isinstance(tokens, int) or isinstance(tokens, bool):
         raise InvalidRequest("max_tokens_to_sample: Input should be a valid integer")
     if tokens < 1:
