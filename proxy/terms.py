@@ -48,8 +48,9 @@ PIECE = 4 << 10
 """How much is read at a time, in bytes. The event loop hands over 256 KiB at once, in which there
 may be nine thousand requests."""
 
-SLICE = 0.002
-"""Seconds of reading after which the loop may serve others."""
+SLICE = 0.0005
+"""Seconds of reading after which the loop may serve others. They wait for as much of each of the
+connections that are read in the same turn."""
 
 
 @dataclass(frozen=True, slots=True)
