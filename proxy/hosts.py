@@ -8,6 +8,8 @@ is ours. https://www.rfc-editor.org/rfc/rfc9110#section-7.2
 
 What a page may send without reading the answer, it may send to any name. Whose page it is stands in
 ``Origin``, which no page can change either. https://www.rfc-editor.org/rfc/rfc6454#section-7
+Images, links and whatever else a browser only gets have none; there ``Sec-Fetch-Site`` says whether
+it is somebody else's, towards https and this machine. https://www.w3.org/TR/fetch-metadata/
 """
 
 from __future__ import annotations
@@ -57,7 +59,10 @@ def check_origin(fields: Fields, listed: Collection[str], setting: str) -> None:
     may be anybody's but this machine's. ``null`` stands for whatever a page does not want to show.
     """
     asked = {_without_port(value.decode("latin-1")) for value in values(fields, b"host")} - {""}
-    for value in values(fields, b"origin"):
+    origins = values(fields, b"origin")
+    if not origins and b"cross-site" in values(fields, b"sec-fetch-site"):
+        origins = [b"null"]
+    for value in origins:
         name = _without_port(value.decode("latin-1").partition("://")[2])
         address = _address(name)
         private = address.is_loopback if address else _is_private(name)

@@ -1359,6 +1359,8 @@ OF_OURS = [
     b"host: proxy\r\norigin: https://proxy.example.com",
     b"host: proxy.example.com\r\norigin: http://127.0.0.1",
     b"host: 10.1.2.3:8080\r\norigin: http://10.1.2.3",
+    b"host: proxy\r\nsec-fetch-site: none",
+    b"host: proxy\r\nsec-fetch-site: cross-site\r\norigin: http://localhost:3000",
 ]
 
 OF_OTHERS = {
@@ -1377,6 +1379,7 @@ OF_OTHERS = {
     b"host: proxy\r\norigin:": 403,
     b"host: proxy\r\norigin: file://": 403,
     b"host: proxy\r\norigin: http://localhost\r\norigin: https://evil.example": 403,
+    b"host: proxy\r\nsec-fetch-site: cross-site": 403,
 }
 
 
