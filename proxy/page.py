@@ -41,6 +41,7 @@ _MEDIA_TYPES: dict[Form, str] = {
 def routes(journal: Journal) -> list[Route]:
     """``GET /-/ledger`` in its three forms, and ``GET /-/``, which leads there."""
     process = uuid4().hex
+    turn = asyncio.Lock()
 
     async def ledger(request: Request) -> Response:
         form = _form(request)
@@ -54,8 +55,8 @@ def routes(journal: Journal) -> list[Route]:
             return Response(status_code=304, headers=fields)
         if form == "csv":
             fields["content-disposition"] = 'attachment; filename="ledger.csv"'
-            return StreamingResponse(_unhurried(as_csv(ledger)), headers=fields)
-        return StreamingResponse(_unhurried(as_json(ledger, time.time())), headers=fields)
+            return StreamingResponse(_unhurried(as_csv(ledger), turn), headers=fields)
+        return StreamingResponse(_unhurried(as_json(ledger, time.time()), turn), headers=fields)
 
     async def top(_: Request) -> Response:
         # Relative, because something in front of us may have put it below a path of its own.
@@ -120,8 +121,12 @@ def _hash(text: bytes, element: bytes) -> str:
     return f"'sha256-{b64encode(sha256(held).digest()).decode()}'"
 
 
-async def _unhurried(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Part by part, with the streams of others served in between."""
-    for part in parts:
+async def _unhurried(parts: Iterator[bytes], turn: asyncio.Lock) -> AsyncIterator[bytes]:
+    """Part by part, with the streams of others served in between, however many read."""
+    while True:
+        async with turn:
+            part = next(parts, None)
+            await asyncio.sleep(0)
+        if part is None:
+            return
         yield part
-        await asyncio.sleep(0)

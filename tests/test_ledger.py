@@ -37,7 +37,7 @@ from support import (
     settings,
 )
 
-from proxy import config, journal, jsontext, ledger, report
+from proxy import config, journal, jsontext, ledger, page, report
 from proxy.app import App
 from proxy.cli import main
 from proxy.journal import Journal
@@ -921,6 +921,31 @@ async def test_the_form_is_the_one_that_is_asked_for() -> None:
             assert answer.headers["content-type"] == content_type
             assert answer.headers["vary"] == "accept"
             assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_however_many_read_it_others_are_served_between_two_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = 0
+    made = []
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def parts(_: Ledger) -> Iterator[bytes]:
+        for number in range(20):
+            made.append(turns)
+            yield b"%d\n" % number
+
+    monkeypatch.setattr(page, "as_csv", parts)
+    async with proxy() as (client, _):
+        turning = asyncio.create_task(turn())
+        await asyncio.gather(*(client.get("/-/ledger?format=csv") for _ in range(10)))
+        turning.cancel()
+    assert len(set(made)) == len(made) == 10 * 20
 
 
 async def test_what_has_not_changed_is_not_sent_again() -> None:
