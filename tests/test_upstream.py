@@ -295,6 +295,30 @@ async def test_an_upload_that_fails_after_its_answer_ends_the_connection() -> No
             await ended.wait()
 
 
+async def test_an_upload_is_as_slow_as_its_upstream() -> None:
+    """Or all of it would be in memory, however large."""
+    part, parts = b"x" * (256 << 10), 200
+    waiting: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        (connection,) = upstream._pool._all  # noqa: SLF001
+        for _ in range(parts):
+            yield part
+            waiting.append(connection._transport.get_write_buffer_size())  # noqa: SLF001
+
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.reader.readexactly(parts * len(part))
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    async with raw_upstream(play) as url, connected(url) as upstream:
+        length = b"%d" % (parts * len(part))
+        answer = await upstream.call("POST", "/", [(b"content-length", length)], body())
+        assert len(waiting) == parts
+        assert max(waiting) < len(part)
+        answer.close()
+
+
 class Refusing:
     """An upstream in a thread of its own that answers a head, reads no more and resets.
 
