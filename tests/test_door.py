@@ -1413,6 +1413,14 @@ async def test_no_page_of_others_spends_a_key_where_our_names_are_known(
     assert not upstream.asked
 
 
+async def test_our_names_may_be_known_without_any_being_listed() -> None:
+    upstream = Upstream()
+    async with door(upstream, {"server": {"hosts": []}}) as client:
+        await client.say(b"GET /v1/models HTTP/1.1\r\nhost: evil.example\r\n\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 421 ")
+    assert not upstream.asked
+
+
 # Bodies that are translated.
 
 
