@@ -44,11 +44,8 @@ def check(fields: Fields, listed: Collection[str], setting: str) -> None:
     it is let in: every browser sends one.
     """
     for value in values(fields, b"host"):
-        host = value.decode("latin-1").strip(" \t")
-        if not host:
-            continue
-        name = _without_port(host)
-        if name not in listed and not belongs_to_nobody(name):
+        name = _without_port(value.decode("latin-1"))
+        if value and name not in listed and not belongs_to_nobody(name):
             raise ForeignHost(name, setting)
 
 
@@ -90,8 +87,8 @@ def _is_private(name: str) -> bool:
 
 
 def _without_port(host: str) -> str:
-    """The name in a Host, normal; all of it where it is none."""
-    found = _HOST.fullmatch(host)
+    """The name in a Host, normal; all of it where it is none. Blanks behind it may be left."""
+    found = _HOST.fullmatch(host.rstrip(" \t"))
     return normal(found[1]) if found else host
 
 

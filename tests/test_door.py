@@ -1361,6 +1361,7 @@ OF_OURS = [
     b"host: 10.1.2.3:8080\r\norigin: http://10.1.2.3",
     b"host: proxy\r\nsec-fetch-site: none",
     b"host: proxy\r\nsec-fetch-site: cross-site\r\norigin: http://localhost:3000",
+    b"host: 10.1.2.3 \t\r\norigin: http://10.1.2.3 ",
 ]
 
 OF_OTHERS = {
