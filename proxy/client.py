@@ -110,8 +110,6 @@ class Client:
 
     async def body(self, limit: int) -> bytes:
         """The whole request body; raises RequestTooLarge, and what upload raises."""
-        if not self.has_body:
-            return b""
         if self.announced > limit:
             raise RequestTooLarge(f"the request body is larger than {limit} bytes")
         body = bytearray()  # a list of its parts would take fifty bytes more for each
