@@ -477,8 +477,9 @@ async def test_a_client_that_takes_nothing_is_left_at_the_end_of_a_drain(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+@pytest.mark.parametrize(("left", "ended"), [(True, "drained"), (False, "complete")])
 async def test_a_client_that_is_left_before_it_has_taken_the_end_has_no_whole_answer(
-    log: Exchanges,
+    log: Exchanges, *, left: bool, ended: str
 ) -> None:
     """As one of HTTP/1.0, whose body ends with its connection: that is reset, and it can tell."""
     waits = asyncio.Event()
@@ -500,7 +501,8 @@ async def test_a_client_that_is_left_before_it_has_taken_the_end_has_no_whole_an
         if not waits.is_set():
             waits.set()
             await asyncio.Event().wait()
-        told[0](ClientLeft())
+        if left:
+            told[0](ClientLeft())
 
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nHi"
     async with proxy_to(Gate(answer).play) as (app, _):
@@ -512,7 +514,7 @@ async def test_a_client_that_is_left_before_it_has_taken_the_end_has_no_whole_an
         await waits.wait()
         app.exchanges.cut()
         await serving
-        assert "ended=drained" in await log.line()
+        assert f"ended={ended}" in await log.line()
 
 
 @pytest.mark.parametrize("ended_by", ["the client", "the upstream", "a drain"])
