@@ -342,6 +342,16 @@ async def test_a_drain_lets_an_open_stream_finish_and_is_not_ready_meanwhile() -
         assert b'"stop_reason":"stop_sequence"' in rest
 
 
+async def test_what_begins_when_a_drain_is_over_is_not_begun(log: Exchanges) -> None:
+    gate = Gate(STREAM_HEAD)
+    async with proxy_to(gate.play) as (app, url), await connect(url) as client:
+        app.exchanges.cut()
+        await client.say(old_request())
+        assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+        assert b"the proxy is shutting down" in await client.until(b"}}")
+        assert "ended=drained" in await log.line()
+
+
 async def test_a_stream_that_outlasts_the_drain_is_finished_as_failed(log: Exchanges) -> None:
     gate = Gate(STREAM_HEAD, completion(" Hi"))
     no_drain: dict[str, dict[str, object]] = {"server": {"drain": 0}}
