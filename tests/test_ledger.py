@@ -550,6 +550,23 @@ async def test_a_line_for_which_there_is_no_room_leaves_nothing_in_the_file(tmp_
     assert await sums(file) == 2
 
 
+def test_what_others_have_appended_is_not_lost(tmp_path: Path) -> None:
+    (line,) = Ledger(100).lines()
+    mine, others = (journal.File(tmp_path / "ledger") for _ in range(2))
+    try:
+        mine.append([line])
+        assert mine.news() == (True, [line[:-1]])
+        others.append([line])
+        mine.rewrite([line])
+        assert mine.path.read_bytes() == line * 2
+        mine.path.write_bytes(line * 2 + line[:-9])  # as a crash leaves it
+        mine.append([line])
+        assert others.news()[1][-1] == line[:-1]
+    finally:
+        mine.close()
+        others.close()
+
+
 async def test_a_torn_line_on_a_full_disk_hides_nothing(tmp_path: Path) -> None:
     file = tmp_path / "ledger"
     one = kept(file)
