@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
+import select
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -286,6 +288,24 @@ async def serving_at_terminal(file: Path, *python: str) -> AsyncIterator[tuple[s
                 process.kill()
             os.close(ours)
             os.close(theirs)
+
+
+def test_a_line_that_is_cut_is_not_the_beginning_of_the_next() -> None:
+    reading, writing = os.pipe()
+    try:
+        handler = logs.Descriptor(writing)
+        size = os.fpathconf(writing, "PC_PIPE_BUF")
+        os.set_blocking(writing, False)
+        while select.select([], [writing], [], 0)[1]:
+            os.write(writing, b"." * size)
+        os.read(reading, size)
+        handler.emit(logging.makeLogRecord({"msg": "x" * 3 * size}))
+        os.read(reading, 1 << 20)
+        handler.emit(logging.makeLogRecord({"msg": "next"}))
+        assert os.read(reading, 1 << 20) == b"\n1 lines of the log were lost\nnext\n"
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
