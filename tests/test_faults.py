@@ -58,7 +58,7 @@ from support import (
     raw_upstream,
 )
 
-from proxy import answer
+from proxy import answer, http1
 from proxy.client import Client
 from proxy.coding import PIECE, SLICE, Decoding
 from proxy.jsontext import MOST_AT_ONCE
@@ -1309,6 +1309,37 @@ def says_no_more(side: Side) -> None:
     opened: socket.socket = side.writer.get_extra_info("socket")
     with socket.socket(fileno=os.dup(opened.fileno())) as same:
         same.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.usefixtures("anyio_backend")
+async def test_others_have_their_turn_while_very_small_records_are_deciphered(
+    monkeypatch: pytest.MonkeyPatch, certificates: dict[str, Certificate]
+) -> None:
+    """As long as there is something to read, event loops decipher it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["right"].file))
+    turns = Turns()
+    read: Counter[int] = Counter()
+    arrived = answer.Answer.arrived
+
+    def watched(self: answer.Answer, data: bytes) -> None:
+        read[turns.past] += len(data) > http1.DECIPHERED
+        arrived(self, data)
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n")
+        side.writer.writelines([b"x"] * 60_000)
+        await side.rest()
+
+    monkeypatch.setattr(answer.Answer, "arrived", watched)
+    stage = Stage()
+    stage.scripts.append(play)
+    async with (
+        raw_upstream(stage.play, certificates["right"].serve()) as url,
+        proxied(stage, url, {}) as proxy,
+    ):
+        assert parsed(await asked_in_turns(proxy, BYTES, turns)).whole
+    assert max(read.values()) == 1
 
 
 @pytest.mark.usefixtures("anyio_backend")
