@@ -64,7 +64,9 @@ def check_origin(fields: Fields, listed: Collection[str], setting: str) -> None:
         address = _address(name)
         private = address.is_loopback if address else _is_private(name)
         if not private and name not in listed and name not in asked:
-            raise ForeignOrigin(f"not for pages of others: add the host of yours to {setting}")
+            raise ForeignOrigin(
+                f"not for pages of others: yours has to be at a private name, or one in {setting}"
+            )
 
 
 def normal(name: str) -> str:
