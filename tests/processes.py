@@ -101,12 +101,16 @@ async def served(
         await process.communicate()
 
 
+def opened(process: int) -> int:
+    """How many descriptors a process has."""
+    return len(list(Path(f"/proc/{process}/fd").iterdir()))
+
+
 @contextmanager
-def nothing_more_to_open(process: int) -> Iterator[None]:
-    """Let a process have the descriptors that it has, and no more."""
+def nothing_more_to_open(process: int, but: int = 0) -> Iterator[None]:
+    """Let a process have the descriptors that it has, ``but`` so many, and no more."""
     before = resource.prlimit(process, resource.RLIMIT_NOFILE)
-    opened = len(list(Path(f"/proc/{process}/fd").iterdir()))
-    resource.prlimit(process, resource.RLIMIT_NOFILE, (opened, before[1]))
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (opened(process) + but, before[1]))
     yield
     resource.prlimit(process, resource.RLIMIT_NOFILE, before)
 

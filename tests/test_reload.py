@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Served, nothing_more_to_open, served, write_config
+from processes import Served, nothing_more_to_open, opened, served, write_config
+from stage import until
 from support import (
     LAST,
     PATIENCE,
@@ -147,6 +148,12 @@ def workers_of(process: int) -> list[int]:
         for child in children
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
+
+
+def shared_by(worker: int) -> Path:
+    """The folder of the files that a worker shares with the others."""
+    maps = Path(f"/proc/{worker}/maps").read_text()
+    return Path(re.findall(r"/\S+/anthropic-version-proxy-[^/]+", maps)[0])
 
 
 def ignores_stops(process: int) -> bool:
@@ -346,7 +353,8 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
         here.write("broken")
         watcher = here.proxy.process.pid
         one, another = workers_of(watcher)
-        with nothing_more_to_open(watcher):
+        before = opened(watcher)
+        with nothing_more_to_open(watcher, but=3):  # enough for the pipe to a worker alone
             os.kill(one, signal.SIGKILL)
             await here.proxy.logged("a worker has ended with code -9")
             await here.proxy.logged("no worker can be started yet: Too many open files")
@@ -357,6 +365,7 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
         await (await here.stream("B")).until(DONE)
         await both_at_work(watcher)
         assert all(ignores_stops(worker) for worker in workers_of(watcher))
+        await until(lambda: opened(watcher) == before)  # nothing is kept of who has ended
         assert await here.proxy.stopped() == 0
     assert "resource_tracker" not in "".join(here.proxy.said)
     assert "".join(here.proxy.said).count("no worker can be started") == 1
@@ -370,6 +379,9 @@ async def test_no_storm_of_signals_and_no_frozen_worker_hides_a_stop(file: Path)
         await here.reload("A", routes=routes, upstreams={"api": long})
         frozen = workers_of(here.proxy.process.pid)[0]
         os.kill(frozen, signal.SIGSTOP)
+        here.workers -= 1
+        for _ in range(2):  # one fills the pipe, and one waits for that
+            await here.reload("A", routes=routes, upstreams={"api": long})
         for _ in range(20_000):
             here.proxy.signal(signal.SIGHUP)
         here.proxy.signal(signal.SIGTERM)
@@ -384,12 +396,14 @@ async def test_workers_whose_supervisor_died_finish_their_streams_and_end(file: 
     service = Service("A")
     async with scene(file, service, workers=2) as here:
         stream = await here.stream("A")
+        shared = shared_by(workers_of(here.proxy.process.pid)[0])
         here.proxy.signal(signal.SIGKILL)
         for _ in range(2):
             await here.proxy.logged("draining")
         service.go_on.set()
         assert b'"stop_reason":"stop_sequence"' in await stream.until(DONE)
         await here.proxy.silent()
+        await until(lambda: not shared.exists())
 
 
 async def test_a_fault_in_a_reload_leaves_the_old_configuration_in_force() -> None:
