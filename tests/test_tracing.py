@@ -172,6 +172,16 @@ async def test_a_span_shows_no_key_that_stands_in_a_path() -> None:
     assert told(exchange)["url.path"] == "/-x/[key]"
 
 
+async def test_a_span_shows_no_key_that_stands_for_a_model() -> None:
+    gone = Upstream(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+    asked = request(VERSION).replace(b"claude-v1", b"sk-canary")
+    async with traced(gone.play) as proxy:
+        await proxy.ask(asked, b"\r\n\r\n")
+        await until(lambda: len(proxy.kept.get_finished_spans()) == 2)
+    spans = proxy.kept.get_finished_spans()
+    assert "canary" not in "".join(span.to_json() for span in spans)
+
+
 async def test_the_environment_says_where_spans_go(tmp_path: Path) -> None:
     file = tmp_path / "proxy.yaml"
     upstream = Upstream(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
@@ -189,6 +199,21 @@ async def test_the_environment_says_where_spans_go(tmp_path: Path) -> None:
     ]
     assert proxy.printed.count(f'"trace_id": "0x{TRACE}"') == 2
     assert "SECRET" not in "".join(proxy.said)  # the library quotes a state that it cannot read
+
+
+STUCK = """
+import threading
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+from proxy import spans, tracing
+
+ConsoleSpanExporter.shutdown = lambda _: threading.Event().wait()
+spans.FLUSH = 0.1
+tracing.configured({"OTEL_TRACES_EXPORTER": "console"}).close()
+"""
+
+
+def test_no_end_waits_for_a_collector_that_never_answers() -> None:
+    subprocess.run((sys.executable, "-c", STUCK), cwd=ROOT, check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
