@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import threading
 import time
 from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from proxy.errors import ConfigError
 from proxy.nudges import Nudge, Window
 from proxy.summary import summary
 from proxy.versions.models import ModelTarget
+from proxy.yamlnodes import LARGEST_FILE
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
@@ -301,6 +303,17 @@ async def test_nobody_is_waited_for_who_might_write_to_a_fifo(tmp_path: Path) ->
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(ConfigError, match="file: has no routes"):
             await asyncio.to_thread(config.load, fifo)
+
+
+def test_a_pipe_is_read_to_its_end() -> None:
+    """As of a shell's <(...). What comes later is waited for, and more than is read shows it."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as pipe, os.fdopen(reading):
+        writer = threading.Thread(target=pipe.write, args=(b" " * (LARGEST_FILE + 1),))
+        writer.start()
+        with pytest.raises(ConfigError, match="is too large"):
+            config.load(f"/dev/fd/{reading}")
+        writer.join()
 
 
 def test_many_routes_and_models_take_little_time() -> None:
