@@ -203,6 +203,7 @@ async def test_it_counts_among_the_open_exchanges() -> None:
         assert next(line["status"] for line in second if "status" in line) == 503
         upstream.go_on.set()
         assert (await first)[-1]["ended"] == "complete"
+        await upstream.left.wait()  # its connection is nobody else's
 
 
 async def test_it_ends_with_whoever_looks_at_it() -> None:
