@@ -47,7 +47,7 @@ def one_of(names: Collection[T]) -> Callable[[Value], T]:
 def several(
     read: Callable[[Value], T], rule: str, *, least: int = 1
 ) -> Callable[[Value], tuple[T, ...]]:
-    """Reads a list of at least one, or none, each of them once."""
+    """Reads a list of at least so many, each of them once."""
 
     def read_all(value: Value) -> tuple[T, ...]:
         items = value.each(lambda item: (item, read(item)), rule, least=least)

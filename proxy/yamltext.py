@@ -127,7 +127,10 @@ class Value:
         return text
 
     def each(self, read: Callable[[Value], T], rule: str, *, least: int = 1) -> list[T]:
-        """What ``read`` makes of each item of a list; those that are wrong are left out."""
+        """What ``read`` makes of each item of a list; those that are wrong are left out.
+
+        Raises Wrong for what is no list, or has fewer than ``least``.
+        """
         self._refuse_tag()
         if not isinstance(self._node, yaml.SequenceNode):
             raise self.wrong(f"is {self.shown}", rule)
