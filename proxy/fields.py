@@ -45,8 +45,15 @@ _NEVER_NAMED_AWAY = (b"anthropic-", b"content-")
 
 _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-control"))
 
-_LOOK_ALIKES = (b"anthropic_version", b"x_api_key", b"x-api_key", b"x_api-key")
-"""What some servers take for a field that decides here; see for_upstream."""
+_LOOK_ALIKES = (
+    b"anthropic_version",
+    b"content_length",
+    b"transfer_encoding",
+    b"x_api_key",
+    b"x-api_key",
+    b"x_api-key",
+)
+"""What some servers take for a field that decides here, or that frames; see for_upstream."""
 
 _CONTROLS = bytes((*range(0x09), *range(0x0A, 0x20), 0x7F))
 
