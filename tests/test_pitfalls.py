@@ -96,6 +96,17 @@ async def test_streams_are_not_held_back_by_what_stands_in_front() -> None:
     assert b"\r\nx-accel-buffering: no\r\n" in got
 
 
+async def test_the_upstream_is_told_its_own_host_alone() -> None:
+    heard, _ = await asked(post(b"/v1/messages", {}, b"anthropic-version: 2023-06-01"))
+    assert re.findall(rb"\r\nhost: (.*):", heard) == [b"127.0.0.1"]
+    assert b"host: proxy" not in heard
+
+
+async def test_an_answer_that_passes_has_one_framing() -> None:
+    _, got = await asked(post(b"/v1/messages", {}, b"anthropic-version: 2023-06-01"))
+    assert got.count(b"\r\ntransfer-encoding: ") == 1
+
+
 async def test_the_environment_does_not_say_where_to_connect(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
