@@ -48,6 +48,7 @@ _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-co
 _LOOK_ALIKES = (
     b"anthropic_version",
     b"content_length",
+    b"proxy",  # to CGI it is HTTP_PROXY, and no client has another use for it
     b"transfer_encoding",
     b"x_api_key",
     b"x-api_key",

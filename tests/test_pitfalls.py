@@ -118,7 +118,14 @@ async def test_the_environment_does_not_say_where_to_connect(
 
 @pytest.mark.parametrize(
     "name",
-    [b"anthropic_version", b"X_Api_Key", b"x-api_key", b"Transfer_Encoding", b"content_length"],
+    [
+        b"anthropic_version",
+        b"X_Api_Key",
+        b"x-api_key",
+        b"Transfer_Encoding",
+        b"content_length",
+        b"Proxy",
+    ],
 )
 async def test_fields_that_some_servers_cannot_tell_apart_do_not_cross(name: bytes) -> None:
     fields = (b"anthropic-version: 2023-06-01", b"x-api-key: k", name + b": 2022-01-01")
