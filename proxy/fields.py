@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Sequence
-from itertools import chain
+from itertools import chain, product
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -46,15 +46,15 @@ _NEVER_NAMED_AWAY = (b"anthropic-", b"content-")
 _NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-control"))
 
 _LOOK_ALIKES = (
-    b"anthropic_version",
-    b"content_length",
+    *(b"anthropic%bversion" % odd for odd in (b"_", b".")),
+    *(b"content%blength" % odd for odd in (b"_", b".")),
     b"proxy",  # to CGI it is HTTP_PROXY, and no client has another use for it
-    b"transfer_encoding",
-    b"x_api_key",
-    b"x-api_key",
-    b"x_api-key",
+    *(b"transfer%bencoding" % odd for odd in (b"_", b".")),
+    *(b"x%bapi%bkey" % odd for odd in set(product((b"-", b"_", b"."), repeat=2)) - {(b"-", b"-")}),
 )
 """What some servers take for a field that decides here, or that frames; see for_upstream."""
+
+_DASHED = bytes.maketrans(b"_.", b"--")
 
 _CONTROLS = bytes((*range(0x09), *range(0x0A, 0x20), 0x7F))
 
@@ -87,8 +87,8 @@ def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
 
 
 def alike(name: bytes) -> bytes:
-    """One spelling for all names that CGI and WSGI take for the same (RFC 3875 §4.1.18)."""
-    return name.replace(b"_", b"-")
+    """One spelling for all names that CGI, WSGI and PHP take for the same (RFC 3875 §4.1.18)."""
+    return name.translate(_DASHED)
 
 
 def controls(fields: Iterable[tuple[bytes, bytes]]) -> bool:
