@@ -12,7 +12,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple, get_args
 
-from ..fields import HOP_BY_HOP, HTTP_NAME
+from ..fields import HOP_BY_HOP, HTTP_NAME, alike
 from ..readers import one_of, seconds, several, whole_text
 from ..redaction import without_keys
 from ..versions import dates
@@ -207,6 +207,7 @@ def _header_name(place: Value, written: str) -> str:
     name = written.lower()
     if not re.fullmatch(HTTP_NAME, name):
         raise place.wrong("is no name of a field", "a name is letters, digits and !#$%&'*+-.^_`|~")
-    if name in _OWN_FIELDS:
-        raise place.wrong(f"is {place.shown}, which cannot be changed here", _OWN_FIELDS[name])
+    read_as = alike(name.encode()).decode()
+    if read_as in _OWN_FIELDS:
+        raise place.wrong(f"is {place.shown}, which cannot be changed here", _OWN_FIELDS[read_as])
     return name
