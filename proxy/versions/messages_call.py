@@ -14,7 +14,7 @@ from ..change import Body, Call
 from ..errors import InvalidRequest
 from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
-from .stops import LOOKED_FOR
+from .stops import LOOKED_FOR, MOST
 from .unset_parameters_refused import ONLY_THEN, is_unset
 
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -39,6 +39,9 @@ MODEL_LENGTH = 256
 
 BLANK_LENGTH = LOOKED_FOR // 2
 """The most that blank stop sequences may have in all, in characters: nobody else looks for them."""
+
+MOST_BLANK = MOST // 2
+"""The most of them that there may be."""
 
 USER_ID_LENGTH = 512
 """The longest metadata.user_id that is taken, in characters."""
@@ -150,6 +153,8 @@ def _stop_sequences(body: Body) -> tuple[str, ...]:
 
 def _blank(stops: Iterable[str]) -> tuple[str, ...]:
     blank = tuple(dict.fromkeys(stop for stop in stops if not stop.strip()))
+    if len(blank) > MOST_BLANK:
+        raise InvalidRequest(f"stop_sequences: at most {MOST_BLANK} of them can be blank")
     if sum(map(len, blank)) > BLANK_LENGTH:
         raise InvalidRequest(
             f"stop_sequences: the blank ones should have at most {BLANK_LENGTH} characters in all"
