@@ -965,6 +965,31 @@ async def test_however_many_read_it_others_are_served_between_two_parts(
     assert len(set(made)) == len(made) == 10 * 20
 
 
+async def test_only_so_many_read_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifteen hundred that took nothing of it had the process grow by a gigabyte."""
+    go_on = False
+
+    def parts(_: Ledger) -> Iterator[bytes]:
+        while not go_on:
+            yield b""
+        yield b"all\n"
+
+    monkeypatch.setattr(page, "AT_ONCE", 2)
+    monkeypatch.setattr(page, "as_csv", parts)
+    csv_ = "/-/ledger?format=csv"
+    async with proxy() as (client, _), client.stream("GET", csv_) as first:
+        async with client.stream("GET", csv_) as leaving:
+            refused = await client.get("/-/ledger")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert leaving.status_code == 200
+        async with asyncio.timeout(PATIENCE):
+            while (await client.get("/-/ledger")).status_code != 200:
+                pass
+        go_on = True
+        assert await first.aread() == b"all\n"
+        assert (await client.get(csv_)).content == b"all\n"
+
+
 async def test_what_has_not_changed_is_not_sent_again() -> None:
     async with proxy() as (client, url):
         first = await client.get("/-/ledger")
