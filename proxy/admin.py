@@ -17,10 +17,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import hosts
-from .errors import NoRoute, ProxyError
+from .errors import InvalidRequest, NoRoute, ProxyError
 from .metrics import CONTENT_TYPE
 
 PREFIX = b"/-/"
+
+LONGEST_QUERY = 4 << 10
+"""The longest query that is read, in bytes: of many parameters each takes 3 us, all at once."""
 
 NO_FIGURES = "figures of several workers cannot be added up: there is no folder that they can share"
 
@@ -117,6 +120,8 @@ def _by_our_names(route: Route, names: Collection[str]) -> Route:
 
     async def answered(request: Request) -> Response:
         hosts.check(request.scope["headers"], names, "admin.hosts")
+        if len(request.scope["query_string"]) > LONGEST_QUERY:
+            raise InvalidRequest(f"the query is longer than {LONGEST_QUERY} bytes")
         response: Response = await route.endpoint(request)
         return response
 
