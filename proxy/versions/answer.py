@@ -18,10 +18,12 @@ class AnswerText:
 
     The old API went on from the very end of the prompt. So after `Assistant:` a text begins with
     one blank, and after a prefill it does not repeat the white space that the prefill ended in.
+    ``ours`` are the stop sequences that the upstream does not know, ``theirs`` those that it does.
     """
 
-    def __init__(self, dialogue: Dialogue, stops: Iterable[str]) -> None:
-        self._scanner = StopScanner(stops)
+    def __init__(self, dialogue: Dialogue, ours: Iterable[str], theirs: Iterable[str]) -> None:
+        self._ours = tuple(ours)
+        self._scanner = StopScanner((*self._ours, *theirs))
         self._space = dialogue.prefill_space
         self._opens = not dialogue.prefill
 
@@ -32,14 +34,7 @@ class AnswerText:
 
     def feed(self, text: str) -> str:
         """What can be given out of the text so far, after ``text`` was added to it."""
-        if not text:
-            return ""
-        if self._opens:
-            self._opens = False
-            text = text if text[0].isspace() else " " + text
-        elif self._space:
-            text = self._after_prefill(text)
-        return self._scanner.feed(text)
+        return self._scanner.feed(self._continuing(text))
 
     @property
     def lets_pass(self) -> Callable[[str], bool]:
@@ -49,9 +44,29 @@ class AnswerText:
         """
         return self._scanner.lets_pass
 
-    def flush(self) -> str:
-        """The rest, when no more text will come."""
-        return self._scanner.flush()
+    def flush(self, stop: str | None = None) -> str:
+        """The rest, when no more text will come; ``stop`` is at what the upstream ended it.
+
+        The upstream keeps that to itself, and one of ours may have been complete within it.
+        """
+        held = self._scanner.flush()
+        if not stop or self._scanner.hit is not None:
+            return held
+        scanner = StopScanner(self._ours)
+        before = scanner.feed(held + self._continuing(stop[:-1]))
+        if scanner.hit is None:
+            return held
+        self._scanner = scanner
+        return before
+
+    def _continuing(self, text: str) -> str:
+        """``text`` as it goes on from the prompt, or from what was said before."""
+        if not text:
+            return ""
+        if self._opens:
+            self._opens = False
+            return text if text[0].isspace() else " " + text
+        return self._after_prefill(text) if self._space else text
 
     def _after_prefill(self, text: str) -> str:
         repeated = sum(takewhile(bool, map(eq, self._space, text)))

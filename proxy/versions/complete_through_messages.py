@@ -57,7 +57,7 @@ class CompleteThroughMessages(Bridge):
         dialogue = parse(asked.prompt)
         target = models.target(self._models, asked.model)
         self._asked_model = asked.model
-        self._answer = AnswerText(dialogue, (HUMAN, *asked.blank_stops, *asked.stop_sequences))
+        self._answer = AnswerText(dialogue, (HUMAN, *asked.blank_stops), asked.stop_sequences)
         return messages_call(
             call, asked, dialogue, target, models.profile(target.to, self._learned)
         )
@@ -74,7 +74,7 @@ class CompleteThroughMessages(Bridge):
         self._take_stop(body)
         if self._stop_reason is None:
             raise UpstreamNonsense(NO_REASON)
-        text = self._answer.feed(_text_of(body)) + self._answer.flush()
+        text = self._answer.feed(_text_of(body)) + self._rest()
         return self._completion(text, self._stop())
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:  # noqa: PLR0911  (one per kind)
@@ -106,7 +106,7 @@ class CompleteThroughMessages(Bridge):
         if self._stop_reason is not None and not self.grows:
             return self._closed()
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
-        return (*self._held(), error_event(error))
+        return (*self._said(self._answer.flush()), error_event(error))
 
     def _opened(self, message: Any) -> Sequence[Event]:
         """Say nothing yet, but in the name of whom: a failure needs that to end the stream.
@@ -124,8 +124,7 @@ class CompleteThroughMessages(Bridge):
 
     def _grown(self, text: str) -> Sequence[Event]:
         self.grows = True
-        text = self._answer.feed(text)
-        grown = (self._event(text),) if text else ()
+        grown = self._said(self._answer.feed(text))
         if self._answer.stop is None:
             return grown
         return (*grown, self._event("", self._stop()))
@@ -133,12 +132,15 @@ class CompleteThroughMessages(Bridge):
     def _closed(self) -> Sequence[Event]:
         if self._stop_reason is None:
             raise UpstreamNonsense(NO_REASON)
-        return (*self._held(), self._event("", self._stop()))
+        return (*self._said(self._rest()), self._event("", self._stop()))
 
-    def _held(self) -> Sequence[Event]:
+    def _rest(self) -> str:
         """Text that might have been the beginning of a stop, when no more will come."""
-        held = self._answer.flush()
-        return (self._event(held),) if held else ()
+        stopped = self._stop_reason == "stop_sequence"
+        return self._answer.flush(self._stop_sequence if stopped else None)
+
+    def _said(self, text: str) -> Sequence[Event]:
+        return (self._event(text),) if text else ()
 
     def _open(self, message: Body) -> None:
         self._id = _string(message.get("id"))
