@@ -50,6 +50,8 @@ class CompleteThroughMessages(Bridge):
         self._id = ""
         self._stop_reason: str | None = None
         self._stop_sequence: str | None = None
+        self._other: tuple[Any] | None = None
+        """The index of the block that began last, if it is not of text."""
 
     def upgrade_request(self, call: Call) -> Call:
         """The same question, to a model of today."""
@@ -81,9 +83,9 @@ class CompleteThroughMessages(Bridge):
         """Text becomes completions. What is not text has no place in one; pings and errors do."""
         match event.name:
             case "content_block_delta":
-                return self._grown(_text(event.body.get("delta")))
+                return self._gone_on(event.body)
             case "content_block_start":
-                return self._grown(_text(event.body.get("content_block")))
+                return self._begun(event.body)
             case "message_start":
                 return self._opened(event.body.get("message"))
             case "message_delta":
@@ -121,6 +123,18 @@ class CompleteThroughMessages(Bridge):
         self.grows, self._stop_reason = False, None
         self._take_stop(message)
         return opened
+
+    def _begun(self, body: Body) -> Sequence[Event]:
+        block = body.get("content_block")
+        type_ = block.get("type") if isinstance(block, dict) else None
+        self._other = None if type_ in (None, "text") else (body.get("index"),)
+        return self._grown(_text(block))
+
+    def _gone_on(self, body: Body) -> Sequence[Event]:
+        """Only a text block has text, as in a whole Message: what else may grow by some is new."""
+        if self._other == (body.get("index"),):
+            return self._grown("")
+        return self._grown(_text(body.get("delta")))
 
     def _grown(self, text: str) -> Sequence[Event]:
         self.grows = True
