@@ -49,13 +49,20 @@ def _moved(messages: list[Any]) -> list[Any]:
 def _handed_in(moved: list[Any]) -> list[Any]:
     """The content of the user's message at the end, which is made where there is none."""
     content: list[Any] = []
-    if moved and isinstance(moved[-1], dict) and moved[-1].get("role") == "user":
+    if moved and _takes_blocks(moved[-1]):
         user = moved.pop()
-        content += _blocks(user.get("content"))
+        content += _blocks(user["content"])
     else:
         user = {"role": "user"}
     moved.append(user | {"content": content})
     return content
+
+
+def _takes_blocks(message: Any) -> bool:
+    """Whether it is the user's, and sound: what is not is left for the API to refuse."""
+    if not isinstance(message, dict) or message.get("role") != "user":
+        return False
+    return isinstance(message.get("content"), str | list)
 
 
 def _documents(message: Any) -> list[Body]:
@@ -69,7 +76,7 @@ def _is_document(block: Any) -> bool:
     return isinstance(block, dict) and block.get("type") == "document"
 
 
-def _blocks(content: Any) -> list[Any]:
+def _blocks(content: str | list[Any]) -> list[Any]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
-    return content if isinstance(content, list) else []
+    return content
