@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import stat
 import sys
@@ -46,6 +47,7 @@ def to_stderr() -> None:
     handler.setFormatter(FORMATS[name]())
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("uvicorn.error").addFilter(_told_by_record)
+    logging.getLogger("asyncio").addFilter(_without_words)
 
 
 def _closed(stream: TextIO | None) -> bool:
@@ -185,3 +187,11 @@ def _told_by_record(record: logging.LogRecord) -> bool:
     """
     cut = "without completing response" in record.getMessage()
     return record.levelno >= logging.WARNING and not cut
+
+
+def _without_words(record: logging.LogRecord) -> bool:
+    """The loop shows what failed with its arguments, and its error's words: see fault."""
+    first_line = record.getMessage().partition("\n")[0]
+    record.msg = re.sub(r" ?[(<].*[)>]", "", first_line)
+    record.args = ()
+    return True

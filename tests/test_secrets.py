@@ -7,6 +7,7 @@ says to the client who sent the key is the one thing that is passed on.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from processes import ROOT, served
 from support import (
     LAST,
@@ -32,7 +34,7 @@ from proxy import config
 from proxy.app import App
 from proxy.errors import ConfigError
 from proxy.learning import learned
-from proxy.logs import FORMATS
+from proxy.logs import FORMATS, to_stderr
 from proxy.redaction import HIDDEN
 from proxy.relay import Exchange
 from proxy.server import running
@@ -327,6 +329,34 @@ async def test_a_fault_of_ours_tells_where_it_arose_and_quotes_nothing(
     assert "ended=crashed" in log
     assert "KeyError" in log
     assert "in fault" in log
+    told.assert_clean()
+
+
+def test_what_the_loop_says_of_a_fault_quotes_nothing(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_log = logging.getLogger("asyncio")
+    monkeypatch.setattr(loop_log, "filters", [])
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    to_stderr()
+
+    async def failing() -> None:
+        raise KeyError(ECHO)
+
+    def called(_: str) -> None:
+        raise KeyError(ECHO)
+
+    async def forgetting() -> None:
+        asyncio.get_running_loop().call_soon(called, ECHO)
+        await asyncio.wait([asyncio.create_task(failing())])
+
+    uvloop.run(forgetting())
+    gc.collect()
+    log = "\n".join(told.lines)
+    assert "never retrieved" in log
+    assert "Exception in callback" in log
+    assert "in failing" in log
+    assert "in called" in log
     told.assert_clean()
 
 
