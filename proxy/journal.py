@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import config, jsontext
-from .ledger import Ledger
+from .ledger import Ledger, OtherForm
 from .observe import Record
 
 log = logging.getLogger("proxy")
@@ -79,6 +79,8 @@ class Journal:
         self._next_sync: asyncio.Task[None] | None = None
         """The one that has not begun yet, for all who ask while another is under way."""
         self._wordy_at = SMALL
+        self._all_of_our_form = True
+        """Whether no line of the file is in a form that another version of the proxy knows."""
         self._failed = False
         self.revision = 0
         """Grows whenever the ledger may have changed, and never goes back."""
@@ -148,11 +150,28 @@ class Journal:
         anew, lines = await asyncio.to_thread(file.news)
         if anew or lines:
             into = Ledger(self._limit) if anew else self._summed
-            await _unhurried(_reading(lines, into, self._clock(), file.path))
+            self._all_of_our_form = self._all_of_our_form or anew
+            await _unhurried(self._reading(lines, into, file.path))
             self._summed = into
             self.revision += 1
-        if file.read_up_to > self._wordy_at:
+        # What is not understood would be lost, as where a proxy of before is taken back into use.
+        if file.read_up_to > self._wordy_at and self._all_of_our_form:
             await self._rewrite(file)
+
+    def _reading(self, lines: list[bytes], into: Ledger, path: Path) -> Iterator[None]:
+        """Add what the lines of the file say, in steps; what is none of a ledger is told of."""
+        unread = 0
+        for line in lines:
+            try:
+                part = Ledger.read(jsontext.loads(line), into.limit, self._clock())
+            except ValueError as error:
+                unread += 1
+                self._all_of_our_form = self._all_of_our_form and not isinstance(error, OtherForm)
+            else:
+                yield
+                yield from into.adding(part, self._clock())
+        if unread:
+            log.warning("ledger: %d lines of %s cannot be read, and are not counted", unread, path)
 
     async def _rewrite(self, file: File) -> None:
         """Write the file anew if it is wordy, and note at what size to look again."""
@@ -337,21 +356,6 @@ def _listed(lines: Iterable[bytes], into: list[bytes]) -> Iterator[None]:
     for line in lines:
         into.append(line)
         yield
-
-
-def _reading(lines: list[bytes], into: Ledger, now: float, path: Path) -> Iterator[None]:
-    """Add what the lines of the file say, in steps; what is none of a ledger is told of."""
-    unread = 0
-    for line in lines:
-        try:
-            part = Ledger.read(jsontext.loads(line), into.limit, now)
-        except ValueError:
-            unread += 1
-        else:
-            yield
-            yield from into.adding(part, now)
-    if unread:
-        log.warning("ledger: %d lines of %s cannot be read, and are not counted", unread, path)
 
 
 async def _unhurried(steps: Iterator[None]) -> None:

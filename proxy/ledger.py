@@ -93,6 +93,10 @@ NOBODY = Who(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
 Counts = dict[str, int]
 
 
+class OtherForm(ValueError):
+    """A line says that it is a ledger of another form, as a later proxy may write it."""
+
+
 @dataclass(slots=True)
 class Entry:
     """What somebody did. Times are in seconds since 1970, UTC; sizes in bytes, of bodies."""
@@ -340,7 +344,7 @@ class Ledger:
         made = cls(limit)
         try:
             if told["ledger"] != 1:
-                raise ValueError("the form of the line is not known")
+                raise OtherForm("the form of the line is not known")
             for *names, entry in told["entries"]:
                 who = Who(*map(_kept, map(str, names)))
                 read = Entry.read(entry)

@@ -782,6 +782,25 @@ async def test_a_file_that_is_written_anew_stays_where_it_is_and_who_may_read_it
     assert [each.name for each in (*volume.iterdir(), *names.iterdir())] == ["ledger", "link"]
 
 
+async def test_a_file_with_lines_of_a_later_form_loses_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal, "SMALL", 2_000)
+    file = tmp_path / "ledger"
+    later = b'{"ledger":2,"entries":"in another way"}\n' * 100
+    file.write_bytes(later)
+    one = kept(file)
+    one.count(record())
+    assert total(await one.ledger()) == 1
+    assert file.read_bytes().startswith(later)
+    assert "100 lines of" in caplog.text
+    file.unlink()
+    file.write_bytes(b"".join(counted(record()).lines()) * 100)
+    assert total(await one.ledger()) == 100
+    assert file.stat().st_size < 2_000
+    await one.close()
+
+
 async def test_a_lock_that_another_keeps_harms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
