@@ -263,6 +263,7 @@ class File:
             beside.unlink(missing_ok=True)  # what a crash left, or a link to somewhere else
             written = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
+                _give(written, before)
                 os.fchmod(written, stat.S_IMODE(before.st_mode))
                 with open(written, "wb") as whole:  # noqa: PTH123  (of a descriptor)
                     whole.writelines(lines)
@@ -365,6 +366,13 @@ async def _unhurried(steps: Iterator[None]) -> None:
         if time.monotonic() - began >= SLICE:
             await asyncio.sleep(0)
             began = time.monotonic()
+
+
+def _give(written: int, like: os.stat_result) -> None:
+    """Have a file belong to whom another belongs to, as far as we may: they share the ledger."""
+    for uid, gid in ((-1, like.st_gid), (like.st_uid, -1)):
+        with suppress(PermissionError):
+            os.fchown(written, uid, gid)
 
 
 def _told(error: OSError) -> str:

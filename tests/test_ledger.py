@@ -782,6 +782,29 @@ async def test_a_file_that_is_written_anew_stays_where_it_is_and_who_may_read_it
     assert [each.name for each in (*volume.iterdir(), *names.iterdir())] == ["ledger", "link"]
 
 
+async def test_a_file_that_is_written_anew_belongs_to_whom_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+
+    def refused(_: int, uid: int, gid: int) -> None:
+        given.append((uid, gid))
+        raise PermissionError
+
+    monkeypatch.setattr(journal, "SMALL", 2_000)
+    monkeypatch.setattr(os, "fchown", refused)
+    file = tmp_path / "ledger"
+    one = kept(file)
+    for _ in range(30):
+        one.count(record())
+        await one.sync()
+    await one.close()
+    assert (-1, file.stat().st_gid) in given
+    assert (file.stat().st_uid, -1) in given
+    assert file.stat().st_size < 10_000
+    assert await sums(file) == 30
+
+
 async def test_a_file_with_lines_of_a_later_form_loses_none_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
