@@ -371,7 +371,7 @@ async def _unhurried(steps: Iterator[None]) -> None:
 def _give(written: int, like: os.stat_result) -> None:
     """Have a file belong to whom another belongs to, as far as we may: they share the ledger."""
     for uid, gid in ((-1, like.st_gid), (like.st_uid, -1)):
-        with suppress(PermissionError):
+        with suppress(OSError):  # no right to, or in a container no such user
             os.fchown(written, uid, gid)
 
 
