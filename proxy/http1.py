@@ -105,9 +105,12 @@ class Connection(asyncio.Protocol):
     def quiet(self) -> bool:
         """Whether it stands, and nothing has come since the last answer that nobody has read yet.
 
-        That would be the upstream's farewell, or what the next call would take for its answer.
+        That would be the upstream's farewell, or what the next call would take for its answer. Over
+        TLS it may have left the socket, where nothing was to be read for a while.
         """
-        return not self.closed and not _readable(self._socket)
+        if self.closed or _readable(self._socket):
+            return False
+        return not self._deciphers or _says_nothing(self._transport.get_extra_info("ssl_object"))
 
     def close(self) -> None:
         """Close the connection without another word."""
@@ -196,6 +199,17 @@ def _left_over(lost: socket.socket, tls: ssl.SSLObject | None) -> Iterator[bytes
                 return
             left -= len(part)
             yield part
+
+
+def _says_nothing(tls: ssl.SSLObject) -> bool:
+    """Whether nothing waits to be deciphered; what does is lost."""
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return True
+    except ssl.SSLError:
+        return False
+    return False
 
 
 def _said_goodbye(tls: ssl.SSLObject | None) -> bool:

@@ -31,6 +31,7 @@ from proxy import errors, pool
 from proxy.answer import Answer
 from proxy.config import Timeouts
 from proxy.fields import Fields
+from proxy.http1 import _readable
 from proxy.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -588,6 +589,35 @@ async def test_a_connection_with_something_unread_is_not_used_again() -> None:
         connection.pause_reading()
         upstream._pool._keep(connection)  # noqa: SLF001
         await until(lambda: not connection.quiet())
+        assert upstream._pool.free() is None  # noqa: SLF001
+        assert connection.closed
+
+
+async def test_over_tls_a_connection_with_something_undeciphered_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate
+) -> None:
+    """Event loops read on while they are not to hand on, so that the socket does not show it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    connects, paused = asyncio.Event(), asyncio.Event()
+
+    async def play(side: Side) -> None:
+        connects.set()
+        await paused.wait()
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await side.rest()
+
+    async with (
+        raw_upstream(play, certificate.serve()) as url,
+        connected(url) as upstream,
+    ):
+        connection = await upstream._pool.new()  # noqa: SLF001
+        await connects.wait()
+        await until(connection.quiet)  # TLS itself has more to say at first
+        connection.pause_reading()
+        paused.set()
+        await until(lambda: not connection.quiet())
+        await until(lambda: not _readable(connection._socket))  # noqa: SLF001
+        upstream._pool._keep(connection)  # noqa: SLF001
         assert upstream._pool.free() is None  # noqa: SLF001
         assert connection.closed
 
