@@ -451,6 +451,8 @@ class Answer:
             self.on_message_complete()
         else:  # RFC 9112 §6.3
             framed = b"content-length" in self.named or b"transfer-encoding" in self.named
+            if codings and self._parser.get_http_version() == "1.0":
+                self._reusable = False  # it knew no chunks, so who passed them on did not either
             self._until_closed = not framed
 
 

@@ -578,6 +578,7 @@ def zipped(road: Road) -> bytes:
     return head[:-2] + fields + body
 
 
+KEPT = b"\r\nconnection: keep-alive\r\n"
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
 
 ODD: dict[str, tuple[Callable[[Road], bytes], bool, tuple[Road, ...]]] = {
@@ -588,6 +589,11 @@ ODD: dict[str, tuple[Callable[[Road], bytes], bool, tuple[Road, ...]]] = {
     "gzip": (zipped, True, TRANSLATED),
     "its own last one": (lambda road: with_length(road, b"connection: close\r\n"), False, ROADS),
     "HTTP/1.0": (lambda road: with_length(road).replace(b"/1.1", b"/1.0", 1), False, ROADS),
+    "chunks in HTTP/1.0": (
+        lambda road: road.good.replace(b"/1.1", b"/1.0", 1).replace(b"\r\n", KEPT, 1),
+        False,
+        ROADS,
+    ),
     "a second answer": (lambda road: road.good + with_length(WHOLE), False, ROADS),
     "half a second answer": (lambda road: road.good + b"HTTP/1.1 2", False, ROADS),
     "garbage behind": (lambda road: with_length(road) + b"xyz", False, ROADS),
