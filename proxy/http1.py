@@ -202,7 +202,7 @@ def _left_over(lost: socket.socket, tls: ssl.SSLObject | None) -> Iterator[bytes
 
 
 def _says_nothing(tls: ssl.SSLObject) -> bool:
-    """Whether nothing waits to be deciphered; what does is lost."""
+    """Whether nothing waits to be deciphered; some of what does is lost."""
     try:
         tls.read(1)
     except ssl.SSLWantReadError:
