@@ -497,6 +497,8 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
         if unanswered:
             self._say(error)
+        elif cycle.ends_with_connection:
+            self._close()  # which resets it: what is cut must not look whole
         else:
             self._hang_up()
 

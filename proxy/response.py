@@ -41,6 +41,11 @@ class Response(RequestResponseCycle):
     unheard = False
     """Whether it was the connection's last and is complete, while its request is not."""
 
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether the client would take the connection's end for that of the body."""
+        return self._unframed and not self.response_complete
+
     async def send(self, message: Any) -> None:
         """Send the head or a part of the body, once the client has taken enough of what waits."""
         if self.response_started:

@@ -944,6 +944,25 @@ async def test_a_body_that_stalls_after_the_answer_has_begun_cuts_it(
         assert (await client.rest()).endswith(b"\r\n\r\nsoon")
 
 
+async def test_a_body_of_http_1_0_that_stalls_after_the_answer_has_begun_cuts_it_visibly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its end would be the answer's, so that the connection is reset."""
+    soon(monkeypatch, "BODY_SILENCE")
+    stream = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    async def play(side: Side) -> None:
+        await side.until(b"abc")
+        await side.say(stream + chunk(b"soon"))
+        await side.rest()
+
+    async with at_the_door(play) as client:
+        await client.say(POST.replace(b"1.1", b"1.0") + b"content-length: 99999\r\n\r\nabc")
+        assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+
+
 @pytest.fixture
 def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
     """Waits until the time that a body has is over, and over again."""
