@@ -293,7 +293,9 @@ class Protocol(HttpToolsProtocol):
             self._ahead = self._waiting.pop(0)
             self._start_asgi_task(self._ahead, self.app)
             if self.flow.full and self._turn is None:
-                self._read_on()
+                # Not here: an error that is answered just now would stand as the cause of what the
+                # parser raises.
+                self._turn = self.loop.call_soon(self._read_on)
         elif self._refusal is not None:
             self._say(self._refusal)
         elif self._part is None:

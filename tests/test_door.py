@@ -46,6 +46,8 @@ COMPLETE = b"POST /v1/complete HTTP/1.1\r\nhost: proxy\r\nx-api-key: k\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
+LOOP = b",".join([b"1.1 anthropic-version-proxy"] * guard.ROUNDS)
+
 More = dict[str, dict[str, object]]
 
 
@@ -599,6 +601,23 @@ async def test_a_refusal_waits_for_the_answers_before_it(behind: bytes) -> None:
         assert body == b"ok"
         message(await client.rest(), 400)
     assert len(upstream.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "status"), [(b"host: other\r\n", 400), (b"via: %b\r\n" % LOOP, 508)]
+)
+async def test_a_refusal_is_not_taken_for_what_the_answer_before_it_tells(
+    caplog: pytest.LogCaptureFixture, field: bytes, status: int
+) -> None:
+    """It stands so far behind that it is read when one of those before it is answered."""
+    amount = 3 * terms.PIPELINED
+    request = GET + field + b"x-pad: " + b"x" * (terms.PIECE // terms.PIPELINED) + b"\r\n\r\n"
+    async with door(Upstream()) as client:
+        await client.say(request * amount + b"what?\r\n\r\n")
+        for _ in range(amount):
+            assert (await answer(client))[0].startswith(b"HTTP/1.1 %d " % status)
+        assert "HTTP/1.1" in message(await client.rest(), 400)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_nothing_is_served_behind_a_request_that_was_to_be_the_last() -> None:
