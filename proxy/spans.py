@@ -98,8 +98,8 @@ class Spans:
     def tell(self, record: Record) -> None:
         """Say in the spans of an exchange that is over what is known of it."""
         pair = _current.get()
-        if pair is None:  # refused before there was an exchange
-            return
+        if pair is None or not pair.exchange.is_recording():
+            return  # refused before there was an exchange, if behind one that is over
         _describe_exchange(pair.exchange, record)
         if pair.call is not None:
             _describe_call(pair.call, pair.operation, record)

@@ -20,6 +20,7 @@ from processes import ROOT, served, write_config
 from stage import BRIDGED, until
 from support import PATIENCE, Play, Side, connect, raw_upstream, settings
 
+from proxy import terms
 from proxy.app import App
 from proxy.server import running
 from proxy.spans import Spans
@@ -83,6 +84,17 @@ async def traced(play: Play) -> AsyncIterator[Traced]:
 
 def told(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
+
+
+async def test_what_is_refused_behind_exchanges_is_told_in_none_of_their_spans(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    amount = 3 * terms.PIPELINED
+    asked = request(b"host: other\r\n", b"x-pad: %b\r\n" % (b"x" * terms.PIECE))
+    async with traced(Upstream(b"").play) as proxy:
+        await proxy.ask(asked * amount + b"what?\r\n\r\n", b"is not a request of HTTP/1.1")
+    assert len(proxy.kept.get_finished_spans()) == amount
+    assert not caplog.records
 
 
 async def test_a_trace_passes_through_untouched() -> None:
