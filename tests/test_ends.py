@@ -472,6 +472,7 @@ async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.Monk
         async with asyncio.timeout(PATIENCE):
             while not rest.endswith(b"\r\n0\r\n\r\n"):
                 rest = rest[-500:] + await client.reader.read(1 << 20)
+        assert b"stop_sequence" in rest
         assert b"data: [DONE]\r\n\r\n" in rest
 
 

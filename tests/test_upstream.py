@@ -113,6 +113,13 @@ async def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.Monke
         await until(lambda: upstream.connections() == (0, 0))
 
 
+async def test_a_connection_that_is_too_old_for_an_upload_stays_free_for_others() -> None:
+    async with raw_upstream(says_nothing_and_stays) as url, connected(url) as upstream:
+        (await ask(upstream)).close()
+        assert upstream._pool.free(within=-1) is None  # noqa: SLF001
+        assert upstream.connections() == (0, 1)
+
+
 async def test_an_answer_that_is_over_is_kept_by_nobody() -> None:
     gc.collect()
     async with raw_upstream(says_nothing_and_stays) as url, connected(url) as upstream:
