@@ -59,7 +59,7 @@ from support import (
 )
 
 from proxy import answer, http1
-from proxy.client import Client
+from proxy.client import Client, ClientLeft
 from proxy.coding import PIECE, SLICE, Decoding
 from proxy.jsontext import MOST_AT_ONCE
 from proxy.relay import AT_HAND
@@ -798,6 +798,14 @@ async def test_a_body_in_drips_takes_no_more_memory_than_it_is_long() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 5 * 20_000
+
+
+async def test_a_body_that_another_server_ends_too_early_is_none() -> None:
+    scope = {"method": "POST", "raw_path": b"/", "query_string": b""}
+    receive = AsyncMock(return_value={"type": "http.request", "body": b"half", "more_body": False})
+    client = Client({**scope, "headers": [(b"content-length", b"8")]}, receive, AsyncMock())
+    with pytest.raises(ClientLeft):
+        await client.body(1 << 20)
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
