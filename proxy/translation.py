@@ -293,7 +293,7 @@ class Translation:
             return
         events: Sequence[Event] = ()
         for step in self._way_back:
-            events = [made for event in events for made in step.event(event)]
+            events = _all(step.event, events)
             if not any(event.last for event in events):
                 events = (*events, *step.finish(End(error)))
         self.ended = True
@@ -321,7 +321,7 @@ class Translation:
             elif not events:
                 break
             else:
-                events = [made for event in events for made in change(event)]
+                events = _all(change, events)
         if not self.started and events and events[0].name == "error":
             raise refused_in_stream(events[0].body)
         self.started = True
@@ -330,6 +330,16 @@ class Translation:
                 self.ended = True
                 self.failure = made.failure
         return events
+
+
+def _all(change: Callable[[Event], Sequence[Event]], events: Iterable[Event]) -> Sequence[Event]:
+    """What ``events`` become, up to the last of the answer: a stop can be before theirs."""
+    made: list[Event] = []
+    for event in events:
+        made += (became := change(event))
+        if any(one.last for one in became):
+            break
+    return made
 
 
 def _object(body: bytes) -> Body:

@@ -202,6 +202,20 @@ def test_a_surrogate_pair_that_was_cut_in_two_is_whole_again() -> None:
     assert snapshots(played(made, stream))[-1]["completion"] == " 🙂"
 
 
+@pytest.mark.parametrize("text", ["Hi\n\nHuman: you", "Hi"])
+def test_a_stream_ends_once_though_its_end_came_in_one_event_with_a_stop(text: str) -> None:
+    made = Translation("2023-01-01", "2023-01-01", CompleteThroughMessages(MAP))
+    made.request("/v1/complete", json.dumps({**BODY, "stream": True}).encode())
+    message = {
+        "id": "msg_1",
+        "content": [{"type": "text", "text": text}],
+        "stop_reason": "end_turn",
+    }
+    got = b"".join(made.feed(b"data: %b\r\n\r\n" % json.dumps(message).encode()))
+    assert [event["stop"] for event in snapshots(got)] == [None, "\n\nHuman:"]
+    assert got.count(b"data: [DONE]") == 1
+
+
 @pytest.mark.parametrize("bridge", [False, True])
 def test_a_snapshot_printed_late_shows_its_own_moment(bridge: bool) -> None:
     pieces = ["One", " two", " three"]
