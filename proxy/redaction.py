@@ -59,14 +59,17 @@ def without_keys(text: str) -> str:
 def beginning(text: str, longest: int) -> str:
     """At most ``longest`` characters of what ``without_keys`` makes of ``text``.
 
-    It is looked further than that, for a key that is cut does not look like one.
+    It is looked further than that, for a key that is cut does not look like one. What may be one
+    that is cut there is not shown, either, where other keys made room for it.
     """
-    return _beginning(text[: 2 * longest], longest)
+    looked_at = 2 * longest + _LONG
+    return _beginning(text[:looked_at], longest, cut=len(text) > looked_at)
 
 
 @lru_cache(maxsize=256)
-def _beginning(text: str, longest: int) -> str:
-    return without_keys(text)[:longest]  # paths and models come again and again
+def _beginning(text: str, longest: int, *, cut: bool) -> str:
+    shown = without_keys(text)  # paths and models come again and again
+    return shown[: min(longest, max(0, len(shown) - _LONG))] if cut else shown[:longest]
 
 
 def _decoded(encoded: re.Match[str]) -> str:

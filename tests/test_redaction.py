@@ -92,3 +92,10 @@ def test_a_key_at_the_cut_is_known(before: int) -> None:
     shown = beginning("/" * before + key, 300)
     assert len(shown) <= 300
     assert "a1b2" not in shown
+
+
+@pytest.mark.parametrize("before", range(560, 680))
+def test_a_key_at_the_cut_is_not_shown_where_another_made_room_for_it(before: int) -> None:
+    hidden = f"sk-ant-{'x' * (before - 8)}/"
+    for key in ("sk-" + "a1b2" * 10, "a1b2" * 25, f"token={'a1b2' * 10}"):
+        assert "a1b2" not in beginning(hidden + key, 300)
