@@ -188,6 +188,16 @@ def test_the_beginning_of_the_next_event_is_no_part_of_a_run(
     assert b" a" * 10 in translated(road, stream, len(event) * 3 // 2)  # one and a half each
 
 
+def test_what_looks_like_a_delta_of_a_run_within_an_event_is_none() -> None:
+    translation = Translation("2023-01-01", "2023-06-01")
+    translation.request("/v1/complete", json.dumps(ASKED).encode())
+    delta = b'event: completion\ndata: {"completion":" a","log_id":"l"}\n\n'
+    within = [b": behind the colon of a comment there is no name ", delta]
+    for chunk in (delta, delta, *within, delta):
+        list(translation.feed(chunk))
+    assert b'"completion":" a a a"' in b"".join(translation.finish())
+
+
 @pytest.mark.parametrize("road", ["native", "bridge"])
 @pytest.mark.parametrize(("e", "colon"), [("e", " :"), ("e", ":  "), ("\\u0065", ":")])
 def test_the_last_of_a_name_that_stands_twice_is_the_text(road: str, e: str, colon: str) -> None:
