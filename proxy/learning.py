@@ -18,7 +18,7 @@ from .fields import VERSION
 from .negotiation import nearest
 from .upstream import Upstream
 from .versions.complete_through_messages import CompleteThroughMessages
-from .versions.models import Profile, learn
+from .versions.models import Learned, Profile, learn
 
 log = logging.getLogger("proxy")
 
@@ -30,13 +30,16 @@ LISTING = 4 << 20
 reload."""
 
 
-async def learned(config: Config, upstreams: dict[str, Upstream]) -> dict[str, Profile]:
-    """What the upstreams behind bridges tell of their models, as far as they answer."""
+async def learned(config: Config, upstreams: dict[str, Upstream]) -> Learned:
+    """What the upstreams behind bridges tell of their models, as far as they answer.
+
+    Each is believed of its own alone: two may serve one model within different limits.
+    """
     asked = sorted({route.upstream for route in config.routes if route.bridge})
     told = await asyncio.gather(
         *(_ask(upstreams[name], config.upstreams[name].speaks) for name in asked)
     )
-    return {name: profile for profiles in told for name, profile in profiles.items()}
+    return dict(zip(asked, told, strict=True))
 
 
 async def _ask(upstream: Upstream, speaks: Sequence[str]) -> dict[str, Profile]:

@@ -6,7 +6,7 @@ https://docs.anthropic.com/en/api/versioning
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from .routing import Match
 from .translation import Manner, Translation
 from .versions import dates, path
 from .versions.complete_through_messages import CompleteThroughMessages
-from .versions.models import Profile
+from .versions.models import Learned
 
 _DATE = re.compile(rb"\d{4}-\d\d-\d\d")
 _NEARLY_A_DATE = re.compile(rb"[\d./-]{1,20}")
@@ -29,12 +29,12 @@ def negotiate(
     route: Route,
     endpoint: str,
     versions: Sequence[bytes],
-    learned: Mapping[str, Profile] = MappingProxyType({}),
+    learned: Learned = MappingProxyType({}),
 ) -> Translation | None:
     """The translation for a request of ``endpoint`` that names ``versions``.
 
     None leaves it to the upstream, which may know a version that we do not. ``learned`` is what
-    the upstream said of its models.
+    upstreams said of their models.
 
     Raises VersionRequired, InvalidVersion or UnsupportedVersion.
     """
@@ -43,7 +43,8 @@ def negotiate(
     )
     if spoken is None:
         return None
-    bridge = CompleteThroughMessages(config.models, learned) if route.bridge else None
+    known = learned.get(route.upstream, {})
+    bridge = CompleteThroughMessages(config.models, known) if route.bridge else None
     speaks = config.upstreams[route.upstream].speaks
     if bridge is not None:
         used = nearest(speaks, bridge.version, bridge.living)

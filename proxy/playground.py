@@ -13,7 +13,7 @@ import codecs
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -37,7 +37,7 @@ from .fields import VERSION, Fields
 from .observe import Record
 from .relay import Relay
 from .upstream import Upstream
-from .versions.models import Profile
+from .versions.models import Learned
 
 log = logging.getLogger("proxy")
 
@@ -65,7 +65,7 @@ Tell = Callable[[dict[str, Any]], None]
 """Takes what has happened, as a line to be."""
 
 
-def routes(config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profile]) -> list[Route]:
+def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[Route]:
     """``POST /-/playground`` and ``POST /-/explain``.
 
     Both take a request as an old client would send it, with its fields and its body, and the path
@@ -130,9 +130,7 @@ class Play:
     its body; ``ended``, which comes last, with ``error`` where something went wrong.
     """
 
-    def __init__(
-        self, config: Config, exchanges: OpenExchanges, learned: Mapping[str, Profile]
-    ) -> None:
+    def __init__(self, config: Config, exchanges: OpenExchanges, learned: Learned) -> None:
         self._settings = config.upstreams
         self._upstreams: dict[str, Overheard] = {}
         self._relay = Relay(config, self._upstreams, exchanges, self._over)

@@ -52,7 +52,7 @@ from .routing import Match, Routes
 from .streaming import Stream, in_turns
 from .translation import Translation
 from .upstream import Upstream
-from .versions.models import Profile
+from .versions.models import Learned, Profile
 
 ANSWER_LIMIT = 64 << 20
 """The largest answer that is translated as a whole, in bytes."""
@@ -107,7 +107,7 @@ class Relay:
         self._upstreams = upstreams
         self._exchanges = exchanges
         self._tell = tell
-        self.learned: dict[str, Profile] = {}
+        self.learned: dict[str, Mapping[str, Profile]] = {}
         """What upstreams said of their models."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,9 +147,7 @@ class Relay:
 class Exchange:
     """One request and its response, while they are under way."""
 
-    def __init__(
-        self, config: Config, learned: Mapping[str, Profile], client: Client, record: Record
-    ) -> None:
+    def __init__(self, config: Config, learned: Learned, client: Client, record: Record) -> None:
         self.record = record
         self._config = config
         self._learned = learned

@@ -71,6 +71,42 @@ async def test_a_bridge_heeds_what_was_told_and_does_without(
     assert [body.get("thinking") for body in bodies] == [thinking]
 
 
+async def test_an_upstream_is_believed_of_its_own_models_alone() -> None:
+    """What the last one told of a model cut the answers that another gave by that name."""
+    asked: dict[str, object] = {}
+
+    async def play(side: Side) -> None:
+        head, body = await side.request()
+        of = "other" if b" /other/" in head else "api"
+        if head.startswith(b"GET "):
+            limit = {"api": 80, "other": 50}[of]
+            told = {"data": [{"id": "claude-next", "max_tokens": limit}]}
+            await side.say(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(told).encode())
+            return
+        asked[of] = json.loads(body)["max_tokens"]
+        await side.say(b"HTTP/1.1 500 Enough\r\ncontent-length: 0\r\n\r\n")
+
+    async with raw_upstream(play) as url:
+        config = settings(url, bridge=True)
+        complete, api = config.routes[0], config.upstreams["api"]
+        other = replace(api, name="other", base_url=f"{url}/other")
+        aside = replace(complete, name="aside", path="/aside/v1/complete", upstream="other")
+        config = replace(
+            config,
+            upstreams={"api": api, "other": other},
+            routes=(complete, aside),
+            models=(ModelTarget("*", "claude-next"),),
+            models_from_upstream=True,
+        )
+        async with running(App(config)) as proxy:
+            for path in (b"/v1/complete", b"/aside/v1/complete"):
+                async with await connect(proxy) as client:
+                    request = old_request(stream=False, tokens=100)
+                    await client.say(request.replace(b"/v1/complete", path, 1))
+                    await client.head()
+    assert asked == {"api": 80, "other": 50}
+
+
 async def test_a_listing_is_asked_for_in_a_version_that_the_upstream_speaks() -> None:
     """The bridge's own version was named to every upstream, and refused by one without it."""
     asked: list[bytes] = []

@@ -46,6 +46,9 @@ class Profile:
     """The longest answer, in tokens; more is refused."""
 
 
+Learned = Mapping[str, Mapping[str, Profile]]
+"""What upstreams, by their names, said of their models."""
+
 PROFILES = (
     #       model                  sampling  prefill  thinking         max_tokens
     Profile("claude-haiku-4-5*",   True,     True,    "off",           64_000),
