@@ -173,6 +173,12 @@ async def test_a_listing_is_read_before_what_clients_ask() -> None:
     assert [body["max_tokens"] for body in bodies] == [50]
 
 
+def test_a_limit_that_is_no_number_is_none() -> None:
+    """To Python `true` is 1: each answer ended after its first token."""
+    told = {"data": [{"id": "claude-next", "max_tokens": True}]}
+    assert learn(told)["claude-next"] == profile("claude-next")
+
+
 def test_what_is_known_of_thinking_is_not_unlearned() -> None:
     types = {"disabled": True}
     told = {"data": [{"id": "claude-opus-5-5", "capabilities": {"thinking": {"types": types}}}]}

@@ -103,7 +103,7 @@ def learn(listing: Any) -> dict[str, Profile]:
 
 def _learned(known: Profile, model: dict[str, Any]) -> Profile:
     limit = model.get("max_tokens")
-    if isinstance(limit, int) and limit > 0:
+    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
         known = replace(known, max_tokens=limit)
     if known.pattern != "*":  # what we know of thinking was tried
         return known
