@@ -19,20 +19,26 @@ GROWING = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_de
 
 _TOLD_LAST = ("stop_reason", "stop_sequence", "stop_details", "container")
 
+_TOLD_APART = frozenset(
+    (*_TOLD_LAST, *ONLY_THEN, "id", "type", "role", "model", "content", "usage")
+)
+"""Fields of a Message that have their own place in events, or none; any other may be new."""
+
 
 class MessageIncrements:
     """Turns the snapshots of one stream into its events."""
 
     def __init__(self) -> None:
-        self._begun = False
+        self._begun: Body | None = None
+        """The Message as it began."""
         self._blocks: list[Body] = []
 
     def events(self, message: Body) -> list[Event]:
         """What is new in ``message``; raises UpstreamNonsense where it took something back."""
         made: list[Event] = []
-        if not self._begun:
-            self._begun = True
-            made.append(_event("message_start", message=_opening(message)))
+        if self._begun is None:
+            self._begun = _opening(message)
+            made.append(_event("message_start", message=self._begun))
         content = message.get("content")
         blocks = [block for block in _list(content) if isinstance(block, dict)]
         if len(blocks) < len(self._blocks):
@@ -50,10 +56,20 @@ class MessageIncrements:
         """The events that end the stream with the last snapshot ``message``."""
         told = {field: message[field] for field in _TOLD_LAST if field in message}
         made = self._closed()
-        made.append(_event("message_delta", delta=told, usage=message.get("usage", {})))
+        more = self._told_since(message)
+        made.append(_event("message_delta", delta=told, usage=message.get("usage", {}), **more))
         made.append(_event("message_stop"))
         made[-1].last = True
         return made
+
+    def _told_since(self, message: Body) -> Body:
+        """What stands beside the content and came later, such as `context_management`."""
+        began = self._begun or {}
+        return {
+            field: value
+            for field, value in message.items()
+            if field not in _TOLD_APART and value is not None and value != began.get(field)
+        }
 
     def _opened(self, index: int, block: Body) -> list[Event]:
         made = self._closed()
