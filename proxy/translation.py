@@ -322,8 +322,8 @@ class Translation:
                 break
             else:
                 events = _all(change, events)
-        if not self.started and events and events[0].name == "error":
-            raise refused_in_stream(events[0].body)
+        if not self.started and events:
+            _check_first(events[0])
         self.started = True
         for made in events:
             if made.last:
@@ -340,6 +340,14 @@ def _all(change: Callable[[Event], Sequence[Event]], events: Iterable[Event]) ->
         if any(one.last for one in became):
             break
     return made
+
+
+def _check_first(made: Event) -> None:
+    """Let a stream begin with an event; raises the error that it tells, whatever its form."""
+    if made.failure is not None:
+        raise made.failure
+    if made.name == "error":
+        raise refused_in_stream(made.body)
 
 
 def _object(body: bytes) -> Body:
