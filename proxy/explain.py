@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from . import jsontext
 from .config import Config
 from .errors import InvalidRequest, NoRoute
 from .negotiation import negotiate, translates
 from .routing import Match, Routes
+from .versions.models import Learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,17 @@ def explain(
     route: str | None = None,
     version: str = "2023-01-01",
     path: str = "/v1/complete",
+    *,
+    learned: Learned = MappingProxyType({}),
 ) -> Explanation:
     """What ``config`` makes of a POST of ``body`` to ``path`` by a client of ``version``.
 
-    ``route`` is the name of the route to take instead of the first that matches. Raises ProxyError
-    as the proxy would answer with it.
+    ``route`` is the name of the route to take instead of the first that matches, ``learned`` what
+    upstreams said of their models. Raises ProxyError as the proxy would answer with it.
     """
     check_path(path)
     match = _match(config, route, path)
-    translation = negotiate(config, match.route, match.endpoint, [version.encode()])
+    translation = negotiate(config, match.route, match.endpoint, [version.encode()], learned)
     base_url = config.upstreams[match.route.upstream].base_url
     if translation is None or not translates(match, "POST", translation):
         used = version if translation is None else translation.upstream

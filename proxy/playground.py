@@ -82,7 +82,7 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[R
             raise Busy(f"{AT_ONCE} others have one explained, try again shortly")
         waiting += 1
         try:
-            return await beside(partial(_explained, config, asked))
+            return await beside(partial(_explained, config, asked, learned))
         finally:
             waiting -= 1
 
@@ -331,11 +331,11 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _explained(config: Config, asked: Asked) -> dict[str, Any]:
+def _explained(config: Config, asked: Asked, learned: Learned) -> dict[str, Any]:
     """What would go upstream, and why; or the error that the client would get."""
     version = config.version_when_missing if asked.version is None else asked.version
     try:
-        told = explain(config, asked.body, version=version, path=asked.path)
+        told = explain(config, asked.body, version=version, path=asked.path, learned=learned)
     except ProxyError as error:
         return error.envelope() | {"status": error.status}
     return {

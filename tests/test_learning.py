@@ -71,6 +71,26 @@ async def test_a_bridge_heeds_what_was_told_and_does_without(
     assert [body.get("thinking") for body in bodies] == [thinking]
 
 
+async def test_what_was_told_is_heeded_where_a_request_is_explained() -> None:
+    """The explanation named another limit than the request that was then sent."""
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(LISTING).encode())
+
+    async with raw_upstream(play) as url:
+        config = replace(
+            settings(url, bridge=True),
+            models=(ModelTarget("*", "claude-next"),),
+            models_from_upstream=True,
+        )
+        async with running(App(config)) as proxy, await connect(proxy) as client:
+            asked = old_request(tokens=100).replace(b"/v1/complete", b"/-/explain", 1)
+            await client.say(asked.replace(b"host: proxy", b"host: localhost", 1))
+            _, told = await client.request()
+    assert json.loads(json.loads(told)["body"])["max_tokens"] == 50
+
+
 async def test_an_upstream_is_believed_of_its_own_models_alone() -> None:
     """What the last one told of a model cut the answers that another gave by that name."""
     asked: dict[str, object] = {}
