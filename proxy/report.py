@@ -32,10 +32,11 @@ COLUMNS = (
     *("bytes_received", "bytes_sent", "ended", "dropped", "features", "changes"),
 )
 
-_FORMULA = re.compile(r"(?:^|(?<=;))(?=\s*[=+@\-\uff1d\uff0b\uff0d\uff20])")
+_FORMULA = re.compile(r'(?:^|(?<=;))(?=[\s"]*[=+@\-\uff1d\uff0b\uff0d\uff20])')
 """Where a spreadsheet takes what follows for a formula, which a client's name must not become.
 
-A cell may begin within one of ours, too: where a decimal has a comma, semicolons part columns.
+A cell may begin within one of ours, too: where a decimal has a comma, semicolons part columns. The
+quotes that it may begin with there are none of it.
 """
 
 
