@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -104,6 +105,7 @@ class Metrics:
         if worker is not None and shared is not None and _there(shared / FOLDER):
             self._own = None
             MultiProcessCollector(self._pages, str(shared / FOLDER))
+            _forget_what_was_open(shared / FOLDER, worker)
             _keep_values_in(shared / FOLDER, worker)
         elif worker is not None:
             self._pages = self._own = None
@@ -338,6 +340,19 @@ def _there(folder: Path) -> bool:
         log.warning("metrics: %s is gone, no more are shown until a restart", folder)
         return False
     return True
+
+
+def _forget_what_was_open(folder: Path, worker: str) -> None:
+    """Empty the gauges of a dead worker of that name.
+
+    The next would show anew only those that it has itself, and not those of an upstream that its
+    configuration has no more.
+    """
+    with (
+        suppress(FileNotFoundError),
+        (folder / f"gauge_livesum_{worker}.db").open("r+b") as file,
+    ):
+        file.write(bytes(8))  # how much of it is used
 
 
 def _keep_values_in(folder: Path, worker: str) -> None:

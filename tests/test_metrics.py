@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -31,7 +33,7 @@ from support import (
 )
 
 from proxy.app import App
-from proxy.metrics import COMBINATIONS, KINDS, PREFIX, SPACE, Metrics
+from proxy.metrics import COMBINATIONS, KINDS, PREFIX, SPACE, Metrics, reserve
 from proxy.observe import Record
 from proxy.server import running
 
@@ -400,6 +402,24 @@ async def test_figures_of_all_workers_add_up_and_outlive_them(tmp_path: Path) ->
         assert await here.stopped() == 0
     assert not folder.exists()
     assert "Traceback" not in "".join(here.said)
+
+
+def test_what_a_dead_worker_had_open_is_not_shown_by_the_next_of_its_name(tmp_path: Path) -> None:
+    """Connections to an upstream that a reload had left out were shown until a restart."""
+    reserve(tmp_path, ["0"])
+    code = (
+        "import sys; from pathlib import Path; from proxy.metrics import Metrics;"
+        "name, folder = sys.argv[1:]; metrics = Metrics(Path(folder), '0');"
+        "metrics.reloaded(fine=True); metrics.standing(3, 2, {name: (1, 0)});"
+        "sys.stdout.write(metrics.page().decode())"
+    )
+    for name in ("before", "now"):
+        said = subprocess.check_output([sys.executable, "-c", code, name, tmp_path], text=True)
+    told = said.splitlines()
+    assert f'{PREFIX}_upstream_connections{{state="used",upstream="now"}} 1.0' in told
+    assert not [line for line in told if "before" in line]
+    assert f"{PREFIX}_open_exchanges 3.0" in told
+    assert f'{PREFIX}_config_reloads_total{{result="ok"}} 2.0' in told
 
 
 async def test_workers_without_a_folder_serve_and_tell_no_half_truths(tmp_path: Path) -> None:
