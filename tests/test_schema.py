@@ -31,6 +31,7 @@ BEYOND = {
     "unreached-routes",
     "unused-upstreams",
     "variables",  # whether they are set
+    "ledger-file-of-surrogates",
 }
 """Cases whose problems no schema can see: they are between keys, or in the environment."""
 

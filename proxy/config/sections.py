@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import MappingProxyType
 from typing import get_args
 
@@ -116,7 +117,16 @@ def _own_name(value: Value) -> str:
     return name
 
 
-_file = matching(r"[^\x00-\x1f]+", "must be the path of a file, without control characters")
+_path = matching(r"[^\x00-\x1f]+", "must be the path of a file, without control characters")
+
+
+def _file(value: Value) -> str:
+    path = _path(value)
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise value.wrong(f"is {value.shown}", "a path is text without lone surrogates") from None
+    return path
 
 
 def _ledger(value: Value) -> Ledger:
