@@ -54,7 +54,8 @@ def explain(
     """
     check_path(path)
     match = _match(config, route, path)
-    translation = negotiate(config, match.route, match.endpoint, [version.encode()], learned)
+    named = version.encode(errors="surrogateescape")
+    translation = negotiate(config, match.route, match.endpoint, [named], learned)
     base_url = config.upstreams[match.route.upstream].base_url
     if translation is None or not translates(match, "POST", translation):
         used = version if translation is None else translation.upstream

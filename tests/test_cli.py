@@ -466,6 +466,9 @@ def test_explain_takes_a_path_and_what_cannot_be_laid_out() -> None:
     done = explained("{}", "--path", "/v1/complete?beta=true")
     assert done.returncode == 1
     assert done.stderr.startswith("400 invalid_request_error: path: must be the path")
+    done = explained("{}", "--client-version", "\udcff")  # a byte that is no UTF-8
+    assert done.returncode == 1
+    assert done.stderr.startswith("400 invalid_version: anthropic-version: header is not a date")
 
 
 def test_explain_lets_no_request_command_a_terminal() -> None:
