@@ -41,7 +41,7 @@ def _takes_all_models_of(earlier: ModelTarget) -> Takes[ModelTarget]:
         if not later.pattern.startswith(literal):  # which settles most, and quickly
             return False
         # The shortest and a very long name: a glob that takes both takes whatever is between.
-        sample = re.sub(r"\[.+?\]|\?", "\0", later.pattern)
+        sample = re.sub(r"\[!?.[^\]]*\]|\?", "\0", later.pattern)
         fills = ("", "\0" * (len(earlier.pattern) + 1))
         return all(takes(sample.replace("*", fill)) for fill in fills)
 
