@@ -42,23 +42,24 @@ def explain(
     config: Config,
     body: bytes,
     route: str | None = None,
-    version: str = "2023-01-01",
+    version: str | None = "2023-01-01",
     path: str = "/v1/complete",
     *,
     learned: Learned = MappingProxyType({}),
 ) -> Explanation:
     """What ``config`` makes of a POST of ``body`` to ``path`` by a client of ``version``.
 
-    ``route`` is the name of the route to take instead of the first that matches, ``learned`` what
-    upstreams said of their models. Raises ProxyError as the proxy would answer with it.
+    A ``version`` of None is none that is named, ``route`` the name of the route to take instead of
+    the first that matches, ``learned`` what upstreams said of their models. Raises ProxyError as
+    the proxy would answer with it.
     """
     check_path(path)
     match = _match(config, route, path)
-    named = version.encode(errors="surrogateescape")
-    translation = negotiate(config, match.route, match.endpoint, [named], learned)
+    versions = [] if version is None else [version.encode(errors="surrogateescape")]
+    translation = negotiate(config, match.route, match.endpoint, versions, learned)
     base_url = config.upstreams[match.route.upstream].base_url
     if translation is None or not translates(match, "POST", translation):
-        used = version if translation is None else translation.upstream
+        used = str(version) if translation is None else translation.upstream
         return Explanation(base_url + match.path, used, body, {}, ("the body passes through",))
     endpoint, sent = translation.request(match.endpoint, body)
     return Explanation(

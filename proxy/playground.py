@@ -333,9 +333,8 @@ async def _body(request: Request) -> bytes:
 
 def _explained(config: Config, asked: Asked, learned: Learned) -> dict[str, Any]:
     """What would go upstream, and why; or the error that the client would get."""
-    version = config.version_when_missing if asked.version is None else asked.version
     try:
-        told = explain(config, asked.body, version=version, path=asked.path, learned=learned)
+        told = explain(config, asked.body, version=asked.version, path=asked.path, learned=learned)
     except ProxyError as error:
         return error.envelope() | {"status": error.status}
     return {

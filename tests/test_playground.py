@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -181,6 +182,17 @@ async def test_failures_are_told_as_the_client_gets_them() -> None:
     assert next(line["status"] for line in lines if "status" in line) == 502
     assert lines[-1]["ended"] == "upstream failed"
     assert lines[-1]["error"] == "api_error: upstream api closed the connection"
+
+
+async def test_a_request_without_version_is_explained_as_it_is_answered() -> None:
+    """Where it is refused, it was said to name one that is no date."""
+    app = App(replace(settings("http://127.0.0.1:9"), version_when_missing="reject"))
+    async with running(app) as url, httpx.AsyncClient(verify=PLAIN, base_url=url) as client:
+        explained, _, _, body, _ = await play(client)
+    assert explained["explain"]["error"]["type"] == "version_required"
+    assert json.loads(body["text"]) == {
+        name: told for name, told in explained["explain"].items() if name != "status"
+    }
 
 
 async def test_what_is_refused_never_goes_upstream() -> None:
