@@ -41,7 +41,7 @@ from proxy import config, journal, jsontext, ledger, page, report
 from proxy.app import App
 from proxy.cli import main
 from proxy.journal import Journal
-from proxy.ledger import NOBODY, OTHER, Entry, Ledger, Who
+from proxy.ledger import DAY, NOBODY, OTHER, Entry, Ledger, Who
 from proxy.metrics import Metrics
 from proxy.observe import Record
 from proxy.report import as_csv, as_json
@@ -296,7 +296,23 @@ def test_the_csv_tells_the_others_too() -> None:
     assert sum(int(row["exchanges"]) for row in rows) == 101
 
 
+def test_whoever_counts_as_lately_seen_has_exchanges_in_the_same_days() -> None:
+    last = NOW - report.RECENT * DAY
+    short = summary(counted(record(), now=last), NOW)
+    assert (short["clients"], short["translated"]) == (1, 1)
+
+
 # What clocks may do to it.
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_sums_the_latest_that_is_believed_tells(*, ahead: bool, turned: bool) -> None:
+    far = NOW + (10 * 365 * DAY if ahead else -DAY)
+    both = [Entry(NOW, NOW, "believed"), Entry(far, far, "other")]
+    one, other = reversed(both) if turned else both
+    one.add(other, NOW)
+    assert (one.last, one.answered_by) == (NOW, "believed")
 
 
 def test_a_clock_that_was_set_back_is_believed() -> None:
