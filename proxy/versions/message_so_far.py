@@ -16,6 +16,9 @@ from ..errors import UpstreamNonsense
 TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 """Types of blocks whose input arrives as parts of JSON."""
 
+MOST_FIELDS = 1000
+"""How many fields a Message may have: each event that lets it grow copies them."""
+
 NEVER_WHOLE = "!"
 """What no JSON begins with, for an input that ended before it was whole: it is read just once."""
 
@@ -66,6 +69,7 @@ class MessageSoFar:
         blocks = [_object(block) for block in content] if isinstance(content, list) else []
         self._blocks = dict(enumerate(blocks))
         self.message = {**message, "content": blocks}
+        _check_fields(self.message)
         self.said_all = message.get("stop_reason") is not None
         return True
 
@@ -92,7 +96,9 @@ class MessageSoFar:
             case "thinking", "signature_delta":
                 block["signature"] = delta.get("signature")
             case "text", "citations_delta":
-                block["citations"] = [*_list(block.get("citations")), delta.get("citation")]
+                if not isinstance(block.get("citations"), list):
+                    block["citations"] = []
+                block["citations"].append(delta.get("citation"))
             case "compaction", "compaction_delta":
                 block |= {field: value for field, value in delta.items() if field != "type"}
             case type_, "input_json_delta" if type_ in TOOLS:
@@ -133,10 +139,16 @@ class MessageSoFar:
             message["usage"] |= usage
         others = {name: value for name, value in body.items() if name not in _PARTS}
         message |= {name: value for name, value in others.items() if value is not None}
+        _check_fields(message)
         return True
 
 
 _PARTS = ("type", "delta", "usage", "content")
+
+
+def _check_fields(message: Body) -> None:
+    if len(message) > MOST_FIELDS:
+        raise UpstreamNonsense(f"upstream's Message has more than {MOST_FIELDS} fields")
 
 
 def _append(block: Body, delta: Body, field: str) -> bool:
