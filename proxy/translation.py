@@ -20,8 +20,8 @@ from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 
 MOST_VALUES = 300_000
-"""How many values a request may hold: three for each message of text, up to all but a few of the
-100,000 that the API takes.
+"""How many values a body may hold: in a request three for each message of text, up to all but a few
+of the 100,000 that the API takes.
 Each may be two bytes on the wire, takes up to 500 ns to read, all of them at once, and 90 bytes."""
 
 SHOWN = 1000
@@ -148,6 +148,8 @@ class Translation:
 
     def response(self, body: bytes) -> bytes:
         """The body of a successful response that is not a stream; raises UpstreamNonsense."""
+        if not jsontext.holds_at_most(MOST_VALUES, body):
+            raise UpstreamNonsense(f"upstream's answer holds more than {MOST_VALUES} values")
         try:
             answer = jsontext.loads_shallow(body)
             if not isinstance(answer, dict):

@@ -17,7 +17,7 @@ from proxy import jsontext, runs
 from proxy import translation as translations
 from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
-from proxy.translation import Manner, Translation
+from proxy.translation import MOST_VALUES, Manner, Translation
 from proxy.versions import messages_became_incremental
 from proxy.versions.complete_through_messages import CompleteThroughMessages
 from proxy.versions.message_so_far import MOST_FIELDS
@@ -514,6 +514,19 @@ def test_a_message_of_very_many_fields_is_ended(told: str) -> None:
         events += named("message_delta", fields)
     with pytest.raises(UpstreamNonsense, match="fields"):
         list(made.feed(events))
+
+
+@pytest.mark.parametrize("bridge", [False, True], ids=["native", "bridge"])
+def test_an_answer_of_very_many_values_is_not_read(bridge: bool) -> None:
+    """60 MB of lists were 1.9 GB, and nobody was served for the five seconds that it took."""
+    whole = {
+        "content": [{"type": "text", "text": "Hi"}],
+        "completion": "Hi",
+        "stop_reason": "end_turn",
+        "more": [[]] * MOST_VALUES,
+    }
+    with pytest.raises(UpstreamNonsense, match="values"):
+        translation(bridge=bridge).response(json.dumps(whole).encode())
 
 
 def test_a_message_survives_whatever_its_delta_says() -> None:
