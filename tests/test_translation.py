@@ -19,9 +19,14 @@ from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
 from proxy.translation import MOST_VALUES, Manner, Translation
 from proxy.versions import messages_became_incremental
-from proxy.versions.complete_through_messages import CompleteThroughMessages
+from proxy.versions.complete_through_messages import (
+    LOOKED_THROUGH,
+    LOOKED_THROUGH_WHOLE,
+    CompleteThroughMessages,
+)
 from proxy.versions.message_so_far import MOST_FIELDS
 from proxy.versions.models import ModelTarget
+from proxy.versions.stops import MOST
 
 KEYS = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 BODY = {"model": "claude-v1", "prompt": "\n\nHuman: Hi\n\nAssistant:", "max_tokens_to_sample": 9}
@@ -527,6 +532,30 @@ def test_an_answer_of_very_many_values_is_not_read(bridge: bool) -> None:
     }
     with pytest.raises(UpstreamNonsense, match="values"):
         translation(bridge=bridge).response(json.dumps(whole).encode())
+
+
+MANY_STOPS = [f"{'x' * 20}{number:02}" for number in range(MOST)]
+
+
+def test_so_much_text_for_many_stops_ends_the_stream() -> None:
+    """Each is a search of its own: for a hundred a delta of 8 MB took 2.8 seconds."""
+    text = "x" * (LOOKED_THROUGH // MOST + 1)
+    with pytest.raises(UpstreamNonsense, match="too much text"):
+        played(translation(bridge=True, stops=MANY_STOPS), messages(["Hi", text]))
+    assert text.encode() in played(translation(bridge=True), messages(["Hi", text]))
+
+
+def test_a_whole_answer_is_looked_through_for_many_stops() -> None:
+    def answer(length: int) -> bytes:
+        text = {"type": "text", "text": "x" * length}
+        whole = {"content": [text], "stop_reason": "end_turn"}
+        made = translation(bridge=True, stops=MANY_STOPS)
+        return made.response(json.dumps(whole).encode())
+
+    length = LOOKED_THROUGH // MOST + 1
+    assert b"x" * length in answer(length)
+    with pytest.raises(UpstreamNonsense, match="too much text"):
+        answer(LOOKED_THROUGH_WHOLE // MOST + 1)
 
 
 def test_a_message_survives_whatever_its_delta_says() -> None:

@@ -28,6 +28,11 @@ class AnswerText:
         self._opens = not dialogue.prefill
 
     @property
+    def stops(self) -> int:
+        """How many stop sequences are looked for."""
+        return self._scanner.stops
+
+    @property
     def stop(self) -> str | None:
         """The stop sequence that ended the text, once it has."""
         return self._scanner.hit

@@ -28,6 +28,14 @@ of its own accord at the next Human turn. What it did not know (a refusal, tools
 come) is a stop without a stop sequence."""
 
 
+LOOKED_THROUGH = 20_000_000
+"""How many characters a piece of text may have, counted once for each stop sequence that is looked
+for in it: one takes up to 7 ns, and everybody waits meanwhile. No model says so much at a time."""
+
+LOOKED_THROUGH_WHOLE = 10 * LOOKED_THROUGH
+"""The same of a whole answer, which is looked through beside the others."""
+
+
 class CompleteThroughMessages(Bridge):
     """`/v1/complete` is served by `/v1/messages`, its retired models by living ones."""
 
@@ -76,7 +84,9 @@ class CompleteThroughMessages(Bridge):
         self._take_stop(body)
         if self._stop_reason is None:
             raise UpstreamNonsense(NO_REASON)
-        text = self._answer.feed(_text_of(body)) + self._rest()
+        text = _text_of(body)
+        self._check_cost(text, LOOKED_THROUGH_WHOLE)
+        text = self._answer.feed(text) + self._rest()
         return self._completion(text, self._stop())
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:  # noqa: PLR0911  (one per kind)
@@ -138,10 +148,15 @@ class CompleteThroughMessages(Bridge):
 
     def _grown(self, text: str) -> Sequence[Event]:
         self.grows = True
+        self._check_cost(text, LOOKED_THROUGH)
         grown = self._said(self._answer.feed(text))
         if self._answer.stop is None:
             return grown
         return (*grown, self._event("", self._stop()))
+
+    def _check_cost(self, text: str, most: int) -> None:
+        if len(text) * self._answer.stops > most:
+            raise UpstreamNonsense("upstream sent too much text at once for so many stop sequences")
 
     def _closed(self) -> Sequence[Event]:
         if self._stop_reason is None:

@@ -32,6 +32,11 @@ class StopScanner:
         self._held = ""
         self.hit: str | None = None
 
+    @property
+    def stops(self) -> int:
+        """How many are looked for."""
+        return len(self._stops)
+
     def feed(self, text: str) -> str:
         """What of the text so far can be given out, after ``text`` was added to it."""
         if self.hit is not None:
