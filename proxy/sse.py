@@ -43,7 +43,7 @@ class Decoder:
         self._after_cr = False
         self._at_start = True
         self._name: str | None = None
-        self._data: list[bytes] = []
+        self._data: bytearray | None = None  # lines kept one by one would take six times as much
         self.between = True
         """Whether an event may begin with the next byte, as no other is under way."""
 
@@ -71,23 +71,27 @@ class Decoder:
         cut = lines.pop()
         for line in lines:
             if not line:
-                if self._data:
-                    yield Frame(self._name, b"\n".join(self._data))
-                self._name, self._data, self._size = None, [], 0
+                if self._data is not None:
+                    yield Frame(self._name, bytes(self._data))
+                self._name, self._data, self._size = None, None, 0
                 continue
             self._size += len(line)
             if self._size > self._limit:
                 raise self._too_large()
             field, _, value = line.partition(b":")
             if field == b"data":
-                self._data.append(value.removeprefix(b" "))
+                if self._data is None:
+                    self._data = bytearray()
+                else:
+                    self._data += b"\n"
+                self._data += value.removeprefix(b" ")
             elif field == b"event":
                 self._name = value.removeprefix(b" ").decode("utf-8", "replace") or None
         if cut:
             self._cut += cut
             if self._size + len(self._cut) > self._limit:
                 raise self._too_large()
-        under_way = self._cut or self._data or self._name is not None or self._after_cr
+        under_way = self._cut or self._data is not None or self._name is not None or self._after_cr
         self.between = not under_way
 
     def _lines(self, chunk: bytes) -> list[bytes]:
