@@ -21,8 +21,9 @@ from .errors import ProxyError
 
 Body = dict[str, Any]
 
-LARGEST = 64 << 20
-"""The most that is remembered of a streamed answer, in bytes of JSON."""
+LARGEST = 16 << 20
+"""The most that is remembered of a streamed answer, in bytes of JSON. Each delta repeats it,
+however short, and to print a Message of four times as much takes half a second."""
 
 
 @dataclass(slots=True)

@@ -54,8 +54,9 @@ from .translation import Translation
 from .upstream import Upstream
 from .versions.models import Learned, Profile
 
-ANSWER_LIMIT = 64 << 20
-"""The largest answer that is translated as a whole, in bytes."""
+ANSWER_LIMIT = 16 << 20
+"""The largest answer that is translated as a whole, in bytes. Compressed it may be a thousandth of
+that, and all wait for each call of C that goes through it."""
 
 ERROR_LIMIT = 1 << 20
 """The largest error body that is read for its message, in bytes."""

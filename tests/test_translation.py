@@ -508,6 +508,23 @@ def test_what_grows_is_not_copied_for_each_event(grows: str) -> None:
     assert peak - before < 100_000
 
 
+def test_no_snapshot_is_larger_than_others_can_wait_for() -> None:
+    """A delta of ninety bytes had one of 64 MiB printed, for which all others waited."""
+    made = Translation("2023-01-01", "2023-06-01")
+    made.request("/v1/messages", b'{"stream":true}')
+
+    def event(text: str) -> bytes:
+        delta = {"index": 0, "delta": {"type": "text_delta", "text": text}}
+        return named("content_block_delta", delta)
+
+    block = {"index": 0, "content_block": {"type": "text", "text": ""}}
+    list(made.feed(named("message_start", {"message": {}})))
+    list(made.feed(named("content_block_start", block)))
+    sizes = (len(snapshot) for _ in range(32) for snapshot in made.feed(event("x" * (1 << 20))))
+    with pytest.raises(UpstreamNonsense, match="larger than"):
+        max(sizes)
+
+
 @pytest.mark.parametrize("told", ["at first", "later"])
 def test_a_message_of_very_many_fields_is_ended(told: str) -> None:
     """Each delta copied them all: 300,000, and the next 8 KiB of deltas took 1.4 seconds."""
