@@ -476,6 +476,7 @@ class Protocol(HttpToolsProtocol):
         got so far.
         """
         self._refusal = error
+        error.__traceback__ = error.__context__ = None  # which lead back here: a circle
         self._due = _NEVER
         cycle = self.cycle
         waits = cycle in self._waiting

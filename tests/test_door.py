@@ -714,6 +714,31 @@ async def test_a_client_that_leaves_requests_behind_is_no_fault_and_leaves_no_ga
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [GET + b"x: a\r\n" * terms.FIELDS + b"\r\n", GET.replace(b"GET", b"TRACE") + b"\r\n"],
+    ids=["too many fields", "not served"],
+)
+async def test_a_refused_client_leaves_no_garbage(refused: bytes) -> None:
+    """It would keep all that was sent along with what is refused."""
+    freed = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        weakref.finalize(scope["extensions"][CONNECTION], freed.set)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    gc.disable()
+    try:
+        async with serving(application) as client:
+            await client.say(GET + b"\r\n" + refused)
+            assert b"connection: close" in await client.rest()
+            client.writer.close()
+            await happened(freed)
+    finally:
+        gc.enable()
+
+
 async def test_however_much_is_pipelined_little_of_it_waits() -> None:
     request = POST + b"content-length: 0\r\n\r\n"
     amount = 2000
