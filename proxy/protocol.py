@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, cast
 from urllib.parse import unquote
 
@@ -517,7 +518,8 @@ class Protocol(HttpToolsProtocol):
         self._hung_up = True
         self.flow.resume_reading()
         self.transport.set_write_buffer_limits(0)  # it has its time until it has taken the last
-        self.transport.write_eof()
+        with suppress(OSError):  # asyncio's own transport says so where the client has left
+            self.transport.write_eof()
         self._due = self.loop.time() + LINGER
         self._watch()
 

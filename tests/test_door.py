@@ -1577,7 +1577,7 @@ TOO_MUCH = {
     "many names": b"{%b%b" % (b"".join(b'"x%d":1,' % number for number in range(1001)), CALL[1:]),
     "many names for nothing": b"{%b%b"
     % (b"".join(b'"x%d":null,' % number for number in range(1001)), CALL[1:]),
-    "long blank stops": b'{"stop_sequences":["%b"],%b' % (b" " * 2001, CALL[1:]),
+    "long blank stops": b'{"stop_sequences":["%b"],%b' % (b" " * 501, CALL[1:]),
     "many blank stops": b'{"stop_sequences":%b,%b'
     % (json.dumps([" " * number for number in range(1, 52)]).encode(), CALL[1:]),
     "many turns": json.dumps({**json.loads(CALL), "prompt": HUMAN * (MOST_TURNS + 1)}).encode(),

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-LOOKED_FOR = 4000
+LOOKED_FOR = 1000
 """How many characters all that is looked for may have. Stop sequences beyond that are left to the
-upstream: each delta would pay for them."""
+upstream: each delta would pay for them, where much is held back by the square of it."""
 
 MOST = 100
 """How many are looked for. Each is a search of its own, and an answer that comes whole may be long:
