@@ -87,3 +87,52 @@ def test_no_reading_of_a_path_leads_elsewhere(path: str) -> None:
 @pytest.mark.parametrize("path", ["/public/.", "/public/a/..", "/public/a/../b"])
 def test_dots_that_lead_nowhere_else_stay_as_they_are(path: str) -> None:
     assert ROUTES.find("GET", path).path == path
+
+
+SPLIT = Routes(
+    parse(
+        """
+upstreams:
+  own: {base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"]}
+  keyed: {base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"], credentials: {bearer: ours}}
+routes:
+  - {path: "/v1/models/{name}", upstream: own}
+  - {path: "/v1/complete", methods: [POST], upstream: own}
+  - {path: "/v1/organizations/{rest:path}", upstream: own}
+  - {path: "/{rest:path}", upstream: keyed}
+""",
+        "proxy.yaml",
+        {},
+    ).routes
+)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/%6frganizations/keys",
+        "/v1/%6Frganizations/%ff",
+        "/v1/organizations%2Fkeys",
+        "/%761/complete",
+        "//v1/%63omplete",
+        "/v1/files/%2e%2e/%6frganizations/keys",
+    ],
+)
+def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
+    with pytest.raises(NoRoute):
+        SPLIT.find("POST", path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/a%2Fb",
+        "/v1/models/%61",
+        "/v1/organizations/a%20%2f%6f",
+        "/v1/%66iles/a%2fb",
+        "/v1/100%",
+        "/v1/%256frganizations/keys",
+    ],
+)
+def test_what_is_encoded_within_a_route_stays_as_it_is(path: str) -> None:
+    assert SPLIT.find("POST", path).path == path
