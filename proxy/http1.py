@@ -156,12 +156,16 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         by_us, self.closed = self.closed, True
         self.resume_writing()
-        if self._answer is not None:
-            if not by_us:
+        try:
+            if self._answer is not None and not by_us:
                 for part in _left_over(self._socket, self._transport.get_extra_info("ssl_object")):
                     self._answer.arrived(part)
-            self._answer.lost(said_all=self._said_all and exc is None)
-        self._gone(self)
+                    if self._answer is None:  # it was all that was missing
+                        break
+            if self._answer is not None:
+                self._answer.lost(said_all=self._said_all and exc is None)
+        finally:  # or it would count as used for ever
+            self._gone(self)
 
     def pause_writing(self) -> None:
         self._writable = self.loop.create_future()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from stage import until
+from stage import reset, until
 from support import (
     PATIENCE,
     STREAM_HEAD,
@@ -407,6 +407,36 @@ async def test_an_early_answer_is_read_though_the_upload_is_reset(
             await until(lambda: answer._upload is not None and answer._upload.done())  # noqa: SLF001
             assert (await answer.read_all(1 << 20)).endswith(b"last")
             answer.close()
+
+
+async def test_an_answer_that_was_left_may_end_with_what_its_connection_leaves() -> None:
+    """The loop reads no more of it once a write has failed."""
+    stops, has_stopped = asyncio.Event(), asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + chunk(b"all that is wanted"))
+        await stops.wait()
+        await side.say(chunk(b"more") + chunk(b""))
+        reset(side)
+        has_stopped.set()
+
+    untold: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: untold.append(context))
+    async with raw_upstream(play) as url, connected(url) as upstream:
+        answer = await ask(upstream)
+        assert await answer.read() == b"all that is wanted"
+        answer.leave()
+        (connection,) = upstream._pool._all  # noqa: SLF001
+        connection.pause_reading()
+        stops.set()
+        await has_stopped.wait()
+        await until(lambda: _readable(connection._socket))  # noqa: SLF001
+        while not connection.closed:
+            await connection.write(b"x")
+            await asyncio.sleep(0)
+        assert upstream.connections() == (0, 0)
+    assert not untold
 
 
 async def test_a_request_that_is_not_all_sent_ends_its_connection() -> None:
