@@ -358,6 +358,9 @@ class Answer:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._reusable = False
             self._fail(UpstreamNonsense(f"upstream {self._name} did not answer in HTTP"))
+        except Exception as error:  # noqa: BLE001  (what comes behind the hole is no answer)
+            self._reusable = False
+            self._fail(error)
         if self._parts:
             if self._take is not None:
                 self._hand_over(self._take)

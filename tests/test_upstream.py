@@ -439,6 +439,45 @@ async def test_an_answer_that_was_left_may_end_with_what_its_connection_leaves()
     assert not untold
 
 
+class Forgetful:
+    """A parser that has no memory for some of what it is fed."""
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+
+    def feed_data(self, data: bytes) -> None:
+        if b"lost" in data:
+            raise MemoryError
+        self._parser.feed_data(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
+async def test_an_answer_that_lacks_a_part_of_its_middle_is_not_whole() -> None:
+    heard = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + chunk(b"first"))
+        await heard.wait()
+        await side.say(chunk(b"last") + chunk(b""))
+        await side.rest()
+
+    async with raw_upstream(play) as url, connected(url) as upstream:
+        answer = await ask(upstream)
+        assert await answer.read() == b"first"
+        answer._parser = Forgetful(answer._parser)  # noqa: SLF001
+        (connection,) = upstream._pool._all  # noqa: SLF001
+        with suppress(MemoryError):  # which has event loops close it, and the rest is read
+            connection.data_received(chunk(b"lost"))
+        heard.set()
+        with pytest.raises(MemoryError):
+            await answer.read_all(99)
+        answer.close()
+        assert connection.closed
+
+
 async def test_a_request_that_is_not_all_sent_ends_its_connection() -> None:
     async def play(side: Side) -> None:
         await side.head()
