@@ -81,9 +81,13 @@ class Upstream:
 
         def send(connection: Connection) -> Answer:
             idle, total = self._timeouts.idle, self._timeouts.total
-            answer = connection.call(request, self.name, idle, total, bodiless=method == "HEAD")
-            if stream is not None:
-                answer.send(stream, self._timeouts.first_byte, chunked=chunked)
+            try:
+                answer = connection.call(request, self.name, idle, total, bodiless=method == "HEAD")
+                if stream is not None:
+                    answer.send(stream, self._timeouts.first_byte, chunked=chunked)
+            except BaseException:  # or it would stay open, with nobody to use it or to close it
+                connection.close()
+                raise
             return answer
 
         return await self._answered(send, repeatable=stream is None)

@@ -31,7 +31,7 @@ from proxy import errors, pool
 from proxy.answer import Answer
 from proxy.config import Timeouts
 from proxy.fields import Fields
-from proxy.http1 import _readable
+from proxy.http1 import Connection, _readable
 from proxy.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -476,6 +476,23 @@ async def test_an_answer_that_lacks_a_part_of_its_middle_is_not_whole() -> None:
             await answer.read_all(99)
         answer.close()
         assert connection.closed
+
+
+@pytest.mark.parametrize("where", [(Answer, "send"), (Connection, "call")])
+async def test_a_call_that_cannot_be_made_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"nothing"
+
+    def fault(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(*where, fault)
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        with pytest.raises(MemoryError):
+            await upstream.call("POST", "/", [], body())
+        await until(lambda: upstream.connections() == (0, 0))
 
 
 async def test_a_request_that_is_not_all_sent_ends_its_connection() -> None:
