@@ -312,7 +312,11 @@ class Protocol(HttpToolsProtocol):
         began = time.monotonic()
         while self._unread and len(self._waiting) <= PIPELINED and not self.transport.is_closing():
             piece, self._unread = bytes(self._unread[:PIECE]), self._unread[PIECE:]
-            self._read(piece)
+            try:
+                self._read(piece)
+            except BaseException:  # what comes behind the hole is no request
+                self.transport.abort()
+                raise
             if time.monotonic() - began > SLICE:
                 self._turn = self.loop.call_soon(self._read_on)
                 break

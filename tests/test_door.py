@@ -620,6 +620,41 @@ async def test_a_refusal_is_not_taken_for_what_the_answer_before_it_tells(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+async def test_nothing_is_read_behind_a_part_of_a_request_that_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Event loops close a connection when a read fails, but not when a later turn does."""
+    read = protocol.Protocol._read  # noqa: SLF001
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    begun = asyncio.Event()
+    ends: list[str] = []
+
+    def forgetful(self: protocol.Protocol, data: bytes) -> None:
+        if b"lost" in data:
+            raise MemoryError
+        read(self, data)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        begun.set()
+        while (message := await receive()).get("more_body", False):
+            pass
+        ends.append(message["type"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    monkeypatch.setattr(protocol, "SLICE", 0)
+    monkeypatch.setattr(protocol.Protocol, "_read", forgetful)
+    size = terms.PIECE - 7  # so that each piece is a chunk
+    parts = [chunk(part.ljust(size)) for part in (b"first", b"lost", b"last")]
+    async with serving(application) as client:
+        await client.say(POST + CHUNKED)
+        await begun.wait()
+        await client.say(b"".join(parts) + chunk(b""))
+        with suppress(ConnectionError):
+            assert not await client.rest()
+    assert ends == ["http.disconnect"]
+
+
 async def test_nothing_is_served_behind_a_request_that_was_to_be_the_last() -> None:
     upstream = Upstream()
     async with door(upstream) as client:
