@@ -20,7 +20,7 @@ GROWING = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_de
 _TOLD_LAST = ("stop_reason", "stop_sequence", "stop_details", "container")
 
 _TOLD_APART = frozenset(
-    (*_TOLD_LAST, *ONLY_THEN, "id", "type", "role", "model", "content", "usage")
+    (*_TOLD_LAST, *ONLY_THEN, "id", "type", "role", "model", "content", "usage", "delta")
 )
 """Fields of a Message that have their own place in events, or none; any other may be new."""
 
@@ -133,7 +133,7 @@ def _delta(index: int, delta: Body) -> Event:
     return _event("content_block_delta", index=index, delta=delta)
 
 
-def _event(name: str, **members: Any) -> Event:
+def _event(name: str, /, **members: Any) -> Event:
     return Event(name, {"type": name, **members})
 
 
