@@ -178,9 +178,11 @@ class CompleteThroughMessages(Bridge):
     def _take_stop(self, delta: Any) -> None:
         """The last word counts: totals and reasons are said anew, not added up."""
         if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
+            stop = _string(delta.get("stop_sequence"))
+            self._check_cost(stop, LOOKED_THROUGH)  # others may have been complete within it
             self._stop_reason = delta["stop_reason"]
             self.grows = False
-            self._stop_sequence = _string(delta.get("stop_sequence")) or None
+            self._stop_sequence = stop or None
 
     def _stop(self) -> tuple[str, str | None]:
         """stop_reason and stop, as the old API gave them."""
