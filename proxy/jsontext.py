@@ -59,15 +59,15 @@ def holds_at_most(most: int, text: bytes) -> bool:
     A value has a comma behind it, or stands alone in what an opening bracket begins. Brackets with
     nothing in them are taken for two: they cost as much.
     """
-    if len(text) <= most or _openings(text) <= most:
+    if len(text) <= most or openings(text) <= most:
         return True
     text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     if text.count(b'"') > 4 * most:  # names are strings, too
         return False
-    return _openings(b"".join(text.split(b'"')[::2])) <= most
+    return openings(b"".join(text.split(b'"')[::2])) <= most
 
 
-def _openings(text: bytes) -> int:
+def openings(text: bytes) -> int:
     """How many commas and opening brackets stand in ``text``."""
     return len(text) - len(text.translate(None, b",[{"))
 

@@ -538,6 +538,47 @@ def test_a_message_of_very_many_fields_is_ended(told: str) -> None:
         list(made.feed(events))
 
 
+@pytest.mark.parametrize("told", ["blocks", "signatures", "citations", "inputs"])
+def test_a_message_of_very_many_values_is_ended(told: str) -> None:
+    """16 MiB of empty lists were 384 in memory, for each stream."""
+    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made.request("/v1/messages", b'{"stream":true}')
+    lists: list[Any] = [[]] * 9000
+    block: dict[str, Any] = {"type": "text", "text": ""}
+    deltas: list[dict[str, Any]] = []
+    match told:
+        case "blocks":
+            block["odd"] = lists
+        case "signatures":
+            block["type"] = "thinking"
+            deltas = [{"type": "signature_delta", "signature": lists}]
+        case "citations":
+            deltas = [{"type": "citations_delta", "citation": lists}]
+        case _:
+            block = {"type": "tool_use", "input": {}}
+            part = {"type": "input_json_delta", "partial_json": json.dumps(lists)}
+            deltas = [part]
+    events = [named("message_start", {"message": {}})]
+    for index in range(MOST_VALUES // len(lists)):
+        events.append(named("content_block_start", {"index": index, "content_block": block}))
+        events += [named("content_block_delta", {"index": index, "delta": d}) for d in deltas]
+        events.append(named("content_block_stop", {"index": index}))
+    with pytest.raises(UpstreamNonsense, match="Message holds more than 300000 values"):
+        list(made.feed(b"".join(events)))
+
+
+def test_texts_of_a_message_are_not_counted_as_values() -> None:
+    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made.request("/v1/messages", b'{"stream":true}')
+    delta = {"type": "text_delta", "text": "[,{" * (MOST_VALUES // 30)}
+    events = [
+        named("message_start", {"message": {}}),
+        named("content_block_start", {"index": 0, "content_block": {"type": "text"}}),
+        *(named("content_block_delta", {"index": 0, "delta": delta}) for _ in range(11)),
+    ]
+    assert b"[,{" in played(made, b"".join(events))
+
+
 @pytest.mark.parametrize("bridge", [False, True], ids=["native", "bridge"])
 def test_an_answer_of_very_many_values_is_not_read(bridge: bool) -> None:
     """60 MB of lists were 1.9 GB, and nobody was served for the five seconds that it took."""

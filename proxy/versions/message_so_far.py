@@ -19,6 +19,13 @@ TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 MOST_FIELDS = 1000
 """How many fields a Message may have: each event that lets it grow copies them."""
 
+MOST_VALUES = 300_000
+"""How many values it may hold beside its texts, as a whole answer may: a snapshot prints them all,
+and an empty list of two bytes on the wire takes sixty."""
+
+TEXT_DELTAS = ("text_delta", "thinking_delta", "input_json_delta")
+"""Deltas that leave no value behind but their text; a tool's input is counted when it is whole."""
+
 NEVER_WHOLE = "!"
 """What no JSON begins with, for an input that ended before it was whole: it is read just once."""
 
@@ -42,6 +49,7 @@ class MessageSoFar:
         self._blocks: dict[int, Body] = {}
         self._inputs: dict[int, list[str]] = {}
         """The JSON of tool inputs that are not whole yet, in parts."""
+        self._values = 0
 
     def apply(self, name: str | None, body: Body) -> bool:
         """Take one event; says whether the Message is another one now. Raises UpstreamNonsense."""
@@ -58,6 +66,12 @@ class MessageSoFar:
                 return self._grow_message(self.message, body)
             case _:
                 return False
+
+    def count(self, told: bytes) -> None:
+        """Count the values in JSON that is to be kept, rather too many; raises UpstreamNonsense."""
+        self._values += jsontext.openings(told)
+        if self._values > MOST_VALUES:
+            raise UpstreamNonsense(f"upstream's Message holds more than {MOST_VALUES} values")
 
     @property
     def lacks_input(self) -> bool:
@@ -115,6 +129,7 @@ class MessageSoFar:
             return False
         try:
             whole = text.encode("utf-8", "replace")
+            self.count(whole)
             self._blocks[index]["input"] = jsontext.loads_at_once(whole)
         except jsontext.NotJSON:  # as where the answer was too long, which its reason tells
             self._inputs[index] = [NEVER_WHOLE]

@@ -18,7 +18,7 @@ from .exception_and_truncated_removed import (
     told_by,
 )
 from .message_increments import MessageIncrements
-from .message_so_far import TOLD, MessageSoFar
+from .message_so_far import TEXT_DELTAS, TOLD, MessageSoFar
 
 NOT_FOUND = 404
 
@@ -65,6 +65,8 @@ class MessagesBecameIncremental(VersionChange):
         self._size += len(event.data)  # a tool's input is kept until it is whole
         if self._size > LARGEST:
             raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
+        if not _is_text(event):
+            self._so_far.count(event.data)
         grown = self._so_far.apply(event.name, event.body)
         return (self._growing(),) if grown and event.name != "message_delta" else ()
 
@@ -140,6 +142,11 @@ def check_message(body: Body) -> None:
         raise UpstreamNonsense("upstream's answer is not a Message")
     if body.get("stop_reason") is None:
         raise UpstreamNonsense(NO_REASON)
+
+
+def _is_text(event: Event) -> bool:
+    delta = event.body.get("delta") if event.name == "content_block_delta" else None
+    return isinstance(delta, dict) and delta.get("type") in TEXT_DELTAS
 
 
 def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:
