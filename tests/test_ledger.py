@@ -799,14 +799,15 @@ async def test_a_file_that_is_written_anew_stays_where_it_is_and_who_may_read_it
     assert [each.name for each in (*volume.iterdir(), *names.iterdir())] == ["ledger", "link"]
 
 
+@pytest.mark.parametrize("why", [errno.EPERM, errno.EINVAL], ids=["no right", "no such user"])
 async def test_a_file_that_is_written_anew_belongs_to_whom_it_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    why: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[tuple[int, int]] = []
 
     def refused(_: int, uid: int, gid: int) -> None:
         given.append((uid, gid))
-        raise PermissionError
+        raise OSError(why, os.strerror(why))
 
     monkeypatch.setattr(journal, "SMALL", 2_000)
     monkeypatch.setattr(os, "fchown", refused)
