@@ -6,16 +6,15 @@ There is no limit here: exchanges are bounded at the door, and each has one call
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import cast
 from urllib.parse import urlsplit
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from .http1 import Connection
+from .lookup import look_up
 
 KEEP = 30.0
 """Seconds that a free connection is kept. Longer, and what stands between may have forgotten it
@@ -100,10 +99,9 @@ class Pool:
     async def _asked(self) -> Sequence[AddrInfoType]:
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._addresses = await look_up(self._host, self._port)
         finally:
             self._asking = None
-        self._addresses = cast(Sequence[AddrInfoType], found)
         self._stale_at = loop.time() + RESOLVED
         return self._addresses
 

@@ -43,6 +43,7 @@ ORDER = [
     "client",
     "keepalive",
     "sockets",
+    "lookup",
     "coding",
     "answer",
     "http1",
@@ -81,7 +82,7 @@ ORDER = [
 PURE = ORDER[: ORDER.index("yamlnodes")]
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
 ROOMS_OF = {
-    "aiohappyeyeballs": {"pool"},
+    "aiohappyeyeballs": {"lookup", "pool"},
     "httptools": {"answer", "protocol"},
     "opentelemetry": {"spans", "tracing"},
     "prometheus_client": {"metrics"},

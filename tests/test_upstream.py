@@ -9,7 +9,7 @@ import ssl
 import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -576,12 +576,12 @@ def lookups(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
         asked.append(host)
         return left.pop(0) if len(left) > 1 else left[0]
 
-    async def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+    async def look_up(host: str, port: int) -> list[Any]:
         addresses = known(host)
         await asyncio.sleep(0)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(pool, "look_up", look_up)
     return asked
 
 
@@ -626,12 +626,12 @@ async def test_a_name_that_is_not_known_when_nobody_waits_any_more_is_no_fault_o
     asked, down = asyncio.Event(), asyncio.Event()
     faults: list[dict[str, Any]] = []
 
-    async def getaddrinfo(*_: object, **__: object) -> list[Any]:
+    async def look_up(*_: object) -> list[Any]:
         asked.set()
         await down.wait()
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(pool, "look_up", look_up)
     loop.set_exception_handler(lambda _, fault: faults.append(fault))
     async with connected("http://api.example") as upstream:
         call = asyncio.create_task(ask(upstream))
@@ -763,3 +763,51 @@ async def test_the_last_part_is_waited_for_like_any_other() -> None:
         await answer.forward(take, enough=lambda: bool(taken))
         answer.close()
     assert sent == taken == [b"so far"]
+
+
+def by_name(url: str) -> str:
+    """The same place, by a name that the system knows."""
+    return url.replace("127.0.0.1", "localhost")
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor the end of a process, which waits for the threads of a loop and not for these."""
+    answered = threading.Event()
+    looked_for: list[threading.Thread] = []
+    ask_system = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, **more: Any) -> Any:
+        if host.endswith(".example") and not more.get("flags"):
+            looked_for.append(threading.current_thread())
+            answered.wait(PATIENCE)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return ask_system(host, port, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with raw_upstream(said(ANSWER)) as url, AsyncExitStack() as silent:
+        calls = []
+        for number in range(40):
+            upstream = await silent.enter_async_context(connected(f"http://{number}.example"))
+            calls.append(asyncio.create_task(ask(upstream)))
+        await until(lambda: len(looked_for) == len(calls))
+        async with connected(by_name(url)) as upstream:
+            (await ask(upstream)).close()
+        answered.set()
+        told = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(failure) for failure in told} == {errors.UpstreamUnreachable}
+    assert all(thread.daemon for thread in looked_for)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+async def test_a_name_is_looked_for_where_no_thread_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    await asyncio.get_running_loop().getaddrinfo(None, 0)
+    async with raw_upstream(said(ANSWER)) as url, connected(by_name(url)) as upstream:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        (await ask(upstream)).close()
