@@ -50,6 +50,15 @@ def to_stderr() -> None:
     logging.getLogger("asyncio").addFilter(_without_words)
 
 
+def print_at_once(line: str, stream: TextIO) -> None:
+    """Print a line, or lose it where whoever reads is stuck or gone, as a line of the log is."""
+    given = stream.fileno()
+    own = _unwaiting(given)
+    Descriptor(own).emit(logging.LogRecord("proxy", logging.INFO, "", 0, line, None, None))
+    if own != given:
+        os.close(own)
+
+
 def _closed(stream: TextIO | None) -> bool:
     """Whether the process began without this stream; its number may be a connection's by now."""
     return stream is None

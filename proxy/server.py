@@ -39,7 +39,6 @@ from .errors import ConfigError
 from .metrics import Metrics
 from .protocol import Settings
 from .sockets import enable_keepalive
-from .terminal import tell
 from .terms import Terms
 from .tracing import configured
 
@@ -439,7 +438,7 @@ def _ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
 def print_ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
     """Say on standard output that the proxy answers, and where."""
     where = address(listener) + (f" and for /-/ on {address(admin)}" if admin else "")
-    tell(f"anthropic-version-proxy listens on {where}", sys.stdout)
+    logs.print_at_once(f"anthropic-version-proxy listens on {where}", sys.stdout)
 
 
 def address(listener: socket.socket) -> str:

@@ -9,6 +9,7 @@ import os
 import re
 import select
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -36,7 +37,7 @@ from proxy.app import App
 from proxy.errors import LONGEST_MESSAGE, InvalidRequest
 from proxy.observe import LONGEST, MOST_DROPPED, Record
 from proxy.relay import NAMED, OTHER
-from proxy.server import running
+from proxy.server import listen, print_ready, running
 
 pytestmark = pytest.mark.anyio
 
@@ -385,3 +386,15 @@ def _fill(pipe: int) -> None:
             os.write(pipe, b".")
     except BlockingIOError:
         os.set_blocking(pipe, True)
+
+
+def test_a_start_that_nobody_reads_of_is_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard output may be a terminal that was told to wait (Ctrl-S), or a pipe that is full."""
+    reading, writing = os.pipe()
+    _fill(writing)
+    with os.fdopen(reading), os.fdopen(writing, "w") as stdout, listen("127.0.0.1", 0) as listener:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        printing = threading.Thread(target=print_ready, args=(listener,), daemon=True)
+        printing.start()
+        printing.join(PATIENCE)
+        assert not printing.is_alive()
