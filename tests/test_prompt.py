@@ -208,6 +208,12 @@ def test_repairs_are_told(prompt: str, note: str) -> None:
     assert parse(f"{HUMAN} Hi{ASSISTANT}").notes == ()
 
 
+@pytest.mark.parametrize("before", ["\n", "\n\n", " ", "\r\n"])
+def test_a_first_turn_behind_more_than_a_blank_line_needs_no_repair(before: str) -> None:
+    dialogue = parse(f"{before}{HUMAN} Hi{ASSISTANT}")
+    assert dialogue == parse(f"{HUMAN} Hi{ASSISTANT}")
+
+
 def test_more_turns_than_the_api_takes_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="more than 100000 turns"):
         parse(f"{HUMAN}{ASSISTANT}" * 50_001)

@@ -97,8 +97,9 @@ def _taken_apart(prompt: str) -> tuple[str, list[Turn]]:
 
 def _with_first_marker(prompt: str) -> str:
     """The old API forgave a first ``Human:`` without its blank line."""
-    if prompt.lstrip().startswith("Human:"):
-        return "\n\n" + prompt.lstrip()
+    begun = prompt.lstrip()
+    if begun.startswith("Human:") and not prompt.removesuffix(begun).endswith("\n\n"):
+        return "\n\n" + begun
     return prompt
 
 
