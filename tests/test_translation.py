@@ -641,3 +641,13 @@ def test_a_message_survives_whatever_its_delta_says() -> None:
     got = played(made, start + odd + block + stop)
     assert b'"content":[{"type":"text","text":"A"}]' in got
     assert got.endswith(b"data: [DONE]\r\n\r\n")
+
+
+def test_documents_that_move_are_told_of() -> None:
+    made = Translation("2023-06-01", "2026-10-21")
+    document = {"type": "document", "source": {"type": "text", "data": "a"}}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [document]}]
+    made.request("/v1/messages", json.dumps({"messages": messages}).encode())
+    assert made.notes == [
+        "messages: documents of the assistant are handed in by the user before it"
+    ]
