@@ -163,9 +163,24 @@ def ignores_stops(process: int) -> bool:
     return all(int(blocked, 16) >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
 
 
+def takes_connections(worker: int) -> bool:
+    """Whether its loop watches a socket that listens; until then it has nothing to drain."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {f"ino:{int(each[9]):x} " for each in sockets if each[3] == "0A"}
+    try:
+        watched = "".join(each.read_text() for each in Path(f"/proc/{worker}/fdinfo").iterdir())
+    except FileNotFoundError:  # one was closed meanwhile
+        return False
+    return any(inode in watched for inode in listening)
+
+
 async def both_at_work(process: int) -> None:
+    def at_work() -> bool:
+        workers = workers_of(process)
+        return len(workers) == 2 and all(map(takes_connections, workers))
+
     async with asyncio.timeout(PATIENCE):
-        while len(workers_of(process)) < 2:  # noqa: ASYNC110  (nobody tells of it)
+        while not at_work():  # noqa: ASYNC110  (nobody tells of it)
             await asyncio.sleep(0.02)
 
 
@@ -396,6 +411,7 @@ async def test_workers_whose_supervisor_died_finish_their_streams_and_end(file: 
     service = Service("A")
     async with scene(file, service, workers=2) as here:
         stream = await here.stream("A")
+        await both_at_work(here.proxy.process.pid)
         shared = shared_by(workers_of(here.proxy.process.pid)[0])
         here.proxy.signal(signal.SIGKILL)
         for _ in range(2):
