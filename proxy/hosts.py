@@ -34,6 +34,9 @@ _RESERVED = (
 """How names end that nobody can register. That is promised of no other, though .svc and .lan lead
 nowhere today."""
 
+_WEB = ("http", "https")
+"""How pages come to us whose names are those of DNS. An extension's has no dot, either."""
+
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
 
@@ -60,10 +63,12 @@ def check_origin(fields: Fields, listed: Collection[str], setting: str) -> None:
     if not origins and b"cross-site" in values(fields, b"sec-fetch-site"):
         origins = [b"null"]
     for value in origins:
-        name = _without_port(value.decode("latin-1").partition("://")[2])
+        scheme, _, place = value.decode("latin-1").partition("://")
+        name = _without_port(place)
         address = _address(name)
         private = address.is_loopback if address else _is_private(name)
-        if not private and name not in listed and name not in asked:
+        ours = private and (scheme in _WEB or name == "localhost")
+        if not ours and name not in listed and name not in asked:
             raise ForeignOrigin(
                 f"not for pages of others: yours has to be at a private name, or one in {setting}"
             )

@@ -201,6 +201,6 @@ def _told_by_record(record: logging.LogRecord) -> bool:
 def _without_words(record: logging.LogRecord) -> bool:
     """The loop shows what failed with its arguments, and its error's words: see fault."""
     first_line = record.getMessage().partition("\n")[0]
-    record.msg = re.sub(r" ?[(<].*[)>]", "", first_line)
+    record.msg = re.sub(r" ?[(<].*", "", first_line)
     record.args = ()
     return True

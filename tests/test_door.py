@@ -1503,6 +1503,7 @@ OF_OURS = [
     b"host: proxy\r\nsec-fetch-site: none",
     b"host: proxy\r\nsec-fetch-site: cross-site\r\norigin: http://localhost:3000",
     b"host: 10.1.2.3 \t\r\norigin: http://10.1.2.3 ",
+    b"host: proxy\r\norigin: app://localhost",
 ]
 
 OF_OTHERS = {
@@ -1518,6 +1519,7 @@ OF_OTHERS = {
     b"host: proxy\r\norigin: null": 403,
     b"host:\r\norigin: null": 403,
     b"host: proxy\r\norigin: localhost": 403,
+    b"host: proxy\r\norigin: chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb": 403,
     b"host: proxy\r\norigin:": 403,
     b"host: proxy\r\norigin: file://": 403,
     b"host: proxy\r\norigin: http://localhost\r\norigin: https://evil.example": 403,
