@@ -6,6 +6,7 @@ There is no limit here: exchanges are bounded at the door, and each has one call
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -22,6 +23,10 @@ without a word."""
 
 RESOLVED = 10.0
 """Seconds for which the addresses of a host are believed, so that a burst asks for them once."""
+
+ASKED_AGAIN = 1.0
+"""Seconds that a host's name may be asked for anew before it is taken to be where it was (RFC 8767
+§5). Where the first name server is down, or one packet was lost, the system asks for five."""
 
 NEXT_ADDRESS = 0.25
 """Seconds after which the next address of a host is tried beside the first (RFC 8305 §8)."""
@@ -73,7 +78,7 @@ class Pool:
             async with asyncio.timeout(self._patience):
                 connection = await self._opened(await self._resolved())
         except OSError:
-            self._stale_at = 0.0  # the host may have moved
+            self._addresses, self._stale_at = (), 0.0  # the host may have moved
             raise
         if self._closed:
             connection.close()
@@ -82,7 +87,10 @@ class Pool:
         return connection
 
     async def _resolved(self) -> Sequence[AddrInfoType]:
-        """The addresses of the host, asked for once however many want to know; raises as new."""
+        """The addresses of the host, asked for once however many want to know; raises as new.
+
+        Those that were last found, and have not failed since, do where nobody says anything of it.
+        """
         loop = asyncio.get_running_loop()
         if loop.time() < self._stale_at:
             return self._addresses
@@ -90,9 +98,11 @@ class Pool:
             self._asking = loop.create_task(self._asked())
             self._asking.add_done_callback(_heard)
         asking = self._asking
+        before = self._addresses
         try:
-            await asyncio.wait((asking,))  # shield, too, complains where nobody waits any more
-            return asking.result()
+            # Shield, too, complains where nobody waits any more.
+            await asyncio.wait((asking,), timeout=ASKED_AGAIN if before else None)
+            return before if before and _unanswered(asking) else asking.result()
         finally:
             del asking  # or what it failed with holds it: a circle
 
@@ -157,3 +167,11 @@ def _heard(asked: asyncio.Task[Sequence[AddrInfoType]]) -> None:
     """
     if not asked.cancelled():
         asked.exception()
+
+
+def _unanswered(asked: asyncio.Task[Sequence[AddrInfoType]]) -> bool:
+    """Whether no name server has said anything, be it that there is no such name."""
+    if not asked.done():
+        return True
+    failure = asked.exception()
+    return isinstance(failure, socket.gaierror) and failure.errno == socket.EAI_AGAIN

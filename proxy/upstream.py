@@ -157,6 +157,8 @@ def _head(method: str, target: str, fields: Fields) -> bytes:
 
 def _why(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
+        if error.errno == socket.EAI_AGAIN:
+            return "no name server answers for its name"
         return "its name is not known"
     if isinstance(error, ssl.SSLError):
         return "TLS failed"

@@ -8,9 +8,10 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ from proxy.answer import Answer
 from proxy.config import Timeouts
 from proxy.fields import Fields
 from proxy.http1 import Connection, _readable
+from proxy.lookup import look_up as look_up_truly
 from proxy.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -617,6 +619,68 @@ async def test_a_burst_asks_for_a_name_once(monkeypatch: pytest.MonkeyPatch) -> 
         for answer in await asyncio.gather(*(ask(upstream) for _ in range(20))):
             answer.close()
     assert len(asked) == 1
+
+
+async def hangs() -> None:
+    await asyncio.Event().wait()
+
+
+async def fails(error: int) -> None:
+    raise socket.gaierror(error, "as the system says it")
+
+
+@pytest.mark.parametrize("asked_again", [hangs, partial(fails, socket.EAI_AGAIN)])
+async def test_a_host_is_where_it_was_while_no_name_server_answers(
+    monkeypatch: pytest.MonkeyPatch, asked_again: Callable[[], Awaitable[None]]
+) -> None:
+    monkeypatch.setattr(pool, "RESOLVED", 0.0)
+    monkeypatch.setattr(pool, "ASKED_AGAIN", 0.01)
+
+    async def look_up(host: str, port: int) -> Any:
+        await asked_again()
+        return await look_up_truly(host, port)
+
+    async with raw_upstream(said(ANSWER)) as url, connected(by_name(url)) as upstream:
+        (await ask(upstream)).close()
+        monkeypatch.setattr(pool, "look_up", look_up)
+        for _ in range(2):
+            (await ask(upstream)).close()
+
+
+async def test_a_host_whose_name_is_gone_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "RESOLVED", 0.0)
+    async with raw_upstream(said(ANSWER)) as url, connected(by_name(url)) as upstream:
+        (await ask(upstream)).close()
+        monkeypatch.setattr(pool, "look_up", lambda *_: fails(socket.EAI_NONAME))
+        for _ in range(2):
+            with pytest.raises(errors.UpstreamUnreachable, match="its name is not known"):
+                await ask(upstream)
+
+
+async def test_where_a_host_was_but_is_no_more_it_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long it takes to find where it is."""
+    lookups(monkeypatch, [DEAD])
+    monkeypatch.setattr(pool, "ASKED_AGAIN", 0.0)
+
+    async def look_up(_: str, port: int) -> Any:
+        for _turn in range(20):
+            await asyncio.sleep(0)
+        return await look_up_truly(ALIVE, port)
+
+    async with raw_upstream(said(ANSWER)) as url, connected(named(url)) as upstream:
+        with pytest.raises(errors.UpstreamUnreachable):
+            await ask(upstream)
+        monkeypatch.setattr(pool, "look_up", look_up)
+        (await ask(upstream)).close()
+
+
+async def test_a_name_server_that_is_down_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "look_up", lambda *_: fails(socket.EAI_AGAIN))
+    async with connected("http://api.example") as upstream:
+        with pytest.raises(errors.UpstreamUnreachable, match="no name server answers"):
+            await ask(upstream)
 
 
 async def test_a_name_that_is_not_known_when_nobody_waits_any_more_is_no_fault_of_ours(
