@@ -9,7 +9,7 @@ would slip past a route so. The one exception is how SDKs of 2023 join URLs: the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -24,6 +24,7 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 _BETWEEN = re.compile(r"[^/{]+(?=\{)")
 """What stands between two parameters of one segment."""
 
+_ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 _SLASH = r"(?:[/\\]|%2f|%5c)"
 _DOTS = re.compile(rf"{_SLASH}(?:\.|%2e){{1,2}}(?:{_SLASH}|;|%3b|$)", re.IGNORECASE)
 _UNCLEAR = re.compile(r"//|\\|%2f|%5c|;|%3b", re.IGNORECASE)
@@ -46,7 +47,11 @@ class Routes:
     """The routes of a configuration, in order."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._routes = [(route, re.compile(_pattern(route.path))) for route in routes]
+        self._routes = [
+            (route, re.compile(_pattern(route.path)), re.compile(_pattern(route.path, _decoded)))
+            for route in routes
+        ]
+        """Each with what its paths are as they stand, and decoded."""
 
     def find(self, method: str, path: str) -> Match:
         """The first route for the request; raises NoRoute or MethodNotAllowed.
@@ -67,20 +72,25 @@ class Routes:
     def _slips_past(self, taken: Route, method: str, path: str) -> bool:
         """Whether an earlier route than the one taken would have it as most servers read it.
 
-        To those %6f is o and %2f a slash, so it would be asked with what another route gives, a
-        key, say. A later route is none that it avoids: a slash within {name} stays one segment.
+        To those %6f is o and %2f a slash, or a part of its segment still, so it would be asked with
+        what another route gives, a key, say. A later route is none that it avoids: a slash within
+        {name} stays one segment.
         """
-        decoded = unquote(path, encoding="latin-1")
-        try:
-            meant = self._find(method, decoded).route
-        except NoRoute:
-            return False
-        return next(route for route, _ in self._routes if route in (taken, meant)) is not taken
+        readings = {_decoded(path), _decoded(_ENCODED_SLASH.sub("%252f", path))}
+        if any(map(_JOINED_AS_IN_2023.fullmatch, readings)):
+            readings.add("/v1/complete")
+        for route, _, decoded in self._routes:
+            if route is taken:
+                break
+            takes = route.methods is None or method in route.methods
+            if takes and any(map(decoded.fullmatch, readings)):
+                return True
+        return False
 
     def _find(self, method: str, path: str) -> Match:
         allowed: list[str] = []
         joined = "/v1/complete" if _JOINED_AS_IN_2023.fullmatch(path) else path
-        for route, pattern in self._routes:
+        for route, pattern, _ in self._routes:
             found = pattern.fullmatch(path)
             asked = path
             if found is None and joined != path:
@@ -101,23 +111,29 @@ def _match(route: Route, path: str) -> Match:
     return Match(route, path, path[:start], path[start:])
 
 
-def _pattern(path: str) -> str:
+def _decoded(path: str) -> str:
+    return unquote(path, encoding="latin-1")
+
+
+def _pattern(path: str, read: Callable[[str], str] = str) -> str:
     """A route's path as a regular expression; ``{x}`` is one segment, ``{x:path}`` the rest.
+
+    What stands beside them is ``read`` first. A rest may have line ends once it is decoded.
 
     Of two within one segment the first ends where what stands between them comes first. No later
     place is tried, for whoever asks for a path could make that many.
     """
     pattern, end = "", 0
     for parameter in _PARAMETER.finditer(path):
-        pattern += re.escape(path[end : parameter.start()])
+        pattern += re.escape(read(path[end : parameter.start()]))
         end = parameter.end()
         between = _BETWEEN.match(path, end)
         if between:
-            pattern += f"(?>(?P<{parameter[1]}>[^/]+?){re.escape(between[0])})"
+            pattern += f"(?>(?P<{parameter[1]}>[^/]+?){re.escape(read(between[0]))})"
             end = between.end()
         else:
-            pattern += f"(?P<{parameter[1]}>{'.*' if parameter[2] else '[^/]+'})"
-    return pattern + re.escape(path[end:])
+            pattern += f"(?P<{parameter[1]}>{'(?s:.*)' if parameter[2] else '[^/]+'})"
+    return pattern + re.escape(read(path[end:]))
 
 
 def _resolved(path: str) -> str:

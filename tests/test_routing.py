@@ -99,6 +99,10 @@ routes:
   - {path: "/v1/models/{name}", upstream: own}
   - {path: "/v1/complete", methods: [POST], upstream: own}
   - {path: "/v1/organizations/{rest:path}", upstream: own}
+  - {path: "/v1/B%C3%BCcher/{a}%3A{b}%3B", upstream: own}
+  - {path: "/v1/b%C3%BCcher/a", upstream: own}
+  - {path: "/v1/one/{name}", methods: [GET], upstream: own}
+  - {path: "/v1/{name}", upstream: keyed, methods: [POST]}
   - {path: "/{rest:path}", upstream: keyed}
 """,
         "proxy.yaml",
@@ -116,6 +120,12 @@ routes:
         "/%761/complete",
         "//v1/%63omplete",
         "/v1/files/%2e%2e/%6frganizations/keys",
+        "/v1/%6frganizations/keys%0a",
+        "/v1/%6dodels/a%2fb",
+        "/v1/%6dodels/a%2Fb",
+        "/v1/b%c3%bccher/a",
+        "/v1/%62%C3%BCcher/a",
+        "/v1/B%c3%bccher/1:2;",
     ],
 )
 def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
@@ -132,6 +142,8 @@ def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
         "/v1/%66iles/a%2fb",
         "/v1/100%",
         "/v1/%256frganizations/keys",
+        "/v1/b%C3%BCcher/a%20",
+        "/v1/one%2ftwo",
     ],
 )
 def test_what_is_encoded_within_a_route_stays_as_it_is(path: str) -> None:
