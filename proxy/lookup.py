@@ -33,7 +33,10 @@ async def look_up(host: str, port: int) -> Sequence[AddrInfoType]:
     except RuntimeError:  # there is none to be had; the loop has had its own from the start
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return cast(Sequence[AddrInfoType], found)
-    return await answer
+    try:
+        return await answer
+    finally:
+        del answer  # or what it failed with holds it: a circle
 
 
 def _look_for(host: str, port: int, loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
@@ -41,7 +44,7 @@ def _look_for(host: str, port: int, loop: asyncio.AbstractEventLoop, answer: Ans
     failure: Exception | None = None
     try:
         found = _found(host, port)
-    except (OSError, UnicodeError) as error:
+    except Exception as error:  # noqa: BLE001  (or whoever waits would never hear of it)
         failure = error.with_traceback(None)  # or it holds this frame, which holds it: a circle
 
     def tell() -> None:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -862,6 +863,41 @@ async def test_names_that_nobody_answers_for_hold_up_no_other(
         told = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(failure) for failure in told} == {errors.UpstreamUnreachable}
     assert all(thread.daemon for thread in looked_for)
+
+
+async def test_a_name_that_is_not_known_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: weakref.WeakSet[OSError] = weakref.WeakSet()
+
+    class Unknown(socket.gaierror):
+        def __init__(self) -> None:
+            super().__init__(socket.EAI_AGAIN, "Temporary failure in name resolution")
+            left.add(self)
+
+    def getaddrinfo(*_: object, **__: object) -> Any:
+        raise Unknown
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    gc.disable()
+    try:
+        async with connected("http://api.example") as upstream:
+            with suppress(Unknown):
+                await upstream._pool.new()  # noqa: SLF001
+            await until(lambda: not left)
+    finally:
+        gc.enable()
+
+
+async def test_a_look_up_that_fails_itself_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise all would wait for it, for as long as the proxy runs."""
+
+    def getaddrinfo(*_: object, flags: int = 0, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "no address") if flags else MemoryError
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with connected("http://api.example") as upstream:
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                await upstream._pool.new()  # noqa: SLF001
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
