@@ -570,13 +570,25 @@ def test_a_message_of_very_many_values_is_ended(told: str) -> None:
 def test_texts_of_a_message_are_not_counted_as_values() -> None:
     made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
     made.request("/v1/messages", b'{"stream":true}')
-    delta = {"type": "text_delta", "text": "[,{" * (MOST_VALUES // 30)}
-    events = [
-        named("message_start", {"message": {}}),
-        named("content_block_start", {"index": 0, "content_block": {"type": "text"}}),
-        *(named("content_block_delta", {"index": 0, "delta": delta}) for _ in range(11)),
+    text = '"[,{' * (MOST_VALUES // 30)
+    page = {"type": "web_fetch_tool_result", "content": text * 11}
+    call = {"type": "tool_use", "input": {}}
+    told: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+        ({"type": "text"}, [{"type": "text_delta", "text": text}] * 11),
+        (page, [{"type": "of_tomorrow", "text": text}] * 11),  # which is not kept
+        (call, [{"type": "input_json_delta", "partial_json": json.dumps(page)}]),
     ]
-    assert b"[,{" in played(made, b"".join(events))
+    events = [named("message_start", {"message": {}})]
+    for index, (block, deltas) in enumerate(told):
+        events.append(named("content_block_start", {"index": index, "content_block": block}))
+        events += [named("content_block_delta", {"index": index, "delta": d}) for d in deltas]
+        events.append(named("content_block_stop", {"index": index}))
+    events.append(named("message_delta", {"delta": {"stop_reason": "end_turn"}}))
+    *_, last, _, _ = played(made, b"".join(events)).split(b"\r\n\r\n")
+    message = json.loads(last.removeprefix(b"data: "))
+    assert message["exception"] is None
+    assert message["content"][0]["text"] == page["content"]
+    assert message["content"][1] == message["content"][2]["input"] == page
 
 
 @pytest.mark.parametrize("bridge", [False, True], ids=["native", "bridge"])

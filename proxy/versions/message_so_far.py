@@ -23,8 +23,8 @@ MOST_VALUES = 300_000
 """How many values it may hold beside its texts, as a whole answer may: a snapshot prints them all,
 and an empty list of two bytes on the wire takes sixty."""
 
-TEXT_DELTAS = ("text_delta", "thinking_delta", "input_json_delta")
-"""Deltas that leave no value behind but their text; a tool's input is counted when it is whole."""
+TEXT_DELTAS = ("text_delta", "thinking_delta")
+"""Deltas that leave no value behind but their text."""
 
 NEVER_WHOLE = "!"
 """What no JSON begins with, for an input that ended before it was whole: it is read just once."""
@@ -68,8 +68,8 @@ class MessageSoFar:
                 return False
 
     def count(self, told: bytes) -> None:
-        """Count the values in JSON that is to be kept, rather too many; raises UpstreamNonsense."""
-        self._values += jsontext.openings(told)
+        """Count the values in JSON that was kept, rather too many; raises UpstreamNonsense."""
+        self._values += jsontext.values(told)
         if self._values > MOST_VALUES:
             raise UpstreamNonsense(f"upstream's Message holds more than {MOST_VALUES} values")
 
@@ -129,11 +129,11 @@ class MessageSoFar:
             return False
         try:
             whole = text.encode("utf-8", "replace")
-            self.count(whole)
             self._blocks[index]["input"] = jsontext.loads_at_once(whole)
         except jsontext.NotJSON:  # as where the answer was too long, which its reason tells
             self._inputs[index] = [NEVER_WHOLE]
             return False
+        self.count(whole)
         return True
 
     def _grow_message(self, message: Body, body: Body) -> bool:

@@ -65,9 +65,9 @@ class MessagesBecameIncremental(VersionChange):
         self._size += len(event.data)  # a tool's input is kept until it is whole
         if self._size > LARGEST:
             raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
-        if not _is_text(event):
-            self._so_far.count(event.data)
         grown = self._so_far.apply(event.name, event.body)
+        if grown and not _is_text(event):
+            self._so_far.count(event.data)
         return (self._growing(),) if grown and event.name != "message_delta" else ()
 
     def finish(self, end: End) -> Sequence[Event]:
