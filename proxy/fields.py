@@ -166,12 +166,16 @@ def safe_value(text: str) -> bytes:
 
 
 def key_of(named: Named) -> bytes | None:
-    """The API key that the request carries; ``x-api-key`` wins, as it does at the API."""
+    """The API key that the request carries; ``x-api-key`` wins, as it does at the API.
+
+    SDKs of today send an empty one, if that is how it is set, beside the token that counts.
+    """
     for value in named.get(b"x-api-key", ()):
-        return value
+        if value:
+            return value
     for value in named.get(b"authorization", ()):
         scheme, _, token = value.partition(b" ")
-        if scheme.lower() == b"bearer":
+        if scheme.lower() == b"bearer" and token.strip():
             return token.strip()
     return None
 
