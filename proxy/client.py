@@ -20,6 +20,9 @@ from .fields import Fields, by_name, has_body
 CONNECTION = "anthropic-version-proxy"
 """The extension in the scope under which our server offers a Connection."""
 
+EMPTY_QUERY = "anthropic-version-proxy.empty-query"
+"""The extension in the scope of a request whose target ends in its question mark: the standard
+cannot tell it from one without a query."""
 
 FOLLOWED = "anthropic-version-proxy.followed"
 """What is true in the message that begins a response if a part of its body comes with it, so that
@@ -66,10 +69,14 @@ class Client:
     """The client of one exchange."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION)
+        extensions = scope.get("extensions", {})
+        self._connection: Connection | None = extensions.get(CONNECTION)
         self.method: str = scope["method"]
         self.path: bytes = scope["raw_path"]
-        self.query: bytes = scope["query_string"]
+        self.query: bytes | None = scope["query_string"] or (
+            b"" if EMPTY_QUERY in extensions else None
+        )
+        """What stands behind the question mark, None without one (RFC 3986 §6.2.3)."""
         self.fields: Fields = scope["headers"]
         self.named = by_name(self.fields)
         self.has_body = has_body(self.named)

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from . import guard
-from .client import CONNECTION, ClientLeft, ClientStalled, Gone
+from .client import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
 from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
 from .fields import has_body, values, without
 from .flow import Flow, Signal
@@ -350,8 +350,10 @@ class Protocol(HttpToolsProtocol):
 
     def _begin(self, method: bytes, version: str) -> None:
         """Give the request to the application, when its turn comes."""
-        path, _, query = self.url.partition(b"?")
+        path, mark, query = self.url.partition(b"?")
         scope = cast(dict[str, Any], self.scope)
+        if mark and not query:
+            scope["extensions"][EMPTY_QUERY] = True
         scope["method"] = method.decode("ascii")
         scope["http_version"] = version
         scope["raw_path"], scope["query_string"] = path, query

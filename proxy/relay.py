@@ -360,8 +360,8 @@ class Exchange:
     # Heads.
 
     def _target(self, path: str) -> str:
-        query = self._client.query.decode("ascii")
-        return f"{path}?{query}" if query else path
+        query = self._client.query
+        return path if query is None else f"{path}?{query.decode('ascii')}"
 
     def _request_fields(self, less: frozenset[bytes] = frozenset()) -> Fields:
         fields = for_upstream(self._client.fields, self._client.named, less)

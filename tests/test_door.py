@@ -385,6 +385,7 @@ ODD_REQUESTS = {
         b"GET /v1/models?a=/../%0a%00 HTTP/1.1\r\nhost: proxy\r\n\r\n",
         b"GET /v1/models?a=/../%0a%00 ",
     ),
+    "an empty query": (b"GET /v1/models? HTTP/1.1\r\nhost: proxy\r\n\r\n", b"GET /v1/models? "),
     "host of IPv6": (b"GET / HTTP/1.1\r\nhost: [::1]:8080\r\n\r\n", b"GET / "),
     "empty host": (b"GET / HTTP/1.1\r\nhost:\r\n\r\n", b"GET / "),
     "one version twice": (GET + b"Anthropic-Version: 2023-06-01\r\n\r\n", b"GET /v1/models "),
