@@ -1,7 +1,7 @@
 """(method, raw path) -> route; the first that matches wins.
 
 Paths are compared as they stand on the wire, never decoded or cleaned: what a route allows must
-be what the upstream is asked. What a path would mean decoded is only looked at to refuse those that
+be what the upstream is asked. How servers may read a path is only looked at to refuse those that
 would slip past a route so. The one exception is how SDKs of 2023 join URLs: their
 ``//v1/complete`` and ``/v1/v1/complete`` mean ``/v1/complete``.
 """
@@ -23,6 +23,9 @@ _JOINED_AS_IN_2023 = re.compile(r"/+(?:v1/+)*v1/complete")
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 _BETWEEN = re.compile(r"[^/{]+(?=\{)")
 """What stands between two parameters of one segment."""
+
+_ODD = re.compile(r"%|//|\\|;")
+"""What has servers read a path in more than one way."""
 
 _ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 _SLASH = r"(?:[/\\]|%2f|%5c)"
@@ -65,27 +68,24 @@ class Routes:
             meant = self._find(method, plain)
             if meant.route is not match.route or meant.path != _resolved(match.path):
                 raise NoRoute(f"no route for {path[:SHOWN]}")
-        if "%" in plain and self._slips_past(match.route, method, plain):
+        if _ODD.search(plain) and self._slips_past(match.route, method, plain):
             raise NoRoute(f"no route for {path[:SHOWN]}")
         return match
 
     def _slips_past(self, taken: Route, method: str, path: str) -> bool:
-        """Whether an earlier route than the one taken would have it as most servers read it.
+        """Whether an earlier route than the one taken would have it as some servers read it.
 
-        To those %6f is o and %2f a slash, or a part of its segment still, so it would be asked with
-        what another route gives, a key, say. A later route is none that it avoids: a slash within
-        {name} stays one segment.
+        It would be asked for there with what another route gives, a key, say. A later route is none
+        that it avoids: a slash within {name} stays one segment.
         """
-        readings = {_decoded(path), _decoded(_ENCODED_SLASH.sub("%252f", path))}
-        if any(map(_JOINED_AS_IN_2023.fullmatch, readings)):
-            readings.add("/v1/complete")
-        for route, _, decoded in self._routes:
-            if route is taken:
-                break
-            takes = route.methods is None or method in route.methods
-            if takes and any(map(decoded.fullmatch, readings)):
-                return True
-        return False
+        return any(self._meant(method, each, taken) is not taken for each in _readings(path))
+
+    def _meant(self, method: str, reading: str, taken: Route) -> Route:
+        """The route that takes, or refuses, what a path reads as, if it comes before ``taken``."""
+        having = [route for route, _, decoded in self._routes if decoded.fullmatch(reading)]
+        taking = [route for route in having if _takes(route, method)]
+        meant = next(iter(taking or having), taken)
+        return next(route for route, *_ in self._routes if route in (meant, taken))
 
     def _find(self, method: str, path: str) -> Match:
         allowed: list[str] = []
@@ -98,12 +98,16 @@ class Routes:
                 asked = joined
             if found is None:
                 continue
-            if route.methods is None or method in route.methods:
+            if _takes(route, method):
                 return _match(route, _upstream_path(route, asked, found))
-            allowed += route.methods
+            allowed += route.methods or ()
         if allowed:
             raise MethodNotAllowed(method, path[:SHOWN], tuple(dict.fromkeys(allowed)))
         raise NoRoute(f"no route for {path[:SHOWN]}")
+
+
+def _takes(route: Route, method: str) -> bool:
+    return route.methods is None or method in route.methods
 
 
 def _match(route: Route, path: str) -> Match:
@@ -113,6 +117,18 @@ def _match(route: Route, path: str) -> Match:
 
 def _decoded(path: str) -> str:
     return unquote(path, encoding="latin-1")
+
+
+def _readings(path: str) -> set[str]:
+    """What servers may take ``path`` for: decoded, perhaps but for slashes; perhaps without the
+    parameters of segments (RFC 3986 §3.3); perhaps with one slash in place of several.
+    """
+    readings = {_decoded(path), _decoded(_ENCODED_SLASH.sub("%252f", path))}
+    readings |= {re.sub(r";[^/]*", "", each) for each in readings}
+    readings |= {re.sub(r"[/\\]+", "/", each) for each in readings}
+    if any(map(_JOINED_AS_IN_2023.fullmatch, readings)):
+        readings.add("/v1/complete")
+    return readings
 
 
 def _pattern(path: str, read: Callable[[str], str] = str) -> str:

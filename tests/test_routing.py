@@ -126,6 +126,12 @@ routes:
         "/v1/b%c3%bccher/a",
         "/v1/%62%C3%BCcher/a",
         "/v1/B%c3%bccher/1:2;",
+        "/%2fv1/organizations/keys",
+        "/v1//organizations/keys",
+        "/v1/organizations;x/keys",
+        "/v1/organizations%3bx/keys",
+        "/v1/organizations%5ckeys",
+        "/v1/v1/complete;x",
     ],
 )
 def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
@@ -148,3 +154,29 @@ def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
 )
 def test_what_is_encoded_within_a_route_stays_as_it_is(path: str) -> None:
     assert SPLIT.find("POST", path).path == path
+
+
+def test_a_later_route_for_other_methods_takes_nothing_from_an_earlier_one() -> None:
+    routes = with_methods(("/v1/files/{name}", None), ("/v1/files/{name}/copy", "POST"))
+    assert routes.find("GET", "/v1/files/a%2Fcopy").path == "/v1/files/a%2Fcopy"
+
+
+def test_no_spelling_of_a_path_slips_past_a_route_for_other_methods() -> None:
+    routes = with_methods(("/v1/files/{name}/copy", "POST"), ("/v1/files/{name}", None))
+    with pytest.raises(NoRoute):
+        routes.find("GET", "/v1/files/a%2Fcopy")
+    assert routes.find("GET", "/v1/files/%61").path == "/v1/files/%61"
+
+
+def test_a_route_for_other_methods_before_one_that_takes_all_refuses_no_spelling() -> None:
+    routes = with_methods(("/v1/files/{name}", "POST"), ("/{rest:path}", None))
+    assert routes.find("GET", "/v1/%66iles/a").path == "/v1/%66iles/a"
+
+
+def with_methods(*routes: tuple[str, str | None]) -> Routes:
+    lines = [
+        f"  - {{path: '{path}', upstream: api{f', methods: [{method}]' if method else ''}}}"
+        for path, method in routes
+    ]
+    upstream = 'upstreams: {api: {base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"]}}'
+    return Routes(parse("\n".join((upstream, "routes:", *lines)), "proxy.yaml", {}).routes)
