@@ -101,7 +101,8 @@ class Pool:
         before = self._addresses
         try:
             # Shield, too, complains where nobody waits any more.
-            await asyncio.wait((asking,), timeout=ASKED_AGAIN if before else None)
+            within = min(ASKED_AGAIN, self._patience / 2)  # or there is no time left to connect
+            await asyncio.wait((asking,), timeout=within if before else None)
             return before if before and _unanswered(asking) else asking.result()
         finally:
             del asking  # or what it failed with holds it: a circle

@@ -648,6 +648,20 @@ async def test_a_host_is_where_it_was_while_no_name_server_answers(
             (await ask(upstream)).close()
 
 
+async def test_asking_where_a_host_is_leaves_time_to_connect_to_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sandbox has a second for both."""
+    monkeypatch.setattr(pool, "RESOLVED", 0.0)
+    async with (
+        raw_upstream(said(ANSWER)) as url,
+        connected(by_name(url), connect=pool.ASKED_AGAIN) as upstream,
+    ):
+        (await ask(upstream)).close()
+        monkeypatch.setattr(pool, "look_up", lambda *_: hangs())
+        (await ask(upstream)).close()
+
+
 async def test_a_host_whose_name_is_gone_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "RESOLVED", 0.0)
     async with raw_upstream(said(ANSWER)) as url, connected(by_name(url)) as upstream:
