@@ -121,9 +121,12 @@ def _decoded(path: str) -> str:
 
 def _readings(path: str) -> set[str]:
     """What servers may take ``path`` for: decoded, perhaps but for slashes; perhaps without the
-    parameters of segments (RFC 3986 §3.3); perhaps with one slash in place of several.
+    parameters of segments (RFC 3986 §3.3), before that or after; perhaps with one slash in place of
+    several.
     """
-    readings = {_decoded(path), _decoded(_ENCODED_SLASH.sub("%252f", path))}
+    readings = {path, re.sub(r";[^/]*", "", path)}
+    readings |= {_ENCODED_SLASH.sub("%252f", each) for each in readings}
+    readings = {_decoded(each) for each in readings}
     readings |= {re.sub(r";[^/]*", "", each) for each in readings}
     readings |= {re.sub(r"[/\\]+", "/", each) for each in readings}
     if any(map(_JOINED_AS_IN_2023.fullmatch, readings)):

@@ -131,6 +131,7 @@ routes:
         "/v1/organizations;x/keys",
         "/v1/organizations%3bx/keys",
         "/v1/organizations%5ckeys",
+        "/v1%2fcomplete;a%2fb",
         "/v1/v1/complete;x",
     ],
 )
