@@ -151,7 +151,9 @@ def _pattern(path: str, read: Callable[[str], str] = str) -> str:
             pattern += f"(?>(?P<{parameter[1]}>[^/]+?){re.escape(read(between[0]))})"
             end = between.end()
         else:
-            pattern += f"(?P<{parameter[1]}>{'(?s:.*)' if parameter[2] else '[^/]+'})"
+            # Behind a whole segment no shorter one is tried: it takes the time of all its letters.
+            segment = "[^/]++" if path[end : end + 1] in ("", "/") else "[^/]+"
+            pattern += f"(?P<{parameter[1]}>{'(?s:.*)' if parameter[2] else segment})"
     return pattern + re.escape(read(path[end:]))
 
 
