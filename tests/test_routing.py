@@ -133,6 +133,7 @@ routes:
         "/v1/organizations%3bx/keys",
         "/v1/organizations%5ckeys",
         "/v1%2fcomplete;a%2fb",
+        "/v1/organizations\\keys",
         "/v1/v1/complete;x",
     ],
 )
