@@ -18,7 +18,7 @@ from proxy import translation as translations
 from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
 from proxy.translation import MOST_VALUES, Manner, Translation
-from proxy.versions import messages_became_incremental
+from proxy.versions import message_so_far, messages_became_incremental
 from proxy.versions.complete_through_messages import (
     LOOKED_THROUGH,
     LOOKED_THROUGH_WHOLE,
@@ -565,6 +565,20 @@ def test_a_message_of_very_many_values_is_ended(told: str) -> None:
         events.append(named("content_block_stop", {"index": index}))
     with pytest.raises(UpstreamNonsense, match="Message holds more than 300000 values"):
         list(made.feed(b"".join(events)))
+
+
+def test_what_a_message_does_not_keep_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_so_far, "MOST_VALUES", 100)
+    made = Translation("2023-01-01", "2023-06-01")
+    made.request("/v1/messages", b'{"stream":true}')
+    delta = named("content_block_delta", {"index": 0, "delta": {"type": "of_tomorrow", "x": [1]}})
+    events = [
+        named("message_start", {"message": {}}),
+        named("content_block_start", {"index": 0, "content_block": {"type": "of_tomorrow"}}),
+        *[delta] * 100,
+        named("message_delta", {"delta": {"stop_reason": "end_turn"}}),
+    ]
+    assert b'"exception":null' in played(made, b"".join(events))
 
 
 def test_texts_of_a_message_are_not_counted_as_values() -> None:
