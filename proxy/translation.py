@@ -295,7 +295,7 @@ class Translation:
             return
         events: Sequence[Event] = ()
         for step in self._way_back:
-            events = _all(step.event, events)
+            events = _up_to_last(step.event, events)
             if not any(event.last for event in events):
                 events = (*events, *step.finish(End(error)))
         self.ended = True
@@ -323,7 +323,7 @@ class Translation:
             elif not events:
                 break
             else:
-                events = _all(change, events)
+                events = _up_to_last(change, events)
         if not self.started and events:
             _check_first(events[0])
         self.started = True
@@ -334,7 +334,9 @@ class Translation:
         return events
 
 
-def _all(change: Callable[[Event], Sequence[Event]], events: Iterable[Event]) -> Sequence[Event]:
+def _up_to_last(
+    change: Callable[[Event], Sequence[Event]], events: Iterable[Event]
+) -> Sequence[Event]:
     """What ``events`` become, up to the last of the answer: a stop can be before theirs."""
     made: list[Event] = []
     for event in events:
