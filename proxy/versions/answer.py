@@ -24,13 +24,10 @@ class AnswerText:
     def __init__(self, dialogue: Dialogue, ours: Iterable[str], theirs: Iterable[str]) -> None:
         self._ours = tuple(ours)
         self._scanner = StopScanner((*self._ours, *theirs))
+        self.stops = self._scanner.stops
+        """How many stop sequences are looked for."""
         self._space = dialogue.prefill_space
         self._opens = not dialogue.prefill
-
-    @property
-    def stops(self) -> int:
-        """How many stop sequences are looked for."""
-        return self._scanner.stops
 
     @property
     def stop(self) -> str | None:

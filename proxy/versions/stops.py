@@ -27,15 +27,12 @@ class StopScanner:
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(islice(_fitting(stops), MOST))
+        self.stops = len(self._stops)
+        """How many are looked for."""
         self._begins = frozenset(stop[0] for stop in self._stops)
         self._ends = frozenset("".join(stop[:-1] for stop in self._stops))
         self._held = ""
         self.hit: str | None = None
-
-    @property
-    def stops(self) -> int:
-        """How many are looked for."""
-        return len(self._stops)
 
     def feed(self, text: str) -> str:
         """What of the text so far can be given out, after ``text`` was added to it."""
