@@ -48,7 +48,7 @@ one exchange
 
 the application and its processes
     learning                                what upstreams say of their models
-    page, playground, admin                 what is under /-/
+    counted, page, playground, admin        what is under /-/
     app                                     the rooms put together
     sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
     terms, flow, response, protocol         one connection, and waiting for its client

@@ -20,10 +20,10 @@ from typing import Literal, get_args
 from uuid import uuid4
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
+from .counted import Counted
 from .errors import Busy, InvalidRequest
 from .journal import Journal
 from .report import as_csv, as_json
@@ -46,7 +46,7 @@ def routes(journal: Journal) -> list[Route]:
     """``GET /-/ledger`` in its three forms, and ``GET /-/``, which leads there."""
     process = uuid4().hex
     turn = asyncio.Lock()
-    reading: set[Reading] = set()
+    reading: set[Counted] = set()
 
     async def ledger(request: Request) -> Response:
         form = _form(request)
@@ -62,31 +62,14 @@ def routes(journal: Journal) -> list[Route]:
             raise Busy(f"{AT_ONCE} others read the ledger, try again shortly")
         if form == "csv":
             fields["content-disposition"] = 'attachment; filename="ledger.csv"'
-            return Reading(reading, _unhurried(as_csv(ledger), turn), fields)
-        return Reading(reading, _unhurried(as_json(ledger, time.time()), turn), fields)
+            return Counted(reading, _unhurried(as_csv(ledger), turn), fields)
+        return Counted(reading, _unhurried(as_json(ledger, time.time()), turn), fields)
 
     async def top(_: Request) -> Response:
         # Relative, because something in front of us may have put it below a path of its own.
         return RedirectResponse("ledger?format=html", headers={"date": formatdate(usegmt=True)})
 
     return [Route("/-/", top), Route("/-/ledger", ledger)]
-
-
-class Reading(StreamingResponse):
-    """A ledger that is read: one of ``those`` who do, from the start until they have it or left."""
-
-    def __init__(
-        self, those: set[Reading], parts: AsyncIterator[bytes], fields: dict[str, str]
-    ) -> None:
-        super().__init__(parts, headers=fields)
-        self._those = those
-        those.add(self)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._those.discard(self)
 
 
 def _form(request: Request) -> Form:

@@ -21,15 +21,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
 from . import config, jsontext, observe
 from .answer import Answer
 from .beside import beside
 from .client import CONNECTION, ClientLeft, Gone
 from .config import Config
+from .counted import Counted
 from .errors import Busy, ForeignOrigin, InvalidRequest, ProxyError, RequestTooLarge
 from .exchanges import OpenExchanges
 from .explain import check_path, explain
@@ -72,7 +73,7 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[R
     that it would call as ``?path=``. The first answers with JSON lines, see Play; the second says
     what would go upstream, and why.
     """
-    playing: set[Play] = set()
+    playing: set[Counted] = set()
     waiting = 0
 
     async def explained(asked: Asked) -> dict[str, Any]:
@@ -92,7 +93,8 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[R
         if len(playing) >= AT_ONCE:
             raise Busy(f"{AT_ONCE} others are playing, try again shortly")
         play = Play(config, exchanges, learned)
-        return Shown(playing, play, play.lines(asked, told))
+        fields = _fields() | {"content-type": "application/x-ndjson", "x-accel-buffering": "no"}
+        return Counted(playing, play.lines(asked, told), fields)
 
     async def explanation(request: Request) -> Response:
         told = await explained(await _asked(request))
@@ -102,23 +104,6 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[R
         Route("/-/playground", playground, methods=["POST"]),
         Route("/-/explain", explanation, methods=["POST"]),
     ]
-
-
-class Shown(StreamingResponse):
-    """A play that is shown: one of those ``playing`` from the start until nobody looks any more."""
-
-    def __init__(self, playing: set[Play], play: Play, lines: AsyncIterator[bytes]) -> None:
-        fields = _fields() | {"x-accel-buffering": "no"}
-        super().__init__(lines, headers=fields, media_type="application/x-ndjson")
-        self._playing = playing
-        self._play = play
-        playing.add(play)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._playing.discard(self._play)
 
 
 class Play:

@@ -57,6 +57,7 @@ ORDER = [
     "streaming",
     "relay",
     "learning",
+    "counted",
     "page",
     "playground",
     "admin",

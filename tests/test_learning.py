@@ -13,6 +13,7 @@ from support import Side, connect, old_request, raw_upstream, settings
 from proxy import learning
 from proxy.app import App
 from proxy.beside import beside
+from proxy.config import Config
 from proxy.server import running
 from proxy.versions.models import ModelTarget, Profile, learn, profile
 
@@ -32,6 +33,12 @@ LISTING = {
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def heeding(url: str) -> Config:
+    """A bridge to ``url`` that heeds what is told there of its one model."""
+    models = (ModelTarget("*", "claude-next"),)
+    return replace(settings(url, bridge=True), models=models, models_from_upstream=True)
 
 
 @pytest.mark.parametrize(
@@ -58,15 +65,13 @@ async def test_a_bridge_heeds_what_was_told_and_does_without(
         bodies.append(json.loads(body))
         await side.say(b"HTTP/1.1 500 Enough\r\ncontent-length: 0\r\n\r\n")
 
-    async with raw_upstream(play) as url:
-        config = replace(
-            settings(url, bridge=True),
-            models=(ModelTarget("*", "claude-next"),),
-            models_from_upstream=True,
-        )
-        async with running(App(config)) as proxy, await connect(proxy) as client:
-            await client.say(old_request(stream=False, tokens=100))
-            await client.head()
+    async with (
+        raw_upstream(play) as url,
+        running(App(heeding(url))) as proxy,
+        await connect(proxy) as client,
+    ):
+        await client.say(old_request(stream=False, tokens=100))
+        await client.head()
     assert [body["max_tokens"] for body in bodies] == [max_tokens]
     assert [body.get("thinking") for body in bodies] == [thinking]
 
@@ -78,16 +83,14 @@ async def test_what_was_told_is_heeded_where_a_request_is_explained() -> None:
         await side.request()
         await side.say(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(LISTING).encode())
 
-    async with raw_upstream(play) as url:
-        config = replace(
-            settings(url, bridge=True),
-            models=(ModelTarget("*", "claude-next"),),
-            models_from_upstream=True,
-        )
-        async with running(App(config)) as proxy, await connect(proxy) as client:
-            asked = old_request(tokens=100).replace(b"/v1/complete", b"/-/explain", 1)
-            await client.say(asked.replace(b"host: proxy", b"host: localhost", 1))
-            _, told = await client.request()
+    async with (
+        raw_upstream(play) as url,
+        running(App(heeding(url))) as proxy,
+        await connect(proxy) as client,
+    ):
+        asked = old_request(tokens=100).replace(b"/v1/complete", b"/-/explain", 1)
+        await client.say(asked.replace(b"host: proxy", b"host: localhost", 1))
+        _, told = await client.request()
     assert json.loads(json.loads(told)["body"])["max_tokens"] == 50
 
 
