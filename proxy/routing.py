@@ -81,7 +81,7 @@ class Routes:
         return any(self._meant(method, each, taken) is not taken for each in _readings(path))
 
     def _meant(self, method: str, reading: str, taken: Route) -> Route:
-        """The route that takes, or refuses, what a path reads as, but ``taken`` if that is later."""
+        """The route that takes, or refuses, what a path reads as; ``taken``, if that is earlier."""
         having = [route for route, _, decoded in self._routes if decoded.fullmatch(reading)]
         taking = [route for route in having if _takes(route, method)]
         meant = next(iter(taking or having), taken)
