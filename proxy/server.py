@@ -340,7 +340,10 @@ def open_many_files(exchanges: int, *, tells: bool = True) -> None:
     if usual == resource.RLIM_INFINITY or usual >= wanted:
         return
     allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    except (OSError, ValueError):  # as where fs.nr_open was set below what is allowed here
+        allowed = usual
     if tells and allowed < wanted:
         log.warning(
             "limits.concurrent_exchanges is %d, for which %d files should be allowed, not %d"

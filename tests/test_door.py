@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import re
+import resource
 import signal
 import socket
 import time
@@ -1452,6 +1453,20 @@ async def test_every_process_opens_more_files_when_more_exchanges_are_allowed(
             assert (await client.head()).startswith(b"HTTP/1.1 200 ")
         assert await here.stopped() == 0
     assert "".join(here.said).count("4050 files should be allowed, not 200") == 1
+
+
+def test_where_no_more_files_may_be_opened_the_usual_ones_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1 << 30))
+    monkeypatch.setattr(resource, "setrlimit", refused)
+    server.open_many_files(1000)
+    assert len(caplog.messages) == 1
+    assert "4050 files should be allowed, not 1024" in caplog.text
+
+
+def refused(*_: object) -> None:
+    raise ValueError("not allowed to raise maximum limit")  # as the library says EPERM
 
 
 # Loops.
