@@ -40,7 +40,7 @@ one exchange
     guard, interruption, beside             what is let in, how it is cut, what computes for long
     observe, logs, metrics                  its record, and the lines and figures of it
     exchanges, client, keepalive            those under way, and the client's side of one
-    sockets, lookup                         what the system is asked of connections, and for hosts
+    sockets, daemonthread, lookup           what the system is asked of connections, and for hosts
     coding, answer, http1, pool, upstream   the upstream's side
     spans, tracing                          OpenTelemetry, where it is asked for
     ledger, journal, report                 who needs the proxy: counted, kept, printed

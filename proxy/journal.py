@@ -7,7 +7,8 @@ far beyond what it says, it is written anew beside itself and takes its own plac
 leaves either the one or the other.
 
 Whatever waits for a disk is done in a thread, and whatever computes in slices on the loop: a thread
-that computes would hold up the loop for longer, each time it wants to go on.
+that computes would hold up the loop for longer, each time it wants to go on. A disk may stand
+still, as one on another machine does: who asks, and the end of the process, do not wait for long.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from . import config, jsontext
+from .daemonthread import DaemonThread
+from .errors import Busy
 from .ledger import Ledger, OtherForm
 from .observe import Record
 
@@ -40,6 +44,9 @@ RETRY = 10.0
 
 LOCKED = 2.0
 """Seconds that others may hold the lock; nobody needs it for so long."""
+
+PATIENT = 5.0
+"""Seconds that a disk may stand still while somebody waits for it."""
 
 SMALL = 256 << 10
 """Up to what size a file is never written anew, in bytes."""
@@ -67,6 +74,8 @@ class Journal:
         self._clock = clock
         path = path_of(settings, shared)
         self._file = None if path is None else File(path)
+        self._thread: DaemonThread | None = None
+        """In which all is done with the file, from the first time on."""
         self._summed = Ledger(self._limit)
         """What is in the file, as far as it was read; all, without one or while it fails."""
         self._unwritten = Ledger(self._limit)
@@ -93,8 +102,15 @@ class Journal:
             self._flush_in(FLUSH)
 
     async def ledger(self) -> Ledger:
-        """All that was counted up to now, here and, a second ago, in the other processes."""
-        await self.sync()
+        """All that was counted up to now, here and, a second ago, in the other processes.
+
+        Raises Busy while the disk stands still.
+        """
+        try:
+            async with asyncio.timeout(PATIENT):
+                await self.sync()
+        except TimeoutError:
+            raise Busy("the ledger's disk does not answer, try again shortly") from None
         return self._summed
 
     async def sync(self) -> None:
@@ -104,11 +120,19 @@ class Journal:
 
     async def close(self) -> None:
         """Write the last, and let go of the file."""
-        await self.sync()
+        try:
+            async with asyncio.timeout(PATIENT):
+                await self.sync()
+        except TimeoutError:
+            log.error("ledger: the disk does not answer; what was counted last may be lost")  # noqa: TRY400
+        else:
+            if self._file is not None:
+                self._file.close()
         if self._timer is not None:
             self._timer.cancel()
-        if self._file is not None:
-            self._file.close()
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
 
     async def _sync(self) -> None:
         async with self._one_at_a_time:
@@ -117,10 +141,11 @@ class Journal:
             if self._file is None:
                 return
             try:
+                self._thread = self._thread or DaemonThread()
                 if self._failed:
                     self._file.close()  # to be read anew: what could not be written was summed, too
-                await self._write(self._file)
-                await self._read(self._file)
+                await self._write(self._file, self._thread)
+                await self._read(self._file, self._thread)
             except OSError as error:
                 await self._do_without(error)
             else:
@@ -139,15 +164,15 @@ class Journal:
             self._unwritten = counted
         self.revision += 1
 
-    async def _write(self, file: File) -> None:
+    async def _write(self, file: File, thread: DaemonThread) -> None:
         if self._unwritten.revision:
             lines: list[bytes] = []
             await _unhurried(_listed(self._unwritten.lines(), lines))
-            await asyncio.to_thread(file.append, lines)
+            await thread.do(partial(file.append, lines))
             self._unwritten = Ledger(self._limit)
 
-    async def _read(self, file: File) -> None:
-        anew, lines = await asyncio.to_thread(file.news)
+    async def _read(self, file: File, thread: DaemonThread) -> None:
+        anew, lines = await thread.do(file.news)
         if anew or lines:
             into = Ledger(self._limit) if anew else self._summed
             self._all_of_our_form = self._all_of_our_form or anew
@@ -156,7 +181,7 @@ class Journal:
             self.revision += 1
         # What is not understood would be lost, as where a proxy of before is taken back into use.
         if file.read_up_to > self._wordy_at and self._all_of_our_form:
-            await self._rewrite(file)
+            await self._rewrite(file, thread)
 
     def _reading(self, lines: list[bytes], into: Ledger, path: Path) -> Iterator[None]:
         """Add what the lines of the file say, in steps; what is none of a ledger is told of."""
@@ -173,7 +198,7 @@ class Journal:
         if unread:
             log.warning("ledger: %d lines of %s cannot be read, and are not counted", unread, path)
 
-    async def _rewrite(self, file: File) -> None:
+    async def _rewrite(self, file: File, thread: DaemonThread) -> None:
         """Write the file anew if it is wordy, and note at what size to look again."""
         lines: list[bytes] = []
         await _unhurried(_listed(self._summed.lines(), lines))
@@ -181,7 +206,7 @@ class Journal:
         self._wordy_at = max(SMALL, WORDY * size)
         if WORDY * size < file.read_up_to:
             try:
-                await asyncio.to_thread(file.rewrite, lines)
+                await thread.do(partial(file.rewrite, lines))
             except OSError as error:  # as where the file alone is mounted, and not its folder
                 log.warning("ledger: %s cannot be written anew, and grows: %s", file.path, error)
                 self._wordy_at = 2 * file.read_up_to

@@ -43,6 +43,7 @@ ORDER = [
     "client",
     "keepalive",
     "sockets",
+    "daemonthread",
     "lookup",
     "coding",
     "answer",

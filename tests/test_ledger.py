@@ -12,6 +12,8 @@ import re
 import resource
 import signal
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,7 +23,7 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import served, starved, write_config
+from processes import ROOT, served, starved, write_config
 from stage import until
 from support import (
     LAST,
@@ -479,6 +481,60 @@ async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
     assert total(await asking[-1]) == 2
     await one.close()
     assert looked == 3
+
+
+async def test_who_asks_while_the_disk_stands_still_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    append = journal.File.append
+
+    def patient(file: journal.File, lines: Iterable[bytes]) -> None:
+        assert go_on.wait(PATIENCE)
+        append(file, lines)
+
+    monkeypatch.setattr(journal.File, "append", patient)
+    monkeypatch.setattr(journal, "PATIENT", 0.01)
+    set_up = settings("http://127.0.0.1:9", more={"ledger": {"file": str(tmp_path / "ledger")}})
+    async with running(App(set_up)) as url, httpx.AsyncClient(base_url=url) as client:
+        await client.get("/v1/models")
+        refused = await client.get("/-/ledger")
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert "disk does not answer" in refused.json()["error"]["message"]
+        monkeypatch.undo()
+        go_on.set()
+        assert (await client.get("/-/ledger")).status_code == 200
+
+
+STANDS_STILL = """
+import asyncio, sys, threading
+from proxy import config, journal
+from proxy.observe import Record
+
+journal.File.append = lambda *_: threading.Event().wait()
+journal.PATIENT = 0.1
+
+async def live():
+    one = journal.Journal(config.Ledger(file=sys.argv[1]))
+    one.count(Record("POST", "/v1/complete"))
+    await one.close()
+
+asyncio.run(live())
+"""
+
+
+def test_no_end_waits_for_a_disk_that_stands_still(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        (sys.executable, "-c", STANDS_STILL, tmp_path / "ledger"),
+        cwd=ROOT,
+        check=True,
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+    )
+    assert "what was counted last may be lost" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 async def test_it_is_written_by_itself_soon_after(
