@@ -31,6 +31,7 @@ from .fields import has_body, values, without
 from .flow import Flow, Signal
 from .observe import Record
 from .response import Response, refusal
+from .sockets import untaken
 from .terms import (
     BESIDE,
     BODY_SILENCE,
@@ -47,6 +48,9 @@ from .terms import (
 
 WORTH_A_COPY = 16 << 10
 """Up to how many bytes copying a part costs less than handing the transport three."""
+
+ENOUGH = 64 << 10
+"""How much a client must take to be given its time once more, in bytes."""
 
 _NEVER = math.inf
 
@@ -87,6 +91,7 @@ class Protocol(HttpToolsProtocol):
         "_timer",
         "_turn",
         "_unread",
+        "_untaken",
         "_waiting",
         "_wakes",
     )
@@ -103,6 +108,8 @@ class Protocol(HttpToolsProtocol):
 
         self._tell: Callable[[Gone], None] | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self._untaken = 0
+        """What the client had yet to take when it was last given its time, in bytes."""
         self._gone: Gone | None = None
 
         self._part: Literal["head", "body"] | None = None
@@ -181,7 +188,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not keep up: it gets its time, and whoever writes to it waits."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(self._terms.patience, self._give_up)
+        self._be_patient()
 
     def resume_writing(self) -> None:
         """The client has taken what was waiting."""
@@ -548,7 +555,20 @@ class Protocol(HttpToolsProtocol):
             self._stalled.cancel()
             self._stalled = None
 
+    def _be_patient(self) -> None:
+        in_system = untaken(self.transport.get_extra_info("socket"))
+        self._untaken = self.transport.get_write_buffer_size() + in_system
+        self._stalled = self.loop.call_later(self._terms.patience, self._look_at_taken)
+
+    def _look_at_taken(self) -> None:
+        """Leave the client, unless it keeps taking: the transport hears of that late."""
+        before = self._untaken
+        self._be_patient()
+        if before - self._untaken < ENOUGH:
+            self._give_up()
+
     def _give_up(self) -> None:
+        self._stop_waiting()
         self._gone = ClientStalled()
         self.transport.abort()
 

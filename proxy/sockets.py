@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import suppress
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 ASKED = 60
 """Seconds of silence after which the other end is asked whether it is still there, and again, as by
@@ -25,3 +30,15 @@ def enable_keepalive(opened: socket.socket) -> None:
             option = getattr(socket, f"TCP_{name}", None)  # not every platform has each
             if option is not None:
                 opened.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def untaken(opened: socket.socket) -> int:
+    """What it was given and the other end has not made room for, in bytes; 0 where it cannot say.
+
+    It asks for more only once a third of what it holds is gone, and that may be 4 MB.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, ValueError):  # it may be lost already
+            told = fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4))
+            return int.from_bytes(told, sys.byteorder)
+    return 0

@@ -13,6 +13,7 @@ import re
 import resource
 import signal
 import socket
+import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -1232,6 +1233,44 @@ async def test_a_client_that_does_not_take_the_last_of_its_answer_is_left(
             client.writer.write_eof()
         await happened(left)
         assert not (await client.rest()).endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system is asked")
+async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[bool] = []
+    left = asyncio.Event()
+    look = protocol.Protocol._look_at_taken  # noqa: SLF001
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not left.is_set():
+            part = b"x" * (16 << 10)
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await application(scope, receive, send)
+
+    def looked(connection: protocol.Protocol) -> None:
+        if len(looks) < 3:
+            client.recv(2 * protocol.ENOUGH, socket.MSG_WAITALL)
+        assert connection.flow.write_paused  # it has not heard of that
+        look(connection)
+        looks.append(connection.transport.is_closing())
+        if looks[-1]:
+            left.set()
+
+    monkeypatch.setattr(protocol.Protocol, "_look_at_taken", looked)
+    monkeypatch.setattr(server, "Terms", partial(terms.Terms, patience=0.05))
+    async with running(answers) as url:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)  # its own holds little
+            client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+            client.sendall(GET + b"\r\n")
+            await happened(left)
+    assert looks == [False, False, False, True]
 
 
 # Sizes.
