@@ -163,6 +163,8 @@ class Connection(asyncio.Protocol):
                     if self._answer is None:  # it was all that was missing
                         break
             if self._answer is not None:
+                # What cannot be deciphered was said all the same.
+                self._answer.untouched &= not isinstance(exc, ssl.SSLError)
                 self._answer.lost(said_all=self._said_all and exc is None)
         finally:  # or it would count as used for ever
             self._gone(self)

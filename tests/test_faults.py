@@ -1325,6 +1325,45 @@ def says_no_more(side: Side) -> None:
         same.shutdown(socket.SHUT_WR)
 
 
+async def says_what_nobody_can_decipher(side: Side) -> None:
+    opened: socket.socket = side.writer.get_extra_info("socket")
+    os.write(opened.fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)
+    await side.rest()
+
+
+async def closes_without_goodbye(side: Side) -> None:
+    says_no_more(side)
+    await side.rest()
+
+
+@pytest.mark.usefixtures("anyio_backend")
+@pytest.mark.parametrize(
+    ("play", "tries"),
+    [(says_what_nobody_can_decipher, 1), (closes_without_goodbye, 2), (closes, 2), (resets, 2)],
+    ids=["says what nobody can decipher", "closes without a goodbye", "closes", "resets"],
+)
+async def test_over_tls_a_request_is_repeated_if_nothing_was_heard_of_it(
+    monkeypatch: pytest.MonkeyPatch, certificates: dict[str, Certificate], play: Play, tries: int
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["right"].file))
+    stage = Stage()
+    stage.good = BYTES.good
+    async with (
+        raw_upstream(stage.play, certificates["right"].serve()) as url,
+        proxied(stage, url, {}) as proxy,
+        proxy.nothing_left(),
+    ):
+        stage.scripts.append(closes_at_reuse(stage, play))
+        check_good(BYTES, await proxy.ask(BYTES.request))
+        requests = stage.requests
+        got = await proxy.ask(BYTES.request)
+        if tries == 1:
+            check_refused(got, 502, FAILED, CLOSED)
+        else:
+            check_good(BYTES, got)
+        assert stage.requests - requests == tries
+
+
 @pytest.mark.usefixtures("anyio_backend")
 async def test_others_have_their_turn_while_very_small_records_are_deciphered(
     monkeypatch: pytest.MonkeyPatch, certificates: dict[str, Certificate]
