@@ -49,6 +49,7 @@ _LOOK_ALIKES = (
     *(b"anthropic%bversion" % odd for odd in (b"_", b".")),
     *(b"content%blength" % odd for odd in (b"_", b".")),
     b"proxy",  # to CGI it is HTTP_PROXY, and no client has another use for it
+    b"script_name",  # what it names, Gunicorn leaves out where the path of the request begins
     *(b"transfer%bencoding" % odd for odd in (b"_", b".")),
     *(b"x%bapi%bkey" % odd for odd in set(product((b"-", b"_", b"."), repeat=2)) - {(b"-", b"-")}),
 )

@@ -127,6 +127,7 @@ async def test_the_environment_does_not_say_where_to_connect(
         b"Proxy",
         b"anthropic.version",
         b"x.api-key",
+        b"Script_Name",
     ],
 )
 async def test_fields_that_some_servers_cannot_tell_apart_do_not_cross(name: bytes) -> None:
