@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from typing import NamedTuple
+from unicodedata import normalize
 from urllib.parse import unquote
 
 from .config import Route
@@ -27,12 +29,20 @@ _BETWEEN = re.compile(r"[^/{]+(?=\{)")
 _ODD = re.compile(r"%|//|\\|;")
 """What has servers read a path in more than one way."""
 
-_ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
-_SLASH = r"(?:[/\\]|%2f|%5c)"
-_DOTS = re.compile(rf"{_SLASH}(?:\.|%2e){{1,2}}(?:{_SLASH}|;|%3b|$)", re.IGNORECASE)
-_UNCLEAR = re.compile(r"//|\\|%2f|%5c|;|%3b", re.IGNORECASE)
-"""What some servers take for the end of a segment, as what follows a semicolon is no part of it to
-those that read parameters there (RFC 3986 §3.3), and others do not."""
+_ENCODED_AGAIN = re.compile("%(?:25|u00)+", re.IGNORECASE)
+"""What each server decodes once that asks another; IIS and Jetty 9 have the second form, too."""
+
+_ODD_SLASH = re.compile(r"\\|%(?:25|u00)*(?:2f|5c)", re.IGNORECASE)
+_DOTS = re.compile(r"/\.{1,2}(?:[/;?#]|$)")
+_UNCLEAR = re.compile(r"//|\\|;|%(?:2f|5c|3b|3f|23|25|u)", re.IGNORECASE)
+"""What some servers take for the end of a segment or a path, or decode, and others do not."""
+
+_PARAMETERS = re.compile(";[^/]*")
+_END = re.compile("[;?#]")
+_AUTHORITY = re.compile("^//+[^/]*")
+"""What is a host, not a path, to those that resolve a target as a reference (RFC 3986 §4.2)."""
+
+_ACCENTS = re.compile("[\u0300-\u036f]")
 
 
 class Match(NamedTuple):
@@ -51,10 +61,11 @@ class Routes:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = [
-            (route, re.compile(_pattern(route.path)), re.compile(_pattern(route.path, _decoded)))
+            (route, re.compile(_pattern(route.path)), re.compile(_lenient(route.path)))
             for route in routes
         ]
-        """Each with what its paths are as they stand, and decoded."""
+        """Each with what its paths are as they stand, and as servers may read them."""
+        self._one_upstream = len({route.upstream for route, *_ in self._routes}) == 1
 
     def find(self, method: str, path: str) -> Match:
         """The first route for the request; raises NoRoute or MethodNotAllowed.
@@ -63,12 +74,12 @@ class Routes:
         """
         match = self._find(method, path)
         plain = path
-        if _DOTS.search(match.path):
+        if _DOTS.search(_decoded(match.path)):
             plain = _resolved(path)
             meant = self._find(method, plain)
             if meant.route is not match.route or meant.path != _resolved(match.path):
                 raise NoRoute(f"no route for {path[:SHOWN]}")
-        if _ODD.search(plain) and self._slips_past(match.route, method, plain):
+        if self._slips_past(match.route, method, plain):
             raise NoRoute(f"no route for {path[:SHOWN]}")
         return match
 
@@ -76,16 +87,29 @@ class Routes:
         """Whether an earlier route than the one taken would have it as some servers read it.
 
         It would be asked for there with what another route gives, a key, say. A later route is none
-        that it avoids: a slash within {name} stays one segment.
+        that it avoids: a slash within {name} stays one segment. Nor does what a route names to the
+        letter, nor, where the upstream is the same, what is written plainly.
         """
-        return any(self._meant(method, each, taken) is not taken for each in _readings(path))
+        odd = _ODD.search(path) is not None
+        if "{" not in taken.path or (self._one_upstream and not odd):
+            return False
+        avoided = filter(None, (self._avoided(method, each, taken) for each in _readings(path)))
+        return any(odd or route.upstream != taken.upstream for route in avoided)
 
-    def _meant(self, method: str, reading: str, taken: Route) -> Route:
-        """The route that takes, or refuses, what a path reads as; ``taken``, if that is earlier."""
-        having = [route for route, _, decoded in self._routes if decoded.fullmatch(reading)]
+    def _avoided(self, method: str, reading: str, taken: Route) -> Route | None:
+        """The route before ``taken`` that takes, or refuses, what a path reads as.
+
+        Whoever has both /v1/keys/ and /v1/Keys knows that they are different there.
+        """
+        having = [
+            route
+            for route, _, lenient in self._routes
+            if lenient.fullmatch(reading) and (route is taken or not _alike(route, taken))
+        ]
         taking = [route for route in having if _takes(route, method)]
         meant = next(iter(taking or having), taken)
-        return next(route for route, *_ in self._routes if route in (meant, taken))
+        earlier = takewhile(lambda route: route is not taken, (route for route, *_ in self._routes))
+        return meant if any(route is meant for route in earlier) else None
 
     def _find(self, method: str, path: str) -> Match:
         allowed: list[str] = []
@@ -115,23 +139,45 @@ def _match(route: Route, path: str) -> Match:
     return Match(route, path, path[:start], path[start:])
 
 
+def _alike(one: Route, other: Route) -> bool:
+    """Whether their paths differ by nothing but what lenient servers overlook."""
+    return _folded(one.path).rstrip("/") == _folded(other.path).rstrip("/")
+
+
 def _decoded(path: str) -> str:
-    return unquote(path, encoding="latin-1")
+    """``path`` decoded as by servers that stand behind one another, of which each decodes."""
+    for _ in range(2 * ("%" in path)):
+        path = unquote(_ENCODED_AGAIN.sub("%", path))
+    return path.replace("\\", "/")
+
+
+def _folded(path: str) -> str:
+    """``path`` decoded, with all letters alike that any server takes for one another."""
+    decoded = _decoded(path)
+    if not decoded.isascii():
+        decoded = _ACCENTS.sub("", normalize("NFKD", decoded))
+    return decoded.casefold()
 
 
 def _readings(path: str) -> set[str]:
-    """What servers may take ``path`` for: decoded, perhaps but for slashes; perhaps without the
-    parameters of segments (RFC 3986 §3.3), before that or after; perhaps with one slash in place of
-    several.
+    """What servers may take ``path`` for: decoded, perhaps but for odd slashes; perhaps without the
+    parameters of segments (RFC 3986 §3.3), or all that follows one or what begins a query; without
+    bytes that are no UTF-8; without a host at its beginning; with one slash in place of several.
     """
-    readings = {path, re.sub(r";[^/]*", "", path)}
-    readings |= {_ENCODED_SLASH.sub("%252f", each) for each in readings}
-    readings = {_decoded(each) for each in readings}
-    readings |= {re.sub(r";[^/]*", "", each) for each in readings}
-    readings |= {re.sub(r"[/\\]+", "/", each) for each in readings}
+    readings = {_folded(path), _folded(_ODD_SLASH.sub("\0", path))}
+    readings |= {each.replace("\ufffd", "") for each in readings}
+    readings |= {_PARAMETERS.sub("", each) for each in readings}
+    readings |= {_END.split(each, maxsplit=1)[0] for each in readings}
+    readings |= {_AUTHORITY.sub("", each) for each in readings}
+    readings = {re.sub("/+", "/", each) for each in readings}
     if any(map(_JOINED_AS_IN_2023.fullmatch, readings)):
         readings.add("/v1/complete")
     return readings
+
+
+def _lenient(path: str) -> str:
+    """A route's path, folded, to servers that overlook a slash or a suffix at its end."""
+    return _pattern(path, _folded) + "(?:[. ][^/]*)?/*"
 
 
 def _pattern(path: str, read: Callable[[str], str] = str) -> str:

@@ -89,6 +89,24 @@ def test_dots_that_lead_nowhere_else_stay_as_they_are(path: str) -> None:
     assert ROUTES.find("GET", path).path == path
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%252e%252e/a",
+        "/..%252fa",
+        "/..%255ca",
+        "/..%3fa",
+        "/..%23",
+        "/%u002e./a",
+        "/..%253b/a",
+        "/%25252e./a",
+    ],
+)
+def test_no_dots_lead_out_that_are_encoded_twice_or_end_in_a_query(path: str) -> None:
+    with pytest.raises(NoRoute):
+        ROUTES.find("GET", path)
+
+
 SPLIT = Routes(
     parse(
         """
@@ -134,6 +152,26 @@ routes:
         "/v1%2fcomplete;a%2fb",
         "/v1/organizations\\keys",
         "/v1/v1/complete;x",
+        "/v1/%256frganizations/keys",
+        "/v1/%25256frganizations/keys",
+        "/v1/%U006frganizations/keys",
+        "/v1%ff/organizations/keys",
+        "/v1/Organizations/keys",
+        "/v1/%4frganizations/keys",
+        "/v1/organ%C4%B0zations/keys",
+        "/v1/Models/a\\b",
+        "/v1/Complete",
+        "/v1/complete/",
+        "/v1/complete%20",
+        "/v1/complete.json",
+        "/v1/complete;/x",
+        "/v1/complete%3b/x",
+        "/v1/complete%3f/x",
+        "/v1/complete%23/x",
+        "//host/v1/complete",
+        "///host/v1/organizations/keys",
+        "/\\host/v1/organizations/keys",
+        "/v1/files/%252e%252e/organizations/keys",
     ],
 )
 def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
@@ -149,13 +187,26 @@ def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
         "/v1/organizations/a%20%2f%6f",
         "/v1/%66iles/a%2fb",
         "/v1/100%",
-        "/v1/%256frganizations/keys",
-        "/v1/b%C3%BCcher/a%20",
+        "/v1/files/100%256f",
+        "/v1/b%C3%BCcher/c%20",
         "/v1/one%2ftwo",
     ],
 )
 def test_what_is_encoded_within_a_route_stays_as_it_is(path: str) -> None:
     assert SPLIT.find("POST", path).path == path
+
+
+def test_routes_that_differ_only_to_strict_servers_are_kept_apart() -> None:
+    routes = with_methods(
+        ("/v1/files", None),
+        ("/v1/files/", None),
+        ("/v1/files.json", None),
+        ("/v1/a/{name}", None),
+        ("/v1/A/{name}", None),
+        ("/{rest:path}", None),
+    )
+    for path in ("/v1/files/", "/v1/files.json", "/v1/A/b"):
+        assert routes.find("GET", path).path == path
 
 
 def test_a_later_route_for_other_methods_takes_nothing_from_an_earlier_one() -> None:
