@@ -164,6 +164,8 @@ class Play:
             limit.cancel()
             for upstream in self._upstreams.values():
                 await upstream.close()
+            # The certificates to trust are a megabyte, and this is a circle, which stays for long.
+            self._upstreams.clear()
             self._room = LARGEST_SHOW
             self._tell(self._ended)
 

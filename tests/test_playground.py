@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -94,6 +96,27 @@ async def play(client: httpx.AsyncClient, **asked: Any) -> list[dict[str, Any]]:
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "ms"} for line in lines]
+
+
+async def test_an_upstream_is_kept_by_nobody_once_the_play_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has the certificates to trust, a megabyte for each play."""
+    freed = asyncio.Event()
+
+    class Watched(playground.Overheard):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            weakref.finalize(self._pool, freed.set)
+
+    monkeypatch.setattr(playground, "Overheard", Watched)
+    gc.disable()
+    try:
+        async with proxied(Upstream().play) as (client, _):
+            assert (await play(client))[-1]["ended"] == "complete"
+            await until(freed.is_set)
+    finally:
+        gc.enable()
 
 
 async def test_both_wires_are_told_in_the_order_of_what_happened() -> None:
