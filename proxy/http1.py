@@ -13,9 +13,9 @@ import select
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import cast
+from typing import Protocol, cast
 
 from .answer import UNREAD_SIZE, Answer
 from .sockets import enable_keepalive
@@ -33,19 +33,23 @@ DECIPHERED = 4 << 10
 decipher 256 KiB and go on with more. Those are 11 KiB in records of one byte, and take 14 ms."""
 
 
+class Keeper(Protocol):
+    """Whose a connection is."""
+
+    def keep(self, connection: Connection) -> None:
+        """It can take the next call."""
+
+    def forget(self, connection: Connection) -> None:
+        """It is closed; told once."""
+
+
 class Connection(asyncio.Protocol):
-    """One connection to an upstream, for one call at a time.
+    """One connection to an upstream, for one call at a time; ``keeper`` has made it."""
 
-    ``free`` is told of it whenever it can take the next call, ``gone`` once, when it is closed.
-    """
-
-    def __init__(
-        self, free: Callable[[Connection], None], gone: Callable[[Connection], None]
-    ) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         self.loop = asyncio.get_running_loop()
         self.closed = False
-        self._free = free
-        self._gone = gone
+        self._keeper = keeper
         self._transport: asyncio.Transport
         self._socket: socket.socket
         self._deciphers = False
@@ -98,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._answer = None
         sent = not self._transport.get_write_buffer_size()  # an answer may come before that
         if reusable and sent and not self.closed:
-            self._free(self)
+            self._keeper.keep(self)
         else:
             self.close()
 
@@ -167,7 +171,7 @@ class Connection(asyncio.Protocol):
                 self._answer.untouched &= not isinstance(exc, ssl.SSLError)
                 self._answer.lost(said_all=self._said_all and exc is None)
         finally:  # or it would count as used for ever
-            self._gone(self)
+            self._keeper.forget(self)
 
     def pause_writing(self) -> None:
         self._writable = self.loop.create_future()

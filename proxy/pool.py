@@ -50,8 +50,6 @@ class Pool:
         """The free ones, and when they became so."""
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
-        self._connection = partial(Connection, self._keep, self._forget)
-        """Makes one. All share the two methods, which would be made anew for each."""
 
     def count(self) -> tuple[int, int]:
         """How many connections are used, and how many are free."""
@@ -119,7 +117,7 @@ class Pool:
     async def _opened(self, addresses: Sequence[AddrInfoType]) -> Connection:
         connect: Callable[..., Awaitable[tuple[object, Connection]]] = partial(
             asyncio.get_running_loop().create_connection,
-            self._connection,
+            partial(Connection, self),
             ssl=self._tls,
             server_hostname=self._host if self._tls else None,
         )
@@ -139,13 +137,15 @@ class Pool:
         for connection in tuple(self._all):
             connection.close()
 
-    def _keep(self, connection: Connection) -> None:
+    def keep(self, connection: Connection) -> None:
+        """Have it for a later call."""
         now = connection.loop.time()
         self._free[connection] = now
         if self._sweep is None:
             self._sweep = connection.loop.call_at(now + KEEP, self._close_old)
 
-    def _forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection) -> None:
+        """Know it no more."""
         self._free.pop(connection, None)
         self._all.discard(connection)
 

@@ -131,6 +131,20 @@ async def test_an_answer_that_is_over_is_kept_by_nobody() -> None:
         assert not any(isinstance(each, Answer) for each in gc.get_objects())
 
 
+async def test_connections_that_are_closed_for_good_are_kept_by_nobody() -> None:
+    """The certificates to trust are a megabyte, and those of each reload would stay."""
+    freed = asyncio.Event()
+    gc.disable()
+    try:
+        async with raw_upstream(says_nothing_and_stays) as url, connected(url) as upstream:
+            (await ask(upstream)).close()
+            weakref.finalize(upstream._pool, freed.set)  # noqa: SLF001
+        del upstream
+        await until(freed.is_set)
+    finally:
+        gc.enable()
+
+
 async def test_each_part_gives_as_much_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     clock, ahead = loop.time, 0.0
@@ -759,7 +773,7 @@ async def test_a_connection_with_something_unread_is_not_used_again() -> None:
     async with raw_upstream(play) as url, connected(url) as upstream:
         connection = await upstream._pool.new()  # noqa: SLF001
         connection.pause_reading()
-        upstream._pool._keep(connection)  # noqa: SLF001
+        upstream._pool.keep(connection)  # noqa: SLF001
         await until(lambda: not connection.quiet())
         assert upstream._pool.free() is None  # noqa: SLF001
         assert connection.closed
@@ -789,7 +803,7 @@ async def test_over_tls_a_connection_with_something_undeciphered_is_not_used_aga
         paused.set()
         await until(lambda: not connection.quiet())
         await until(lambda: not _readable(connection._socket))  # noqa: SLF001
-        upstream._pool._keep(connection)  # noqa: SLF001
+        upstream._pool.keep(connection)  # noqa: SLF001
         assert upstream._pool.free() is None  # noqa: SLF001
         assert connection.closed
 
