@@ -43,6 +43,17 @@ def test_what_is_held_back_may_begin_a_stop(pieces: list[str], stops: list[str])
         assert not held or any(stop.startswith(held) and stop != held for stop in stops)
 
 
+@given(pieces=st.lists(TEXT), text=TEXT, stops=STOPS)
+def test_what_passes_is_given_out_and_not_kept_in_mind(
+    pieces: list[str], text: str, stops: list[str]
+) -> None:
+    scanner = StopScanner(stops)
+    for piece in pieces:
+        scanner.feed(piece)
+    if scanner.lets_pass(text):
+        assert (scanner.feed(text), scanner.flush()) == (text, "")
+
+
 def test_without_stops_nothing_is_held_back() -> None:
     assert StopScanner(()).feed("any text\n\n") == "any text\n\n"
 
