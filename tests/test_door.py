@@ -1675,6 +1675,7 @@ TOO_MUCH = {
     "many turns": json.dumps({**json.loads(CALL), "prompt": HUMAN * (MOST_TURNS + 1)}).encode(),
     "many values": b'{"prompt":[%b1]}' % (b"1," * MOST_VALUES),
     "many lists": b'{"prompt":[%b1]}' % (b"[]," * MOST_VALUES),
+    "many members": b'{%b"a":"a"}' % (b'"a":"a",' * MOST_VALUES),
     "many texts": b'{"prompt":[%b1]}' % (b'"\\\\\\",",' * MOST_VALUES),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tracemalloc
 from contextlib import suppress
 from itertools import pairwise
@@ -311,6 +312,24 @@ def test_what_is_nested_too_deeply_is_refused_and_not_a_crash() -> None:
     native = Translation("2023-01-01", "2023-06-01")
     with pytest.raises(InvalidRequest, match=r"nested too deeply|recursion"):
         native.request("/v1/complete", b'{"top_k":-1,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"max_tokens_to_sample": "9"}, "max_tokens_to_sample: Input should be a valid integer"),
+        ({"max_tokens_to_sample": True}, "max_tokens_to_sample: Input should be a valid integer"),
+        ({"max_tokens_to_sample": 9.5}, "max_tokens_to_sample: Input should be a valid integer"),
+        ({"metadata": ["user_id"]}, "metadata: Input should be a valid dictionary"),
+        ({"metadata": {"user_id": 5}}, "metadata.user_id: Input should be a valid string"),
+    ],
+)
+def test_a_member_of_another_type_is_refused_over_the_bridge(
+    members: dict[str, Any], told: str
+) -> None:
+    made = Translation("2023-01-01", "2023-06-01", CompleteThroughMessages(MAP))
+    with pytest.raises(InvalidRequest, match=re.escape(told)):
+        made.request("/v1/complete", json.dumps(BODY | members).encode())
 
 
 TOO_DEEP = "[" * 1000 + "]" * 1000
