@@ -187,9 +187,5 @@ def _object(value: Any) -> Body:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""
