@@ -305,7 +305,7 @@ class Translation:
         yield b"".join(event.encode() for event in events)
 
     def _step(self, direction: Direction) -> Step:
-        if self._bridge is not None and isinstance(self._bridge, direction.kind):
+        if isinstance(self._bridge, direction.kind):
             return Step(self._bridge, older=True)
         return Step(direction.kind(), older=direction.older)
 

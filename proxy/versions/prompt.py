@@ -109,13 +109,13 @@ def _with_last_marker(prompt: str) -> str:
     Later it did, but programs that were written before then have prompts like that.
     """
     end = prompt.rstrip()
-    if end.endswith(ASSISTANT) or not end.endswith("Assistant:"):
+    if not end.endswith("Assistant:"):
         return prompt
     question = end.removesuffix("Assistant:").rstrip(" \t")
-    answers = prompt.rfind(ASSISTANT) > prompt.rfind(HUMAN)  # then it is how the answer begins
+    answers = prompt.rfind(ASSISTANT) > prompt.rfind(HUMAN)  # it is one, or in how one begins
     if answers or not question.endswith("\n"):
         return prompt
-    return question.removesuffix("\n") + ASSISTANT + prompt[len(end) :]
+    return question.removesuffix("\n") + ASSISTANT
 
 
 def _merged(turns: list[Turn]) -> list[Turn]:
