@@ -155,7 +155,9 @@ def _folded(path: str) -> str:
     """``path`` decoded, with all letters alike that any server takes for one another."""
     decoded = _decoded(path)
     if not decoded.isascii():
-        decoded = _ACCENTS.sub("", normalize("NFKD", decoded))
+        # Each for itself: to bring many accents of one letter in order takes the square of them.
+        apart = "".join(normalize("NFKD", letter) for letter in decoded)
+        decoded = _ACCENTS.sub("", apart)
     return decoded.casefold()
 
 
