@@ -178,8 +178,12 @@ def _readings(path: str) -> set[str]:
 
 
 def _lenient(path: str) -> str:
-    """A route's path, folded, to servers that overlook a slash or a suffix at its end."""
-    return _pattern(path, _folded) + "(?:[. ][^/]*)?/*"
+    """A route's path, folded, to servers that overlook a slash or a suffix at its end.
+
+    It ends once: an earlier place in its last segment would have the same behind it, and whoever
+    asks for a path could make that many.
+    """
+    return rf"(?>{_pattern(path, _folded)}(?=[. /]|\Z))(?:[. ][^/]*)?/*"
 
 
 def _pattern(path: str, read: Callable[[str], str] = str) -> str:

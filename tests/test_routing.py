@@ -214,6 +214,7 @@ def test_routes_that_differ_only_to_strict_servers_are_kept_apart() -> None:
     "path",
     [
         pytest.param("/v1/a" + "%CD%84" * 16_000 + "%CC%96" * 16_000, id="accents out of order"),
+        pytest.param("/v1/jobs/" + "a:cancel." * 6_000 + "/x", id="places to end at"),
     ],
 )
 def test_a_path_that_can_be_read_in_many_ways_takes_little_time(path: str) -> None:
@@ -222,6 +223,16 @@ def test_a_path_that_can_be_read_in_many_ways_takes_little_time(path: str) -> No
     began = time.process_time()
     assert routes.find("GET", path + "%41").path == path + "%41"
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/jobs/a:cancel.b/", "/v1/jobs/a:cancel:cancel%20", "/v1/jobs/a:cancel.b:cancelled"],
+)
+def test_what_stands_behind_a_parameter_is_found_whatever_follows(path: str) -> None:
+    routes = with_methods(("/v1/jobs/{id}:cancel", None), ("/{rest:path}", None))
+    with pytest.raises(NoRoute):
+        routes.find("GET", path.replace(":", "%3a"))
 
 
 def test_a_later_route_for_other_methods_takes_nothing_from_an_earlier_one() -> None:
