@@ -122,17 +122,22 @@ class Journal:
         """Write the last, and let go of the file."""
         try:
             async with asyncio.timeout(PATIENT):
-                await self.sync()
+                # Who waits gives up; the loop may go on, and the disk as well.
+                await asyncio.shield(asyncio.create_task(self._close()))
         except TimeoutError:
             log.error("ledger: the disk does not answer; what was counted last may be lost")  # noqa: TRY400
-        else:
-            if self._file is not None:
-                self._file.close()
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._thread is not None:
-            self._thread.stop()
-            self._thread = None
+
+    async def _close(self) -> None:
+        await self.sync()
+        async with self._one_at_a_time:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._file is not None and self._thread is not None:
+                thread, self._thread = self._thread, None
+                try:
+                    await thread.do(self._file.close)
+                finally:
+                    thread.stop()
 
     async def _sync(self) -> None:
         async with self._one_at_a_time:
@@ -143,7 +148,8 @@ class Journal:
             try:
                 self._thread = self._thread or DaemonThread()
                 if self._failed:
-                    self._file.close()  # to be read anew: what could not be written was summed, too
+                    # To be read anew: what could not be written was summed, too.
+                    await self._thread.do(self._file.close)
                 await self._write(self._file, self._thread)
                 await self._read(self._file, self._thread)
             except OSError as error:

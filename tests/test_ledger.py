@@ -537,6 +537,34 @@ def test_no_end_waits_for_a_disk_that_stands_still(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+async def test_what_was_given_up_is_written_when_the_disk_goes_on_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    append = journal.File.append
+
+    def patient(file: journal.File, lines: Iterable[bytes]) -> None:
+        assert go_on.wait(PATIENCE)
+        append(file, lines)
+
+    monkeypatch.setattr(journal.File, "append", patient)
+    monkeypatch.setattr(journal, "PATIENT", 0.01)
+    files = opened()
+    tasks, threads = asyncio.all_tasks(), threading.active_count()
+    one = kept(tmp_path / "ledger")
+    one.count(record())
+    await one.close()
+    go_on.set()
+    await until(lambda: asyncio.all_tasks() == tasks and threading.active_count() == threads)
+    assert opened() == files
+    monkeypatch.undo()
+    assert await sums(tmp_path / "ledger") == 1
+
+
+def opened() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
 async def test_it_is_written_by_itself_soon_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
