@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from . import admin, observe, page, playground
 from .beside import beside, start_threads
 from .config import Config
 from .config import Upstream as UpstreamSettings
+from .errors import Busy
 from .exchanges import OpenExchanges
 from .journal import Journal
 from .learning import learned
@@ -163,7 +165,8 @@ class App:
         await start_threads()
         self._rooms.connect(self._connect)
         await self._rooms.open()
-        await self.journal.sync()
+        with suppress(Busy):  # it is read as soon as its disk answers
+            await self.journal.ledger()
         await admin.rehearse()
         self.ready = True
         looking = asyncio.create_task(self._keep_looking()) if self._looks else None

@@ -565,6 +565,31 @@ def opened() -> set[Path]:
     return set(Path("/proc/self/fd").iterdir())
 
 
+async def test_a_start_does_not_wait_for_a_disk_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did, for ever, and a process that starts heeds no signal."""
+    file = tmp_path / "ledger"
+    one = kept(file)
+    one.count(record())
+    await one.close()
+    go_on = threading.Event()
+    news = journal.File.news
+
+    def patient(file: journal.File) -> tuple[bool, list[bytes]]:
+        assert go_on.wait(PATIENCE)
+        return news(file)
+
+    monkeypatch.setattr(journal.File, "news", patient)
+    monkeypatch.setattr(journal, "PATIENT", 0.01)
+    set_up = settings("http://127.0.0.1:9", more={"ledger": {"file": str(file)}})
+    async with running(App(set_up)) as url, httpx.AsyncClient(base_url=url) as client:
+        assert (await client.get("/v1/models")).status_code == 502
+        monkeypatch.undo()
+        go_on.set()
+        assert (await client.get("/-/ledger")).json()["summary"]["translated"] == 1
+
+
 async def test_it_is_written_by_itself_soon_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
