@@ -126,6 +126,8 @@ class Journal:
                 await asyncio.shield(asyncio.create_task(self._close()))
         except TimeoutError:
             log.error("ledger: the disk does not answer; what was counted last may be lost")  # noqa: TRY400
+        except OSError as error:  # what could not be written some disks tell last of all
+            log.error("%s; what was counted last may be lost", _told(error))  # noqa: TRY400
 
     async def _close(self) -> None:
         await self.sync()
@@ -308,8 +310,9 @@ class File:
     def close(self) -> None:
         """Let go of it."""
         if self._opened is not None:
-            os.close(self._opened)
-            self._opened = None
+            # It is closed even where that fails, and the next thing opened has its number.
+            opened, self._opened = self._opened, None
+            os.close(opened)
 
     @contextmanager
     def locked(self) -> Iterator[int]:

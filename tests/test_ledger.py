@@ -590,6 +590,28 @@ async def test_a_start_does_not_wait_for_a_disk_that_stands_still(
         assert (await client.get("/-/ledger")).json()["summary"]["translated"] == 1
 
 
+async def test_a_disk_that_fails_last_of_all_closes_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one on another machine does; the number of the file is the next one's then."""
+    close = os.close
+
+    def failing(opened: int) -> None:
+        close(opened)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    one = kept(tmp_path / "ledger")
+    one.count(record())
+    await one.sync()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", failing)
+        await one.close()
+    assert "Input/output error; what was counted last may be lost" in caplog.text
+    with (tmp_path / "other").open("wb") as other:
+        await one.close()
+        os.fstat(other.fileno())
+
+
 async def test_it_is_written_by_itself_soon_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
