@@ -166,7 +166,7 @@ def _readings(path: str) -> set[str]:
     parameters of segments (RFC 3986 §3.3), or all that follows one or what begins a query; without
     bytes that are no UTF-8; without a host at its beginning; with one slash in place of several.
     """
-    readings = {_folded(path), _folded(_ODD_SLASH.sub("\0", path))}
+    readings = {_folded(each) for each in {path, _ODD_SLASH.sub("\0", path)}}
     readings |= {each.replace("\ufffd", "") for each in readings}
     readings |= {_PARAMETERS.sub("", each) for each in readings}
     readings |= {_END.split(each, maxsplit=1)[0] for each in readings}
