@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import NamedTuple
 from unicodedata import normalize
-from urllib.parse import unquote
 
 from .config import Route
 from .errors import MethodNotAllowed, NoRoute
@@ -32,6 +31,7 @@ _ODD = re.compile(r"%|//|\\|;")
 _ENCODED_AGAIN = re.compile("%(?:25|u00)+", re.IGNORECASE)
 """What each server decodes once that asks another; IIS and Jetty 9 have the second form, too."""
 
+_ENCODED = re.compile("(?:%[0-9a-f]{2})+", re.IGNORECASE)
 _ODD_SLASH = re.compile(r"\\|%(?:25|u00)*(?:2f|5c)", re.IGNORECASE)
 _DOTS = re.compile(r"/\.{1,2}(?:[/;?#]|$)")
 _UNCLEAR = re.compile(r"//|\\|;|%(?:2f|5c|3b|3f|23|25|u)", re.IGNORECASE)
@@ -147,8 +147,13 @@ def _alike(one: Route, other: Route) -> bool:
 def _decoded(path: str) -> str:
     """``path`` decoded as by servers that stand behind one another, of which each decodes."""
     for _ in range(2 * ("%" in path)):
-        path = unquote(_ENCODED_AGAIN.sub("%", path))
+        path = _ENCODED.sub(_unquoted, _ENCODED_AGAIN.sub("%", path))
     return path.replace("\\", "/")
+
+
+def _unquoted(encoded: re.Match[str]) -> str:
+    """As the library has it, which takes ten times as long for each lone percent sign."""
+    return bytes.fromhex(encoded[0].replace("%", "")).decode("utf-8", "replace")
 
 
 def _folded(path: str) -> str:
