@@ -226,8 +226,9 @@ class Client:
         ]
         await self.start(status, [*fields, *framing], followed=True)
         self.bytes_sent += len(body)
-        self.complete = True
+        self.ending = True  # who leaves while it waits for the client has not had all of it
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        self.complete = True
 
     async def refuse(self, error: ProxyError, fields: Fields) -> None:
         """Answer with an error."""

@@ -1153,6 +1153,36 @@ async def test_a_client_that_takes_nothing_makes_the_upstream_wait_and_is_left(
     assert told(log) == ['ended="client stalled"']
 
 
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [
+        ("stalls", 'ended="client stalled"'),
+        ("leaves", 'ended="client left mid-stream"'),
+        ("is cut by a stop", "ended=drained"),
+    ],
+)
+async def test_a_whole_answer_that_its_client_did_not_take_is_not_told_to_be_complete(
+    log: pytest.LogCaptureFixture, how: str, ended: str, anyio_backend: object
+) -> None:
+    del anyio_backend
+    long = b'{"completion":"%b","stop_reason":"max_tokens"}' % (b"x" * (12 << 20))
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(JSON_HEAD + chunk(long) + END)
+
+    async with staged(**({"idle": 10 * SOON} if how == "stalls" else {})) as proxy:
+        proxy.stage.scripts.append(play)
+        async with proxy.nothing_left(), await proxy.client(WHOLE.request) as client:
+            await client.until(b"xxx")
+            if how == "is cut by a stop":
+                proxy.app.exchanges.cut()
+            if how != "stalls":
+                client.writer.transport.abort()
+            await until(lambda: not len(proxy.app.exchanges))
+    assert told(log)[0].startswith(ended)
+
+
 async def test_a_slow_client_gets_all_of_a_stream_and_its_end(
     proxy: Proxy, log: pytest.LogCaptureFixture
 ) -> None:
