@@ -62,6 +62,25 @@ class Connection(asyncio.Protocol):
         """What the upstream said before it was asked anything; None once it was."""
         self._writable: asyncio.Future[None] | None = None
 
+    async def encipher(self, tls: ssl.SSLContext, host: str) -> None:
+        """Speak TLS from now on, with whom can prove to be ``host``; raises OSError.
+
+        uvloop would do it as it connects, but who is cancelled between the two loses hold of what
+        it has made for TLS: 70 KB, for a minute or until the garbage collector finds them.
+        """
+        plain = self._transport
+        if self._greeting:
+            self.close()
+            raise ssl.SSLError("it spoke before TLS did")
+        if plain.is_closing():
+            raise ConnectionResetError
+        try:
+            enciphered = await self.loop.start_tls(plain, self, tls, server_hostname=host)
+        except BaseException:
+            plain.abort()  # or it would say goodbye first, and wait to be told the same
+            raise
+        self.connection_made(cast(asyncio.Transport, enciphered))
+
     def call(
         self, request: bytes, name: str, idle: float, total: float, *, bodiless: bool
     ) -> Answer:

@@ -116,16 +116,17 @@ class Pool:
 
     async def _opened(self, addresses: Sequence[AddrInfoType]) -> Connection:
         connect: Callable[..., Awaitable[tuple[object, Connection]]] = partial(
-            asyncio.get_running_loop().create_connection,
-            partial(Connection, self),
-            ssl=self._tls,
-            server_hostname=self._host if self._tls else None,
+            asyncio.get_running_loop().create_connection, partial(Connection, self)
         )
         if len(addresses) == 1:  # nothing to choose, and a third of the cost
             host, port, *_ = addresses[0][4]
-            return (await connect(host, port))[1]
-        chosen = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
-        return (await connect(sock=chosen))[1]
+            _, connection = await connect(host, port)
+        else:
+            chosen = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
+            _, connection = await connect(sock=chosen)
+        if self._tls is not None:
+            await connection.encipher(self._tls, self._host)
+        return connection
 
     def close(self) -> None:
         """Close all connections, free or not, and those that are still being opened."""

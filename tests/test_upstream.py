@@ -582,6 +582,32 @@ async def test_a_call_can_be_cancelled_at_every_step(steps: int) -> None:
         assert not upstream._pool._all  # noqa: SLF001
 
 
+@pytest.mark.parametrize("steps", range(12))
+async def test_over_tls_a_call_can_be_cancelled_at_every_step(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate, steps: int
+) -> None:
+    """What was made for TLS until then is let go of, and the certificates to trust with it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    freed = asyncio.Event()
+    async with raw_upstream(silent, certificate.serve()) as url:
+        before = standing()
+        async with connected(url) as upstream:
+            weakref.finalize(upstream._pool._tls, freed.set)  # noqa: SLF001
+            call = asyncio.create_task(ask(upstream))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            call.cancel()
+            with suppress(asyncio.CancelledError):
+                (await call).close()
+            await until(lambda: standing() == before)
+        del upstream, call
+        gc.collect()
+        await until(freed.is_set)
+    assert not complaints
+
+
 def lookups(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     """Have a name resolve to these addresses, one list after the other; tells what was asked."""
     asked: list[str] = []
