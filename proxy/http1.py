@@ -51,6 +51,8 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self._keeper = keeper
         self._transport: asyncio.Transport
+        self._plain: asyncio.Transport
+        """The same, or what is below TLS, which may hold much that TLS has let go of."""
         self._socket: socket.socket
         self._deciphers = False
         self._pauses = 0
@@ -80,6 +82,7 @@ class Connection(asyncio.Protocol):
             plain.abort()  # or it would say goodbye first, and wait to be told the same
             raise
         self.connection_made(cast(asyncio.Transport, enciphered))
+        self._plain = plain
 
     def call(
         self, request: bytes, name: str, idle: float, total: float, *, bodiless: bool
@@ -119,7 +122,8 @@ class Connection(asyncio.Protocol):
         if self._answer is not answer:
             return
         self._answer = None
-        sent = not self._transport.get_write_buffer_size()  # an answer may come before that
+        layers = (self._transport, self._plain)
+        sent = not any(each.get_write_buffer_size() for each in layers)  # it may be answered before
         if reusable and sent and not self.closed:
             self._keeper.keep(self)
         else:
@@ -155,7 +159,7 @@ class Connection(asyncio.Protocol):
     # For the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = self._plain = cast(asyncio.Transport, transport)
         self._socket = transport.get_extra_info("socket")
         self._deciphers = transport.get_extra_info("ssl_object") is not None
         enable_keepalive(self._socket)

@@ -512,14 +512,20 @@ async def test_a_call_that_cannot_be_made_leaves_nothing(
         await until(lambda: upstream.connections() == (0, 0))
 
 
-async def test_a_request_that_is_not_all_sent_ends_its_connection() -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_request_that_is_not_all_sent_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate, *, tls: bool
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+
     async def play(side: Side) -> None:
         await side.head()
         await side.say(b"HTTP/1.1 413 Large\r\ncontent-length: 0\r\n\r\n")
         await ended.wait()
 
     ended = asyncio.Event()
-    async with raw_upstream(play) as url, connected(url) as upstream:
+    shown = certificate.serve() if tls else None
+    async with raw_upstream(play, shown) as url, connected(url) as upstream:
         answer = await upstream.call("POST", "/", [], b"x" * (64 << 20))
         assert answer.status == 413
         answer.close()
