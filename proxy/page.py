@@ -11,7 +11,7 @@ import asyncio
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from email.utils import formatdate
 from functools import cache
 from hashlib import sha256
@@ -128,7 +128,7 @@ def _hash(text: bytes, element: bytes) -> str:
     return f"'sha256-{b64encode(sha256(held).digest()).decode()}'"
 
 
-async def _unhurried(parts: Iterator[bytes], turn: asyncio.Lock) -> AsyncIterator[bytes]:
+async def _unhurried(parts: Iterator[bytes], turn: asyncio.Lock) -> AsyncGenerator[bytes]:
     """Part by part, with the streams of others served in between, however many read."""
     while True:
         async with turn:

@@ -13,7 +13,7 @@ import codecs
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -128,20 +128,23 @@ class Play:
         self._ended: dict[str, Any] = {"ended": "crashed", "error": "a fault of the proxy's"}
         self._why = ""
 
-    async def lines(self, asked: Asked, explained: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def lines(self, asked: Asked, explained: dict[str, Any]) -> AsyncGenerator[bytes]:
         """The lines, as they come to be; the exchange ends with whoever reads them."""
-        await beside(partial(self._tell_asked, asked, explained))
-        playing = asyncio.create_task(self._play(asked))
         try:
-            while not playing.done() or self._lines:
-                while self._lines:
-                    yield self._lines.popleft()
-                self._news.clear()
-                if not playing.done():
-                    await self._news.wait()
-        finally:
-            self._viewer.leave()
-            await asyncio.wait([playing])
+            await beside(partial(self._tell_asked, asked, explained))
+            playing = asyncio.create_task(self._play(asked))
+            try:
+                while not playing.done() or self._lines:
+                    while self._lines:
+                        yield self._lines.popleft()
+                    self._news.clear()
+                    if not playing.done():
+                        await self._news.wait()
+            finally:
+                self._viewer.leave()
+                await asyncio.wait([playing])
+        finally:  # they hold us: a circle, with all that whoever left has not taken
+            del self._relay, self._viewer
 
     def _tell_asked(self, asked: Asked, explained: dict[str, Any]) -> None:
         """Tell what may be the longest lines; it is nobody's turn yet, so that a thread may."""
@@ -164,7 +167,7 @@ class Play:
             limit.cancel()
             for upstream in self._upstreams.values():
                 await upstream.close()
-            # The certificates to trust are a megabyte, and this is a circle, which stays for long.
+            # The certificates to trust are a megabyte, and what is shown may be taken slowly.
             self._upstreams.clear()
             self._room = LARGEST_SHOW
             self._tell(self._ended)
@@ -198,15 +201,17 @@ class Viewer:
         self._left = False
 
     def when_left(self, tell: Callable[[Gone], None]) -> None:
-        self._tell_left = tell
         if self._left:
             tell(ClientLeft())
+        else:
+            self._tell_left = tell
 
     def leave(self) -> None:
         """Want no more; the exchange ends as it does when a client leaves."""
         if not self._left and self._tell_left is not None:
             self._tell_left(ClientLeft())
         self._left = True
+        self._tell_left = None  # which leads back here: a circle, with the request in it
 
     def write(self, data: bytes) -> bool:
         if text := self._decode(data):

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ from support import (
     settings,
 )
 
-from proxy import playground, sandbox
+from proxy import page, playground, sandbox
 from proxy.app import App
 from proxy.explain import explain
 from proxy.server import running
@@ -249,6 +249,48 @@ async def test_it_ends_with_whoever_looks_at_it() -> None:
             await until(lambda: bool(upstream.asked))
         await upstream.left.wait()
         await until(lambda: len(app.exchanges) == 0)
+
+
+@pytest.mark.parametrize("path", ["/-/playground", "/-/ledger"])
+async def test_who_leaves_in_the_middle_leaves_no_garbage(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was yet to be shown may be many MB, and the garbage collector seldom comes."""
+    freed: list[str] = []
+
+    async def much(*_: Any) -> AsyncGenerator[bytes]:
+        held = set[int]()
+        weakref.finalize(held, freed.append, "the parts")
+        while True:
+            yield b"x" * (1 << 20)
+
+    class Watched(playground.Play):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            weakref.finalize(self, freed.append, "the play")
+
+        def _tell(self, line: dict[str, Any]) -> None:
+            super()._tell(line | {"much": "x" * (1 << 20)})
+
+    monkeypatch.setattr(playground, "Play", Watched)
+    monkeypatch.setattr(page, "_unhurried", much)
+    body = json.dumps(OLD).encode()
+    asks = {
+        "/-/playground": b"POST %b HTTP/1.1\r\ncontent-type: application/json\r\n",
+        "/-/ledger": b"GET %b HTTP/1.1\r\n",
+    }
+    head = asks[path] % path.encode() + b"host: localhost\r\ncontent-length: %d\r\n\r\n"
+    gc.disable()
+    try:
+        async with raw_upstream(Upstream().play) as upstream:
+            app = App(settings(upstream))
+            async with running(app) as url, await connect(url) as client:
+                await client.say(head % len(body) + body)
+                await client.head()
+                client.writer.close()
+                await until(lambda: bool(freed))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
