@@ -7,14 +7,14 @@ by whatever name; all else only by a name of ours, see hosts.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import hosts
 from .errors import InvalidRequest, NoRoute, ProxyError
@@ -94,25 +94,6 @@ def build(
         await app(scope, receive, send)
 
     return as_written
-
-
-async def rehearse() -> None:
-    """Stream an answer to nobody, before anybody asks.
-
-    At the first that it streams Starlette imports more, which would hold up all streams, and fail
-    where no descriptor is left.
-    """
-
-    async def nothing() -> AsyncIterator[bytes]:
-        yield b""
-
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    async def send(_: Message) -> None:
-        pass
-
-    await StreamingResponse(nothing())({"type": "http"}, receive, send)
 
 
 def _by_our_names(route: Route, names: Collection[str]) -> Route:

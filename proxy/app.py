@@ -167,7 +167,6 @@ class App:
         await self._rooms.open()
         with suppress(Busy):  # it is read as soon as its disk answers
             await self.journal.ledger()
-        await admin.rehearse()
         self.ready = True
         looking = asyncio.create_task(self._keep_looking()) if self._looks else None
         await send({"type": "lifespan.startup.complete"})

@@ -27,27 +27,22 @@ class Counted(StreamingResponse):
         self._those = those
         those.add(self)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            # Now: whoever counts on the end of what is cut would else wait for it.
-            async with aclosing(self._parts):
-                if CONNECTION in scope.get("extensions", {}):
-                    await self._stream_until_left(scope, send)
-                else:
-                    await super().__call__(scope, receive, send)
-        finally:
-            self._those.discard(self)
-
-    async def _stream_until_left(self, scope: Scope, send: Send) -> None:
-        """The same by our server's word for it that the reader left.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Stream until the reader has left, for which our server has a word.
 
         The library's task that waits for it leaves a circle behind, with the last part in it, which
         only the garbage collector frees.
         """
         work = Interruptible()
+        connection = scope.get("extensions", {}).get(CONNECTION)
         try:
-            with work:
-                scope["extensions"][CONNECTION].when_left(work.interrupt)
-                await self.stream_response(send)
+            # Closed here: whoever counts on the end of what is cut would else wait for it.
+            async with aclosing(self._parts):
+                with work:
+                    if connection is not None:
+                        connection.when_left(work.interrupt)
+                    await self.stream_response(send)
         except (ClientLeft, RequestError) as error:
             error.__traceback__ = error.__context__ = None  # which lead back here: a circle
+        finally:
+            self._those.discard(self)
