@@ -36,7 +36,8 @@ the configuration
     schema, summary                         the same for editors, and for people
 
 one exchange
-    routing, negotiation, explain           its route, its versions, what it would become
+    resemblance, routing                    its route, whoever reads its path
+    negotiation, explain                    its versions, what it would become
     guard, interruption, beside             what is let in, how it is cut, what computes for long
     observe, logs, metrics                  its record, and the lines and figures of it
     exchanges, client, keepalive            those under way, and the client's side of one

@@ -9,13 +9,13 @@ would slip past a route so. The one exception is how SDKs of 2023 join URLs: the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from itertools import takewhile
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
-from unicodedata import normalize
+from urllib.parse import unquote
 
 from .config import Route
 from .errors import MethodNotAllowed, NoRoute
+from .resemblance import Likeness, beginning
 
 SHOWN = 600
 """How much of a path is repeated to say what is wrong with it, in characters."""
@@ -25,24 +25,12 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 _BETWEEN = re.compile(r"[^/{]+(?=\{)")
 """What stands between two parameters of one segment."""
 
-_ODD = re.compile(r"%|//|\\|;")
-"""What has servers read a path in more than one way."""
-
 _ENCODED_AGAIN = re.compile("%(?:25|u00)+", re.IGNORECASE)
 """What each server decodes once that asks another; IIS and Jetty 9 have the second form, too."""
 
-_ENCODED = re.compile("(?:%[0-9a-f]{2})+", re.IGNORECASE)
-_ODD_SLASH = re.compile(r"\\|%(?:25|u00)*(?:2f|5c)", re.IGNORECASE)
 _DOTS = re.compile(r"/\.{1,2}(?:[/;?#]|$)")
 _UNCLEAR = re.compile(r"//|\\|;|%(?:2f|5c|3b|3f|23|25|u)", re.IGNORECASE)
 """What some servers take for the end of a segment or a path, or decode, and others do not."""
-
-_PARAMETERS = re.compile(";[^/]*")
-_END = re.compile("[;?#]")
-_AUTHORITY = re.compile("^//+[^/]*")
-"""What is a host, not a path, to those that resolve a target as a reference (RFC 3986 §4.2)."""
-
-_ACCENTS = re.compile("[\u0300-\u036f]")
 
 
 class Match(NamedTuple):
@@ -56,78 +44,74 @@ class Match(NamedTuple):
     """The path as the API names it: without what stands before its ``/v1/``."""
 
 
+Avoidable = Sequence[tuple[Route, Likeness]]
+"""Routes that no path may avoid by how it is written."""
+
+
 class Routes:
     """The routes of a configuration, in order."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
+        routes = tuple(routes)
         self._routes = [
-            (route, re.compile(_pattern(route.path)), re.compile(_lenient(route.path)))
-            for route in routes
+            (route, re.compile(_pattern(route.path)), _avoidable(route, routes[:place]))
+            for place, route in enumerate(routes)
         ]
-        """Each with what its paths are as they stand, and as servers may read them."""
-        self._one_upstream = len({route.upstream for route, *_ in self._routes}) == 1
+        """Each with what its paths are, and with the earlier ones that none of them may avoid."""
+        self._literal = {route.path for route in routes}
 
     def find(self, method: str, path: str) -> Match:
         """The first route for the request; raises NoRoute or MethodNotAllowed.
 
         An upstream may resolve segments of dots, or not: what it is asked for must be the same.
         """
-        match = self._find(method, path)
+        if _JOINED_AS_IN_2023.fullmatch(path) and path not in self._literal:
+            path = "/v1/complete"
+        match, avoidable = self._find(method, path)
         plain = path
         if _DOTS.search(_decoded(match.path)):
             plain = _resolved(path)
-            meant = self._find(method, plain)
+            meant, _ = self._find(method, plain)
             if meant.route is not match.route or meant.path != _resolved(match.path):
                 raise NoRoute(f"no route for {path[:SHOWN]}")
-        if self._slips_past(match.route, method, plain):
+        if avoidable and _may_be_any(avoidable, method, plain):
             raise NoRoute(f"no route for {path[:SHOWN]}")
         return match
 
-    def _slips_past(self, taken: Route, method: str, path: str) -> bool:
-        """Whether an earlier route than the one taken would have it as some servers read it.
-
-        It would be asked for there with what another route gives, a key, say. A later route is none
-        that it avoids: a slash within {name} stays one segment. Nor does what a route names to the
-        letter, nor, where the upstream is the same, what is written plainly.
-        """
-        odd = _ODD.search(path) is not None
-        if "{" not in taken.path or (self._one_upstream and not odd):
-            return False
-        avoided = filter(None, (self._avoided(method, each, taken) for each in _readings(path)))
-        return any(odd or route.upstream != taken.upstream for route in avoided)
-
-    def _avoided(self, method: str, reading: str, taken: Route) -> Route | None:
-        """The route before ``taken`` that takes, or refuses, what a path reads as.
-
-        Whoever has both /v1/keys/ and /v1/Keys knows that they are different there.
-        """
-        having = [
-            route
-            for route, _, lenient in self._routes
-            if lenient.fullmatch(reading) and (route is taken or not _alike(route, taken))
-        ]
-        taking = [route for route in having if _takes(route, method)]
-        meant = next(iter(taking or having), taken)
-        earlier = takewhile(lambda route: route is not taken, (route for route, *_ in self._routes))
-        return meant if any(route is meant for route in earlier) else None
-
-    def _find(self, method: str, path: str) -> Match:
+    def _find(self, method: str, path: str) -> tuple[Match, Avoidable]:
         allowed: list[str] = []
-        joined = "/v1/complete" if _JOINED_AS_IN_2023.fullmatch(path) else path
-        for route, pattern, _ in self._routes:
+        for route, pattern, avoidable in self._routes:
             found = pattern.fullmatch(path)
-            asked = path
-            if found is None and joined != path:
-                found = pattern.fullmatch(joined)
-                asked = joined
             if found is None:
                 continue
             if _takes(route, method):
-                return _match(route, _upstream_path(route, asked, found))
+                return _match(route, _upstream_path(route, path, found)), avoidable
             allowed += route.methods or ()
         if allowed:
             raise MethodNotAllowed(method, path[:SHOWN], tuple(dict.fromkeys(allowed)))
         raise NoRoute(f"no route for {path[:SHOWN]}")
+
+
+def _avoidable(taken: Route, earlier: Iterable[Route]) -> Avoidable:
+    """The routes before one that no path may avoid by how it is written: it would be asked for
+    there with what another gives, a key, say.
+
+    What a route names to the letter avoids none. Whoever has both /v1/keys/{name} and
+    /v1/Keys/{name} knows that they are different there.
+    """
+    if "{" not in taken.path:
+        return ()
+    return tuple(
+        (route, Likeness(route.path))
+        for route in earlier
+        if (route.upstream != taken.upstream or route.upstream_path is not None)
+        and route.path.casefold().rstrip("/") != taken.path.casefold().rstrip("/")
+    )
+
+
+def _may_be_any(avoidable: Avoidable, method: str, path: str) -> bool:
+    begins = beginning(path)
+    return any(like.may_be(begins) for route, like in avoidable if _takes(route, method))
 
 
 def _takes(route: Route, method: str) -> bool:
@@ -139,79 +123,32 @@ def _match(route: Route, path: str) -> Match:
     return Match(route, path, path[:start], path[start:])
 
 
-def _alike(one: Route, other: Route) -> bool:
-    """Whether their paths differ by nothing but what lenient servers overlook."""
-    return _folded(one.path).rstrip("/") == _folded(other.path).rstrip("/")
-
-
 def _decoded(path: str) -> str:
     """``path`` decoded as by servers that stand behind one another, of which each decodes."""
     for _ in range(2 * ("%" in path)):
-        path = _ENCODED.sub(_unquoted, _ENCODED_AGAIN.sub("%", path))
+        path = unquote(_ENCODED_AGAIN.sub("%", path))
     return path.replace("\\", "/")
 
 
-def _unquoted(encoded: re.Match[str]) -> str:
-    """As the library has it, which takes ten times as long for each lone percent sign."""
-    return bytes.fromhex(encoded[0].replace("%", "")).decode("utf-8", "replace")
-
-
-def _folded(path: str) -> str:
-    """``path`` decoded, with all letters alike that any server takes for one another."""
-    decoded = _decoded(path)
-    if not decoded.isascii():
-        # Each for itself: to bring many accents of one letter in order takes the square of them.
-        apart = "".join(normalize("NFKD", letter) for letter in decoded)
-        decoded = _ACCENTS.sub("", apart)
-    return decoded.casefold()
-
-
-def _readings(path: str) -> set[str]:
-    """What servers may take ``path`` for: decoded, perhaps but for odd slashes; perhaps without the
-    parameters of segments (RFC 3986 §3.3), or all that follows one or what begins a query; without
-    bytes that are no UTF-8; without a host at its beginning; with one slash in place of several.
-    """
-    readings = {_folded(each) for each in {path, _ODD_SLASH.sub("\0", path)}}
-    readings |= {each.replace("\ufffd", "") for each in readings}
-    readings |= {_PARAMETERS.sub("", each) for each in readings}
-    readings |= {_END.split(each, maxsplit=1)[0] for each in readings}
-    readings |= {_AUTHORITY.sub("", each) for each in readings}
-    readings = {re.sub("/+", "/", each) for each in readings}
-    if any(map(_JOINED_AS_IN_2023.fullmatch, readings)):
-        readings.add("/v1/complete")
-    return readings
-
-
-def _lenient(path: str) -> str:
-    """A route's path, folded, to servers that overlook a slash or a suffix at its end.
-
-    It ends once: an earlier place in its last segment would have the same behind it, and whoever
-    asks for a path could make that many.
-    """
-    return rf"(?>{_pattern(path, _folded)}(?=[. /]|\Z))(?:[. ][^/]*)?/*"
-
-
-def _pattern(path: str, read: Callable[[str], str] = str) -> str:
+def _pattern(path: str) -> str:
     """A route's path as a regular expression; ``{x}`` is one segment, ``{x:path}`` the rest.
-
-    What stands beside them is ``read`` first. A rest may have line ends once it is decoded.
 
     Of two within one segment the first ends where what stands between them comes first. No later
     place is tried, for whoever asks for a path could make that many.
     """
     pattern, end = "", 0
     for parameter in _PARAMETER.finditer(path):
-        pattern += re.escape(read(path[end : parameter.start()]))
+        pattern += re.escape(path[end : parameter.start()])
         end = parameter.end()
         between = _BETWEEN.match(path, end)
         if between:
-            pattern += f"(?>(?P<{parameter[1]}>[^/]+?){re.escape(read(between[0]))})"
+            pattern += f"(?>(?P<{parameter[1]}>[^/]+?){re.escape(between[0])})"
             end = between.end()
         else:
             # Behind a whole segment no shorter one is tried: it takes the time of all its letters.
             segment = "[^/]++" if path[end : end + 1] in ("", "/") else "[^/]+"
-            pattern += f"(?P<{parameter[1]}>{'(?s:.*)' if parameter[2] else segment})"
-    return pattern + re.escape(read(path[end:]))
+            pattern += f"(?P<{parameter[1]}>{'.*' if parameter[2] else segment})"
+    return pattern + re.escape(path[end:])
 
 
 def _resolved(path: str) -> str:

@@ -30,6 +30,7 @@ ORDER = [
     "config",
     "schema",
     "summary",
+    "resemblance",
     "routing",
     "negotiation",
     "explain",

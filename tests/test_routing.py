@@ -151,7 +151,6 @@ routes:
         "/v1/organizations%5ckeys",
         "/v1%2fcomplete;a%2fb",
         "/v1/organizations\\keys",
-        "/v1/v1/complete;x",
         "/v1/%256frganizations/keys",
         "/v1/%25256frganizations/keys",
         "/v1/%U006frganizations/keys",
@@ -164,6 +163,7 @@ routes:
         "/v1/complete/",
         "/v1/complete%20",
         "/v1/complete.json",
+        "/v1/models/",
         "/v1/complete;/x",
         "/v1/complete%3b/x",
         "/v1/complete%3f/x",
@@ -172,6 +172,21 @@ routes:
         "///host/v1/organizations/keys",
         "/\\host/v1/organizations/keys",
         "/v1/files/%252e%252e/organizations/keys",
+        "/v1%2fmodels/a%252fb",
+        "/v1%2fmodels/a%5cb",
+        "/v1%2fmodels/a%u002fb",
+        "/v1%2fmodels/%u0061%u002fb%%36b",
+        "/v1%5cmodels/a%2fb",
+        "/v1\\models/a%5cb",
+        "/v1/%6dodels/a%25%32%66b",
+        "/v1/%6dodels/a%2%66b",
+        "/v1/%6dodels/a%EF%BC%8Fb",
+        "/v1/%6dodels/%E2%84%80",
+        "/v1;x/models/%3bx",
+        "/v1;x/models/a;b%3fc/d",
+        "/v1/organ%C4%B1zations/keys",
+        "/v1/b%C3%BCcher/c",
+        "/v1/100%",
     ],
 )
 def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
@@ -186,10 +201,14 @@ def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
         "/v1/models/%61",
         "/v1/organizations/a%20%2f%6f",
         "/v1/%66iles/a%2fb",
-        "/v1/100%",
-        "/v1/files/100%256f",
-        "/v1/b%C3%BCcher/c%20",
-        "/v1/one%2ftwo",
+        "/v1/files",
+        "/v1/files/100%256f%",
+        "/v1/files/b%C3%BCcher/c%20.txt",
+        "/v1/files/a;v=1/b//c\\d",
+        "/v1/my%20files/a/b%2fc",
+        "/v1/complete/a",
+        "/v1/models/a/b",
+        "/v1/models.json/a/b",
     ],
 )
 def test_what_is_encoded_within_a_route_stays_as_it_is(path: str) -> None:
@@ -209,31 +228,72 @@ def test_routes_that_differ_only_to_strict_servers_are_kept_apart() -> None:
         assert routes.find("GET", path).path == path
 
 
+def test_one_upstream_has_no_route_that_a_path_could_avoid() -> None:
+    """It is asked with the same key, and takes the path for what it does without the proxy."""
+    routes = with_methods(("/v1/complete", "POST"), ("/{rest:path}", None))
+    for path in ("/v1/%63omplete", "/V1/complete", "/v1/complete;x", "/v1//complete/"):
+        assert routes.find("POST", path).path == path
+
+
+def test_no_spelling_of_a_path_slips_past_what_a_route_makes_of_it() -> None:
+    routes = Routes(
+        parse(
+            """
+upstreams: {api: {base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"]}}
+routes:
+  - {path: "/v1/secret/{name}", upstream: api, upstream_path: "/v1/none/{name}"}
+  - {path: "/{rest:path}", upstream: api}
+""",
+            "proxy.yaml",
+            {},
+        ).routes
+    )
+    with pytest.raises(NoRoute):
+        routes.find("GET", "/v1/%73ecret/a")
+    assert routes.find("GET", "/v1/secre/a").path == "/v1/secre/a"
+
+
+def test_an_earlier_route_for_other_methods_is_none_that_a_path_avoids() -> None:
+    with pytest.raises(NoRoute):
+        SPLIT.find("GET", "/v1/%6fne/a")
+    assert SPLIT.find("POST", "/v1/%6fne/a").path == "/v1/%6fne/a"
+
+
+@pytest.mark.parametrize("name", ["{name}.json", "{a}-{b}.json"])
+def test_a_suffix_behind_a_parameter_tells_paths_apart(name: str) -> None:
+    routes = behind(f"/v1/{name}")
+    for path in ("/v1/x-1.jsonx.json%20", "/v1/x-1.JSON", "/v1/x-1.json.gz/", "/v1/x-1.json/"):
+        with pytest.raises(NoRoute):
+            routes.find("GET", path)
+    for path in ("/v1/x-1.jsonx", "/v1/x-1.js%20on", "/v1/x-1.json/a", f"/v1/x{'.jsonx' * 9_000}"):
+        assert routes.find("GET", path).path == path
+
+
 @pytest.mark.parametrize(
-    "path",
-    ["/v1/jobs/a:cancel.b/", "/v1/jobs/a:cancel:cancel%20", "/v1/jobs/a:cancel.b:cancelled"],
+    ("path", "asked"),
+    [("/v1/files", "/v1/files/"), ("/v1/files/", "/v1/files"), ("/v1/files/{name}", "/v1/files/")],
 )
-def test_what_stands_behind_a_parameter_is_found_whatever_follows(path: str) -> None:
-    routes = with_methods(("/v1/jobs/{id}:cancel", None), ("/{rest:path}", None))
+def test_a_slash_at_the_end_tells_no_paths_apart(path: str, asked: str) -> None:
     with pytest.raises(NoRoute):
-        routes.find("GET", path.replace(":", "%3a"))
+        behind(path).find("GET", asked)
 
 
-def test_a_later_route_for_other_methods_takes_nothing_from_an_earlier_one() -> None:
-    routes = with_methods(("/v1/files/{name}", None), ("/v1/files/{name}/copy", "POST"))
-    assert routes.find("GET", "/v1/files/a%2Fcopy").path == "/v1/files/a%2Fcopy"
-
-
-def test_no_spelling_of_a_path_slips_past_a_route_for_other_methods() -> None:
-    routes = with_methods(("/v1/files/{name}/copy", "POST"), ("/v1/files/{name}", None))
-    with pytest.raises(NoRoute):
-        routes.find("GET", "/v1/files/a%2Fcopy")
-    assert routes.find("GET", "/v1/files/%61").path == "/v1/files/%61"
-
-
-def test_a_route_for_other_methods_before_one_that_takes_all_refuses_no_spelling() -> None:
-    routes = with_methods(("/v1/files/{name}", "POST"), ("/{rest:path}", None))
-    assert routes.find("GET", "/v1/%66iles/a").path == "/v1/%66iles/a"
+def behind(path: str) -> Routes:
+    """A route, and behind it one that takes all that is left to another upstream."""
+    return Routes(
+        parse(
+            f"""
+upstreams:
+  own: {{base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"]}}
+  keyed: {{base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"], credentials: {{bearer: ours}}}}
+routes:
+  - {{path: "{path}", upstream: own}}
+  - {{path: "/{{rest:path}}", upstream: keyed}}
+""",
+            "proxy.yaml",
+            {},
+        ).routes
+    )
 
 
 def with_methods(*routes: tuple[str, str | None]) -> Routes:
@@ -243,3 +303,16 @@ def with_methods(*routes: tuple[str, str | None]) -> Routes:
     ]
     upstream = 'upstreams: {api: {base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"]}}'
     return Routes(parse("\n".join((upstream, "routes:", *lines)), "proxy.yaml", {}).routes)
+
+
+@pytest.mark.parametrize("path", ["//v1/complete", "/v1/v1/complete", "///v1//v1/complete"])
+@pytest.mark.parametrize("before", ["/complete", "/{name}"])
+def test_what_sdks_of_2023_join_is_the_plain_path_by_any_route(path: str, before: str) -> None:
+    routes = with_methods((before, None), ("/{rest:path}", None))
+    assert routes.find("POST", path).path == "/v1/complete"
+
+
+def test_a_route_may_name_to_the_letter_what_sdks_of_2023_join() -> None:
+    routes = with_methods(("/v1/complete", None), ("/v1/v1/complete", None))
+    assert routes.find("POST", "/v1/v1/complete").path == "/v1/v1/complete"
+    assert routes.find("POST", "//v1/complete").path == "/v1/complete"

@@ -1,0 +1,91 @@
+"""Whether a server might take a path for one that a route has, though it is written otherwise.
+
+Servers decode a path once or twice, or all but its slashes; they merge slashes, cut parameters off,
+take a backslash for a slash and a beginning for a host, and overlook capitals, a suffix or a slash
+at the end. None of them is modelled here. A path is no route's only if that is plain: by a segment
+up to which nobody can divide it in two ways, or by their number if that is so up to its end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import unquote
+
+_DIVIDES = re.compile(r"[/\\;?#%\0]")
+"""What ends a segment or a path to some servers, or may be decoded once more."""
+
+_ENDS = r"(?=[.\s]|\Z)"
+_SUFFIX = r"(?:[.\s].*)?"
+
+
+class Beginning(NamedTuple):
+    """The segments that a path begins with to all servers, decoded; ``whole``: it has no more."""
+
+    segments: Sequence[str]
+    whole: bool
+
+
+def beginning(path: str) -> Beginning:
+    """As much of ``path`` as all servers divide alike."""
+    known: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        inner = len(known) < len(segments) - 1
+        if not _is_clear(segment) or (inner and not segment):
+            return Beginning(known, whole=False)
+        known.append(unquote(segment))
+    return Beginning(known, whole=True)
+
+
+def _is_clear(segment: str) -> bool:
+    try:
+        return not _DIVIDES.search(unquote(segment, errors="strict"))
+    except UnicodeDecodeError:  # some leave such bytes out, or find a slash in them
+        return False
+
+
+class Likeness:
+    """What the ``path`` of a route, with its parameters, may look like."""
+
+    def __init__(self, path: str) -> None:
+        before, rest, _ = re.sub(r"\{\w+:path\}", "\0", path).partition("\0")
+        segments = before.removesuffix("/").split("/")[1:]
+        if rest and not before.endswith("/"):
+            del segments[-1]
+        self._segments = [re.compile(_lenient(segment)) for segment in segments]
+        self._has_rest = bool(rest)
+
+    def may_be(self, path: Beginning) -> bool:
+        """Whether a server might take a path that begins so for one of the route's."""
+        known, whole = path
+        ends_in_slash = whole and known[-1] == ""
+        return self._may_be(known, whole) or (ends_in_slash and self._may_be(known[:-1], whole))
+
+    def _may_be(self, known: Sequence[str], whole: bool) -> bool:
+        own = len(self._segments)
+        if len(known) > own and not self._has_rest:
+            return False
+        if whole and len(known) < own + self._has_rest:
+            return False
+        pairs = zip(self._segments, known, strict=False)
+        return all(
+            pattern.fullmatch(each.casefold()) or not each.isascii() for pattern, each in pairs
+        )
+
+
+def _lenient(segment: str) -> str:
+    """A segment of a route's path as a regular expression: decoded, without capitals, any suffix.
+
+    A parameter may be nothing. It ends where what stands behind it comes first: no later place is
+    tried, for whoever asks for a path could make that many.
+    """
+    first, *others = (
+        re.escape(unquote(literal).casefold()) for literal in re.split(r"\{\w+\}", segment)
+    )
+    if not others:
+        return f"(?s){first}{_SUFFIX}"
+    *between, last = others
+    middle = "".join(f"(?>.*?{literal})" for literal in between)
+    return f"(?s){first}{middle}(?>.*?{last}{_ENDS}){_SUFFIX}"
