@@ -844,7 +844,7 @@ async def test_whoever_sends_much_at_once_lets_others_go_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(protocol, "SLICE", 0)
-    size = 10_000
+    size = 100_000  # more than the event loop hands over at once
     parts: list[bytes] = []
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
