@@ -1198,6 +1198,25 @@ async def test_a_slow_client_that_is_let_go_gets_the_last_of_its_answer_and_is_l
         await stay(client)
 
 
+async def test_a_client_that_has_taken_what_waited_is_not_left_for_it() -> None:
+    timers: list[asyncio.TimerHandle] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        connection = scope["extensions"][CONNECTION]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not connection.flow.write_paused:
+            part = b"x" * (16 << 10)
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        timers.append(connection._stalled)  # noqa: SLF001
+        await connection.flow.drain()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async with serving(application) as client:
+        await client.say(GET + b"connection: close\r\n\r\n")
+        await client.rest()
+    assert [timer.cancelled() for timer in timers] == [True]
+
+
 @pytest.mark.parametrize("ending", ["asked to close", "silent", "half-closed", "cut"])
 async def test_a_client_that_does_not_take_the_last_of_its_answer_is_left(
     monkeypatch: pytest.MonkeyPatch, ending: str
