@@ -593,11 +593,17 @@ REFUSED_BEHIND = {
 
 
 @pytest.mark.parametrize("behind", REFUSED_BEHIND.values(), ids=REFUSED_BEHIND.keys())
-async def test_a_refusal_waits_for_the_answers_before_it(behind: bytes) -> None:
+async def test_a_refusal_waits_for_the_answers_before_it(
+    monkeypatch: pytest.MonkeyPatch, behind: bytes
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
+    for name in ("HEAD_WITHIN", "BODY_SILENCE"):
+        soon(monkeypatch, name)
     upstream = Upstream(open=False)
     async with door(upstream) as client:
         await client.say(GET + b"\r\n" + behind)
         await happened(upstream.reached)
+        await let_go(client)
         upstream.may_answer.set()
         head, body = await answer(client)
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -886,6 +892,13 @@ def soon(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(protocol, name, 0.05)
 
 
+async def let_go(client: Side) -> None:
+    """Wait until a connection that is made now is closed: the time of ``client`` is over then."""
+    host, port = client.writer.get_extra_info("peername")[:2]
+    async with await connect(f"http://{host}:{port}") as other:
+        assert await other.rest() == b""
+
+
 async def trickle(client: Side, part: bytes) -> bytes:
     """Send ``part`` again and again until the server has had enough; returns its last words.
 
@@ -958,16 +971,11 @@ async def test_an_exchange_has_no_deadline_of_the_door(monkeypatch: pytest.Monke
     monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
     for name in ("HEAD_WITHIN", "BODY_SILENCE"):
         soon(monkeypatch, name)
-    slept = asyncio.Event()
     upstream = Upstream(open=False)
     async with door(upstream) as client:
         await client.say(GET + b"\r\n")
         await happened(upstream.reached)
-        # A connection that is made now is closed when the time of the first has long been over.
-        host, port = client.writer.get_extra_info("peername")[:2]
-        async with await connect(f"http://{host}:{port}") as other:
-            assert await other.rest() == b""
-            slept.set()
+        await let_go(client)
         upstream.may_answer.set()
         assert (await answer(client))[1] == b"ok"
 
