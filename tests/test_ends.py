@@ -164,6 +164,20 @@ async def test_a_client_that_leaves_a_call_without_stream_ends_it_too(log: Excha
         assert 'ended="client left before the first byte"' in await log.line()
 
 
+async def test_a_client_of_an_unknown_version_that_leaves_has_left_and_no_more(
+    log: Exchanges,
+) -> None:
+    gate = Gate()
+    async with proxy_to(gate.play) as (_, url):
+        async with await connect(url) as client:
+            await client.say(
+                b"GET /v1/models HTTP/1.1\r\nhost: x\r\nanthropic-version: 2999-01-01\r\n\r\n"
+            )
+            await gate.asked.wait()
+        await gate.wait_closed()
+        assert 'ended="client left before the first byte"' in await log.line()
+
+
 async def test_a_client_that_leaves_right_after_the_stop_has_had_everything(log: Exchanges) -> None:
     gate = Gate(STREAM_HEAD, completion(" Hi"), LAST)
     async with proxy_to(gate.play) as (_, url):
