@@ -463,6 +463,41 @@ async def test_a_ping_may_be_given_up_before_it_is_begun(monkeypatch: pytest.Mon
     gc.collect()  # which would tell of a wait that nobody began
 
 
+@pytest.mark.parametrize("taken", [True, False], ids=["taken", "never taken"])
+async def test_a_ping_that_had_to_wait_is_neither_the_last_nor_left_behind(
+    monkeypatch: pytest.MonkeyPatch, *, taken: bool
+) -> None:
+    monkeypatch.setattr(keepalive, "SILENCE", 0)
+    before = asyncio.all_tasks()
+    looks = asyncio.Semaphore(0)
+    look = Keepalive._look  # noqa: SLF001
+    pings = 0
+
+    def looked(pinger: Keepalive) -> None:
+        look(pinger)
+        looks.release()
+
+    class Slow:
+        started, behind, last_write = True, False, 0.0
+
+        async def write(self, _: bytes) -> None:
+            if not taken:
+                await asyncio.Event().wait()
+
+    def ping() -> bytes:
+        nonlocal pings
+        pings += 1
+        return b""
+
+    monkeypatch.setattr(Keepalive, "_look", looked)
+    with Keepalive(cast(Client, Slow()), ping):
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(9):
+                await looks.acquire()
+    assert pings > 1 if taken else pings == 1
+    await until(lambda: asyncio.all_tasks() == before)
+
+
 async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = asyncio.Event()
     feed = Translation.feed
