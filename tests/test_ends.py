@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
+from unittest.mock import AsyncMock
 
 import pytest
 from processes import served, write_config
@@ -405,6 +406,26 @@ async def test_what_a_slow_client_is_owed_at_the_end_of_a_drain_is_whole() -> No
                 rest = rest[-500:] + await client.reader.read(1 << 20)
         assert b'"stop_reason":"stop_sequence"' in rest
         assert b"data: [DONE]\r\n\r\n" in rest
+
+
+@pytest.mark.parametrize("amount", [1, 2, 3])
+async def test_what_was_written_is_not_owed_any_more(amount: int) -> None:
+    """Else it would be written twice where a drain ends just behind it."""
+    written: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        written.append(message["body"])
+
+    scope = {"method": "POST", "raw_path": b"/", "query_string": b"", "headers": []}
+    client = Client(scope, AsyncMock(), send)
+    blocks = [b"1", b"2", b"3", b"4"]
+    writing = client.write_all(blocks)
+    assert writing is not None
+    for _ in range(amount):
+        writing.send(None)
+    writing.close()
+    assert written == blocks[:amount]
+    assert [*client.unwritten] == blocks[amount:]
 
 
 async def test_no_ping_overtakes_the_end_that_waits_for_a_slow_client(
