@@ -321,6 +321,22 @@ async def test_an_upload_that_fails_after_its_answer_ends_the_connection() -> No
             await ended.wait()
 
 
+async def test_an_upload_that_fails_before_its_answer_is_not_waited_for() -> None:
+    """Other servers than ours tell of a client that left by this alone."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"some"
+        raise errors.InvalidRequest("the client has left")
+
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.rest()
+
+    async with raw_upstream(play) as url, connected(url) as upstream, asyncio.timeout(PATIENCE):
+        with pytest.raises(errors.InvalidRequest):
+            await upstream.call("POST", "/", [(b"content-length", b"9")], body())
+
+
 async def test_an_upload_is_as_slow_as_its_upstream() -> None:
     """Or all of it would be in memory, however large."""
     part, parts = b"x" * (256 << 10), 200
