@@ -158,7 +158,6 @@ class Pool:
             if since + KEEP > loop.time():
                 self._sweep = loop.call_at(since + KEEP, self._close_old)
                 return
-            del self._free[connection]
             connection.close()
 
 
