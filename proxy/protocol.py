@@ -568,7 +568,6 @@ class Protocol(HttpToolsProtocol):
             self._give_up()
 
     def _give_up(self) -> None:
-        self._stop_waiting()
         self._gone = ClientStalled()
         self.transport.abort()
 
