@@ -1160,6 +1160,21 @@ async def test_each_part_of_a_body_is_given_its_time_and_does_not_count_for_fram
     assert dues[:3] == sorted(set(dues[:3]))
 
 
+async def test_framing_that_arrives_by_itself_counts_to_the_next_part_of_the_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "PIECE", 2)
+    body = b"1\r\nx\r\n" * 200 + b"0\r\n\r\n"
+
+    async def play(side: Side) -> None:
+        await side.until(b"0\r\n\r\n")
+        await side.say(OK)
+
+    async with at_the_door(play, {"limits": {"header_bytes": 300}}) as client:
+        await client.say(POST + CHUNKED + body)
+        assert (await answer(client))[1] == b"ok"
+
+
 async def stay(client: Side) -> None:
     """Go on sending until the connection is gone."""
     with suppress(ConnectionError):
