@@ -789,6 +789,25 @@ async def test_a_name_that_is_not_known_when_nobody_waits_any_more_is_no_fault_o
     assert not faults
 
 
+async def test_a_pool_that_is_closed_asks_for_no_name_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = asyncio.Event()
+
+    async def look_up(*_: object) -> list[Any]:
+        asked.set()
+        return await asyncio.Event().wait() and []
+
+    monkeypatch.setattr(pool, "look_up", look_up)
+    async with connected("http://api.example") as upstream:
+        call = asyncio.create_task(ask(upstream))
+        await asked.wait()
+        call.cancel()
+    with suppress(asyncio.CancelledError):
+        await call
+    await until(lambda: upstream._pool._asking is None)  # noqa: SLF001
+
+
 async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -> None:
     async with raw_upstream(silent) as url, connected(url) as upstream:
         before = standing()
