@@ -52,7 +52,8 @@ the application and its processes
     counted, page, playground, admin        what is under /-/
     app                                     the rooms put together
     sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
-    terms, flow, response, protocol         one connection, and waiting for its client
+    terms, flow, patience                   how long a client is waited for, and by whom
+    response, protocol                      one connection to it
     terminal                                the standard streams
     server, workers                         one process, several
     probe, demo                             the health check, both wires to look at

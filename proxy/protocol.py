@@ -30,8 +30,8 @@ from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
 from .fields import has_body, values, without
 from .flow import Flow, Signal
 from .observe import Record
+from .patience import Patience
 from .response import Response, refusal
-from .sockets import untaken
 from .terms import (
     BESIDE,
     BODY_SILENCE,
@@ -48,9 +48,6 @@ from .terms import (
 
 WORTH_A_COPY = 16 << 10
 """Up to how many bytes copying a part costs less than handing the transport three."""
-
-ENOUGH = 64 << 10
-"""How much a client must take to be given its time once more, in bytes."""
 
 _NEVER = math.inf
 
@@ -83,15 +80,14 @@ class Protocol(HttpToolsProtocol):
         "_hung_up",
         "_mixed",
         "_part",
+        "_patience",
         "_refusal",
         "_segment",
-        "_stalled",
         "_tell",
         "_terms",
         "_timer",
         "_turn",
         "_unread",
-        "_untaken",
         "_waiting",
         "_wakes",
     )
@@ -107,9 +103,8 @@ class Protocol(HttpToolsProtocol):
         del self.pipeline  # which would hold them, and takes 760 bytes for none
 
         self._tell: Callable[[Gone], None] | None = None
-        self._stalled: asyncio.TimerHandle | None = None
-        self._untaken = 0
-        """What the client had yet to take when it was last given its time, in bytes."""
+        self._patience: Patience | None = None
+        """With a client that does not keep up."""
         self._gone: Gone | None = None
 
         self._part: Literal["head", "body"] | None = None
@@ -188,7 +183,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not keep up: it gets its time, and whoever writes to it waits."""
         super().pause_writing()
-        self._be_patient()
+        self._patience = Patience(self.transport, self._terms.patience, self._give_up)
 
     def resume_writing(self) -> None:
         """The client has taken what was waiting."""
@@ -551,21 +546,9 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _stop_waiting(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
-    def _be_patient(self) -> None:
-        in_system = untaken(self.transport.get_extra_info("socket"))
-        self._untaken = self.transport.get_write_buffer_size() + in_system
-        self._stalled = self.loop.call_later(self._terms.patience, self._look_at_taken)
-
-    def _look_at_taken(self) -> None:
-        """Leave the client, unless it keeps taking: the transport hears of that late."""
-        before = self._untaken
-        self._be_patient()
-        if before - self._untaken < ENOUGH:
-            self._give_up()
+        if self._patience is not None:
+            self._patience.end()
+            self._patience = None
 
     def _give_up(self) -> None:
         self._gone = ClientStalled()

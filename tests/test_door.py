@@ -33,6 +33,7 @@ from proxy.app import App
 from proxy.client import CONNECTION
 from proxy.fields import by_name, times_forwarded
 from proxy.observe import Record
+from proxy.patience import ENOUGH, Patience
 from proxy.server import running
 from proxy.translation import MOST_VALUES
 from proxy.versions.prompt import HUMAN, MOST_TURNS
@@ -1230,7 +1231,7 @@ async def test_a_client_that_has_taken_what_waited_is_not_left_for_it() -> None:
         while not connection.flow.write_paused:
             part = b"x" * (16 << 10)
             await send({"type": "http.response.body", "body": part, "more_body": True})
-        timers.append(connection._stalled)  # noqa: SLF001
+        timers.append(connection._patience._timer)  # noqa: SLF001
         await connection.flow.drain()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -1283,7 +1284,7 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
 ) -> None:
     looks: list[bool] = []
     left = asyncio.Event()
-    look = protocol.Protocol._look_at_taken  # noqa: SLF001
+    look = Patience._look  # noqa: SLF001
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -1295,16 +1296,15 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
         if scope["type"] == "http":
             await application(scope, receive, send)
 
-    def looked(connection: protocol.Protocol) -> None:
+    def looked(patience: Patience) -> None:
         if len(looks) < 3:
-            client.recv(2 * protocol.ENOUGH, socket.MSG_WAITALL)
-        assert connection.flow.write_paused  # it has not heard of that
-        look(connection)
-        looks.append(connection.transport.is_closing())
+            client.recv(2 * ENOUGH, socket.MSG_WAITALL)
+        look(patience)
+        looks.append(patience._transport.is_closing())  # noqa: SLF001
         if looks[-1]:
             left.set()
 
-    monkeypatch.setattr(protocol.Protocol, "_look_at_taken", looked)
+    monkeypatch.setattr(Patience, "_look", looked)
     monkeypatch.setattr(server, "Terms", partial(terms.Terms, patience=0.05))
     async with running(answers) as url:
         with socket.socket() as client:

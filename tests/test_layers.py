@@ -69,6 +69,7 @@ ORDER = [
     "sandbox",
     "terms",
     "flow",
+    "patience",
     "response",
     "protocol",
     "terminal",
