@@ -16,6 +16,9 @@ from urllib.parse import unquote
 _DIVIDES = re.compile(r"[/\\;?#%\0]")
 """What ends a segment or a path to some servers, or may be decoded once more."""
 
+_OPENING = re.compile(r"\{\w+:path\}")
+"""Behind what anything may stand in the path of a route."""
+
 _ENDS = r"(?=[.\s]|\Z)"
 _SUFFIX = r"(?:[.\s].*)?"
 
@@ -50,12 +53,12 @@ class Likeness:
     """What the ``path`` of a route, with its parameters, may look like."""
 
     def __init__(self, path: str) -> None:
-        before, rest, _ = re.sub(r"\{\w+:path\}", "\0", path).partition("\0")
-        segments = before.removesuffix("/").split("/")[1:]
-        if rest and not before.endswith("/"):
-            del segments[-1]
+        before, opening, _ = _OPENING.sub("\0", path).partition("\0")
+        *inner, last = before.split("/")[1:]
+        segments = [*inner, f"{last}{{rest}}" if opening else last] if last else inner
         self._segments = [re.compile(_lenient(segment)) for segment in segments]
-        self._has_rest = bool(rest)
+        self._is_open = bool(opening)
+        self._least = len(segments) + (self._is_open and not last)
 
     def may_be(self, path: Beginning) -> bool:
         """Whether a server might take a path that begins so for one of the route's."""
@@ -64,10 +67,9 @@ class Likeness:
         return self._may_be(known, whole) or (ends_in_slash and self._may_be(known[:-1], whole))
 
     def _may_be(self, known: Sequence[str], whole: bool) -> bool:
-        own = len(self._segments)
-        if len(known) > own and not self._has_rest:
+        if len(known) > len(self._segments) and not self._is_open:
             return False
-        if whole and len(known) < own + self._has_rest:
+        if whole and len(known) < self._least:
             return False
         pairs = zip(self._segments, known, strict=False)
         return all(

@@ -278,6 +278,16 @@ def test_a_slash_at_the_end_tells_no_paths_apart(path: str, asked: str) -> None:
         behind(path).find("GET", asked)
 
 
+@pytest.mark.parametrize("path", ["/v1/files{rest:path}", "/v1/{name}s{rest:path}"])
+def test_a_rest_that_begins_within_a_segment_is_told_apart_by_what_stands_before(path: str) -> None:
+    routes = behind(path)
+    for other in ("/v1/complete", "/v1/batch/a", "/v1", "/v1/"):
+        assert routes.find("GET", other).path == other
+    for like in ("/v1/fileS", "/v1/file%53/a", "/V1/files-a", "/v1%2ffiles", "/v1//files/a"):
+        with pytest.raises(NoRoute):
+            routes.find("GET", like)
+
+
 def behind(path: str) -> Routes:
     """A route, and behind it one that takes all that is left to another upstream."""
     return Routes(
