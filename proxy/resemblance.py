@@ -16,8 +16,9 @@ from urllib.parse import unquote
 _DIVIDES = re.compile(r"[/\\;?#%\0]")
 """What ends a segment or a path to some servers, or may be decoded once more."""
 
-_OPENING = re.compile(r"\{\w+:path\}")
-"""Behind what anything may stand in the path of a route."""
+_SLASHES = re.compile(r"(?:[/\\]|%2f|%5c)+", re.IGNORECASE)
+_OPENING = re.compile(r"\{\w+:path\}|;|%(?:3b|3f|23|25)", re.IGNORECASE)
+"""Behind what anything may stand in the path of a route, or nothing to some servers."""
 
 _ENDS = r"(?=[.\s]|\Z)"
 _SUFFIX = r"(?:[.\s].*)?"
@@ -53,6 +54,8 @@ class Likeness:
     """What the ``path`` of a route, with its parameters, may look like."""
 
     def __init__(self, path: str) -> None:
+        # A path that all servers divide alike has these slashes as they are.
+        path = _SLASHES.sub("/", path)
         before, opening, _ = _OPENING.sub("\0", path).partition("\0")
         *inner, last = before.split("/")[1:]
         segments = [*inner, f"{last}{{rest}}" if opening else last] if last else inner

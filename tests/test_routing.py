@@ -288,6 +288,26 @@ def test_a_rest_that_begins_within_a_segment_is_told_apart_by_what_stands_before
             routes.find("GET", like)
 
 
+@pytest.mark.parametrize(
+    ("path", "read", "other"),
+    [
+        ("/v1/models/meta%2Fllama", "/v1/models/meta/llama", "/v1/models/meta"),
+        ("/v1/models/meta%5cllama", "/v1/models/meta/llama", "/v1/models/llama"),
+        ("/v1//models", "/v1/models", "/models"),
+        ("/v1/{name}%2fkeys", "/v1/a/keys", "/v1/a/key"),
+        ("/v1/a;b", "/v1/a", "/v1/b"),
+        ("/v1/a%3Fb", "/v1/a", "/v1/b"),
+        ("/v1/a%2562", "/v1/ab", "/v1/b"),
+    ],
+)
+def test_what_is_encoded_in_a_route_may_be_read_otherwise(path: str, read: str, other: str) -> None:
+    routes = behind(path)
+    assert routes.find("GET", path.replace("{name}", "a")).route.upstream == "own"
+    assert routes.find("GET", other).route.upstream == "keyed"
+    with pytest.raises(NoRoute):
+        routes.find("GET", read)
+
+
 def behind(path: str) -> Routes:
     """A route, and behind it one that takes all that is left to another upstream."""
     return Routes(
