@@ -76,7 +76,7 @@ class Likeness:
             return False
         pairs = zip(self._segments, known, strict=False)
         return all(
-            pattern.fullmatch(each.casefold()) or not each.isascii() for pattern, each in pairs
+            not each.isascii() or pattern.fullmatch(each.casefold()) for pattern, each in pairs
         )
 
 
@@ -93,4 +93,5 @@ def _lenient(segment: str) -> str:
         return f"(?s){first}{_SUFFIX}"
     *between, last = others
     middle = "".join(f"(?>.*?{literal})" for literal in between)
-    return f"(?s){first}{middle}(?>.*?{last}{_ENDS}){_SUFFIX}"
+    end = f"(?>.*?{last}{_ENDS}){_SUFFIX}" if last else ".*"
+    return f"(?s){first}{middle}{end}"
