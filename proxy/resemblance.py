@@ -9,13 +9,14 @@ up to which nobody can divide it in two ways, or by their number if that is so u
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote
 
 _DIVIDES = re.compile(r"[/\\;?#%\0]")
 """What ends a segment or a path to some servers, or may be decoded once more."""
 
+_HOST = re.compile("^//+[^/]*")
 _SLASHES = re.compile(r"(?:[/\\]|%2f|%5c)+", re.IGNORECASE)
 _OPENING = re.compile(r"\{\w+:path\}|;|%(?:3b|3f|23|25)", re.IGNORECASE)
 """Behind what anything may stand in the path of a route, or nothing to some servers."""
@@ -31,13 +32,21 @@ class Beginning(NamedTuple):
     whole: bool
 
 
-def beginning(path: str) -> Beginning:
-    """As much of ``path`` as all servers divide alike."""
+def beginnings(path: str) -> Iterator[Beginning]:
+    """As much of ``path`` as all servers divide alike, for each way to take doubled slashes.
+
+    They may be one, or what stands behind the first may be a host (RFC 3986 §4.2).
+    """
+    readings = {path, _HOST.sub("", path)} if path.startswith("//") else {path}
+    if "//" in path:
+        readings |= {re.sub("//+", "/", reading) for reading in readings}
+    return map(_beginning, readings)
+
+
+def _beginning(path: str) -> Beginning:
     known: list[str] = []
-    segments = path.split("/")[1:]
-    for segment in segments:
-        inner = len(known) < len(segments) - 1
-        if not _is_clear(segment) or (inner and not segment):
+    for segment in path.split("/")[1:]:
+        if not _is_clear(segment):
             return Beginning(known, whole=False)
         known.append(unquote(segment))
     return Beginning(known, whole=True)

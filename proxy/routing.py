@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from .config import Route
 from .errors import MethodNotAllowed, NoRoute
-from .resemblance import Likeness, beginning
+from .resemblance import Likeness, beginnings
 
 SHOWN = 600
 """How much of a path is repeated to say what is wrong with it, in characters."""
@@ -105,13 +105,19 @@ def _avoidable(taken: Route, earlier: Iterable[Route]) -> Avoidable:
         (route, Likeness(route.path))
         for route in earlier
         if (route.upstream != taken.upstream or route.upstream_path is not None)
-        and route.path.casefold().rstrip("/") != taken.path.casefold().rstrip("/")
+        and _folded(route.path) != _folded(taken.path)
     )
 
 
+def _folded(path: str) -> str:
+    return _PARAMETER.sub(r"{\2}", path).casefold().rstrip("/")
+
+
 def _may_be_any(avoidable: Avoidable, method: str, path: str) -> bool:
-    begins = beginning(path)
-    return any(like.may_be(begins) for route, like in avoidable if _takes(route, method))
+    for begins in beginnings(path):
+        if any(like.may_be(begins) for route, like in avoidable if _takes(route, method)):
+            return True
+    return False
 
 
 def _takes(route: Route, method: str) -> bool:
