@@ -47,6 +47,7 @@ def routes(journal: Journal) -> list[Route]:
     process = uuid4().hex
     turn = asyncio.Lock()
     reading: set[Counted] = set()
+    _page()  # while a file can be opened: clients may hold all that there are
 
     async def ledger(request: Request) -> Response:
         form = _form(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import connect, settings
 
-from proxy import hosts
+from proxy import hosts, page
 from proxy.app import App
 from proxy.metrics import Metrics
 from proxy.server import read_again, running
@@ -67,6 +68,17 @@ async def test_another_spelling_of_ours_is_not_ours() -> None:
         for path in ("/-/healthy", "/-/ready", "/-/metrics", "/-/ledger"):
             for each in (url, apart):
                 assert (await asked(each, path)).status_code == 200, path
+
+
+async def test_the_page_is_shown_where_no_file_can_be_opened_any_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where clients hold all that there are: it was a fault, told with all its calls."""
+    page._page.cache_clear()  # noqa: SLF001  (others have asked for it)
+    async with both_ports() as (_, urls):
+        monkeypatch.setattr(page, "FILE", tmp_path / "none")
+        for url in urls:
+            assert (await asked(url, "/-/ledger?format=html")).status_code == 200
 
 
 async def test_a_long_query_is_not_taken_apart() -> None:
