@@ -134,10 +134,11 @@ class Journal:
         async with self._one_at_a_time:
             if self._timer is not None:
                 self._timer.cancel()
-            if self._file is not None and self._thread is not None:
-                thread, self._thread = self._thread, None
+            file, self._file = self._file, None  # who still asks is told what was read
+            thread, self._thread = self._thread, None
+            if file is not None and thread is not None:
                 try:
-                    await thread.do(self._file.close)
+                    await thread.do(file.close)
                 finally:
                     thread.stop()
 

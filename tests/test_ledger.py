@@ -590,6 +590,17 @@ async def test_a_start_does_not_wait_for_a_disk_that_stands_still(
         assert (await client.get("/-/ledger")).json()["summary"]["translated"] == 1
 
 
+async def test_who_asks_after_the_end_has_no_file_opened_anew(tmp_path: Path) -> None:
+    """At a port of their own all endpoints answer to the very end."""
+    files, threads = opened(), threading.active_count()
+    one = kept(tmp_path / "ledger")
+    one.count(record())
+    await one.close()
+    assert total(await one.ledger()) == 1
+    await until(lambda: threading.active_count() == threads)
+    assert opened() == files
+
+
 async def test_a_disk_that_fails_last_of_all_closes_nothing_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
