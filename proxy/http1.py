@@ -64,8 +64,10 @@ class Connection(asyncio.Protocol):
         """What the upstream said before it was asked anything; None once it was."""
         self._writable: asyncio.Future[None] | None = None
 
-    async def encipher(self, tls: ssl.SSLContext, host: str) -> None:
+    async def encipher(self, tls: ssl.SSLContext, host: str, patience: float) -> None:
         """Speak TLS from now on, with whom can prove to be ``host``; raises OSError.
+
+        Event loops end it after a minute unless told that it may take ``patience``.
 
         uvloop would do it as it connects, but who is cancelled between the two loses hold of what
         it has made for TLS: 70 KB, for a minute or until the garbage collector finds them.
@@ -77,7 +79,9 @@ class Connection(asyncio.Protocol):
         if plain.is_closing():
             raise ConnectionResetError
         try:
-            enciphered = await self.loop.start_tls(plain, self, tls, server_hostname=host)
+            enciphered = await self.loop.start_tls(
+                plain, self, tls, server_hostname=host, ssl_handshake_timeout=patience
+            )
         except BaseException:
             plain.abort()  # or it would say goodbye first, and wait to be told the same
             raise

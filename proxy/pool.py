@@ -125,7 +125,7 @@ class Pool:
             chosen = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
             _, connection = await connect(sock=chosen)
         if self._tls is not None:
-            await connection.encipher(self._tls, self._host)
+            await connection.encipher(self._tls, self._host, self._patience)
         return connection
 
     def close(self) -> None:

@@ -252,6 +252,18 @@ async def test_an_upstream_that_does_not_speak_tls_is_told_so() -> None:
             await ask(upstream)
 
 
+async def test_a_handshake_has_all_the_time_to_connect_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event loops give it a minute, and then say that the connection was lost."""
+    monkeypatch.setattr("asyncio.constants.SSL_HANDSHAKE_TIMEOUT", 0.01)
+
+    async def play(side: Side) -> None:
+        await side.rest()
+
+    async with raw_upstream(play) as url, connected(url.replace("p:", "ps:"), connect=0.1) as slow:
+        with pytest.raises(errors.UpstreamTimeout):
+            await ask(slow)
+
+
 async def test_fields_and_target_go_out_as_they_are() -> None:
     heads: list[bytes] = []
 
