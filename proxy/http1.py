@@ -65,12 +65,11 @@ class Connection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
 
     async def encipher(self, tls: ssl.SSLContext, host: str, patience: float) -> None:
-        """Speak TLS from now on, with whom can prove to be ``host``; raises OSError.
+        """Speak TLS from now on, with who can prove within ``patience`` seconds to be ``host``.
 
-        Event loops end it after a minute unless told that it may take ``patience``.
-
-        uvloop would do it as it connects, but who is cancelled between the two loses hold of what
-        it has made for TLS: 70 KB, for a minute or until the garbage collector finds them.
+        Raises OSError. uvloop would do it as it connects, but who is cancelled between the two
+        loses hold of what it has made for TLS: 70 KB, for a minute or until the garbage collector
+        finds them.
         """
         plain = self._transport
         if self._greeting:
