@@ -37,7 +37,7 @@ def beginnings(path: str) -> Iterator[Beginning]:
 
     They may be one, or what stands behind the first may be a host (RFC 3986 §4.2).
     """
-    readings = {path, _HOST.sub("", path)} if path.startswith("//") else {path}
+    readings = {path, _HOST.sub("", path) or "/"} if path.startswith("//") else {path}
     if "//" in path:
         readings |= {re.sub("//+", "/", reading) for reading in readings}
     return map(_beginning, readings)

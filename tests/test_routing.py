@@ -313,7 +313,9 @@ def test_what_is_encoded_in_a_route_may_be_read_otherwise(path: str, read: str, 
         routes.find("GET", read)
 
 
-@pytest.mark.parametrize("path", ["//v1/messages", "/v1//messages", "///v1//messages//a"])
+@pytest.mark.parametrize(
+    "path", ["//v1/messages", "/v1//messages", "///v1//messages//a", "//", "//host", "//host//"]
+)
 def test_doubled_slashes_pass_that_avoid_no_route(path: str) -> None:
     routes = behind("/v1/organizations/{rest:path}")
     assert routes.find("GET", path).path == path
