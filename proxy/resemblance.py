@@ -32,20 +32,21 @@ class Beginning(NamedTuple):
     whole: bool
 
 
-def beginnings(path: str) -> Iterator[Beginning]:
+def beginnings(path: str, enough: int) -> Iterator[Beginning]:
     """As much of ``path`` as all servers divide alike, for each way to take doubled slashes.
 
-    They may be one, or what stands behind the first may be a host (RFC 3986 §4.2).
+    They may be one, or what stands behind the first may be a host (RFC 3986 §4.2). A path is
+    divided ``enough`` times at most, for whoever asks for it could make that many.
     """
     readings = {path, _HOST.sub("", path) or "/"} if path.startswith("//") else {path}
     if "//" in path:
         readings |= {re.sub("//+", "/", reading) for reading in readings}
-    return map(_beginning, readings)
+    return (_beginning(reading, enough) for reading in readings)
 
 
-def _beginning(path: str) -> Beginning:
+def _beginning(path: str, enough: int) -> Beginning:
     known: list[str] = []
-    for segment in path.split("/")[1:]:
+    for segment in path.split("/", enough)[1:]:
         if not _is_clear(segment):
             return Beginning(known, whole=False)
         known.append(unquote(segment))
@@ -71,6 +72,8 @@ class Likeness:
         self._segments = [re.compile(_lenient(segment)) for segment in segments]
         self._is_open = bool(opening)
         self._least = len(segments) + (self._is_open and not last)
+        self.enough = len(segments) + 2
+        """How often a path is divided to tell: it may have a slash at the end, or even more."""
 
     def may_be(self, path: Beginning) -> bool:
         """Whether a server might take a path that begins so for one of the route's."""

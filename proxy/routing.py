@@ -114,7 +114,8 @@ def _folded(path: str) -> str:
 
 
 def _may_be_any(avoidable: Avoidable, method: str, path: str) -> bool:
-    for begins in beginnings(path):
+    enough = max(like.enough for _, like in avoidable)
+    for begins in beginnings(path, enough):
         if any(like.may_be(begins) for route, like in avoidable if _takes(route, method)):
             return True
     return False
