@@ -21,7 +21,6 @@ _SLASHES = re.compile(r"(?:[/\\]|%2f|%5c)+", re.IGNORECASE)
 _OPENING = re.compile(r"\{\w+:path\}|;|%(?:3b|3f|23|25)", re.IGNORECASE)
 """Behind what anything may stand in the path of a route, or nothing to some servers."""
 
-_ENDS = r"(?=[.\s]|\Z)"
 _SUFFIX = r"(?:[.\s].*)?"
 
 
@@ -38,7 +37,7 @@ def beginnings(path: str, enough: int) -> Iterator[Beginning]:
     They may be one, or what stands behind the first may be a host (RFC 3986 §4.2). A path is
     divided ``enough`` times at most, for whoever asks for it could make that many.
     """
-    readings = {path, _HOST.sub("", path) or "/"} if path.startswith("//") else {path}
+    readings = {path, _HOST.sub("", path) or "/"}
     if "//" in path:
         readings |= {re.sub("//+", "/", reading) for reading in readings}
     return (_beginning(reading, enough) for reading in readings)
@@ -105,5 +104,5 @@ def _lenient(segment: str) -> str:
         return f"(?s){first}{_SUFFIX}"
     *between, last = others
     middle = "".join(f"(?>.*?{literal})" for literal in between)
-    end = f"(?>.*?{last}{_ENDS}){_SUFFIX}" if last else ".*"
+    end = f".*?{last}{_SUFFIX}" if last else ".*"
     return f"(?s){first}{middle}{end}"

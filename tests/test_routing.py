@@ -188,6 +188,12 @@ routes:
         "/v1/organ%C4%B1zations/keys",
         "/v1/b%C3%BCcher/c",
         "/v1/100%",
+        "/v1/complete%00/x",
+        "/v1/complete.%0a",
+        "/v1/%6dodels/a%0ab",
+        "/v1/organizations%c0%afkeys",
+        "/v1///organizations/keys",
+        "//host//v1/organizations/keys",
     ],
 )
 def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
@@ -210,6 +216,8 @@ def test_no_spelling_of_a_path_slips_past_its_route(path: str) -> None:
         "/v1/complete/a",
         "/v1/models/a/b",
         "/v1/models.json/a/b",
+        "/v1/completed",
+        "/v1/Organizations",
     ],
 )
 def test_what_is_encoded_within_a_route_stays_as_it_is(path: str) -> None:
@@ -268,9 +276,16 @@ def test_an_earlier_route_for_other_methods_is_none_that_a_path_avoids() -> None
 @pytest.mark.parametrize("name", ["{name}.json", "{a}-{b}.json"])
 def test_a_suffix_behind_a_parameter_tells_paths_apart(name: str) -> None:
     routes = behind(f"/v1/{name}")
-    for path in ("/v1/x-1.jsonx.json%20", "/v1/x-1.JSON", "/v1/x-1.json.gz/", "/v1/x-1.json/"):
+    for like in (
+        "x-1.jsonx.json%20",
+        "x-1.JSON",
+        "x-1.json.gz/",
+        "x-1.json/",
+        "x-1.json.a-b",
+        "-.JSON",
+    ):
         with pytest.raises(NoRoute):
-            routes.find("GET", path)
+            routes.find("GET", f"/v1/{like}")
     for path in ("/v1/x-1.jsonx", "/v1/x-1.js%20on", "/v1/x-1.json/a", f"/v1/x{'.jsonx' * 9_000}"):
         assert routes.find("GET", path).path == path
 
@@ -304,6 +319,11 @@ def test_a_rest_that_begins_within_a_segment_is_told_apart_by_what_stands_before
         ("/v1/a;b", "/v1/a", "/v1/b"),
         ("/v1/a%3Fb", "/v1/a", "/v1/b"),
         ("/v1/a%2562", "/v1/ab", "/v1/b"),
+        ("/v1/a%3Bb", "/v1/a", "/v1/b"),
+        ("/v1/a%23b", "/v1/a", "/v1/b"),
+        ("/v1/a\\b", "/v1/a/b", "/v1/b"),
+        ("/v1/%41.b", "/v1/a.b", "/v1/acb"),
+        ("/v1/{name}/keys", "/v1//keys", "/v1/keys"),
     ],
 )
 def test_what_is_encoded_in_a_route_may_be_read_otherwise(path: str, read: str, other: str) -> None:
@@ -340,8 +360,8 @@ upstreams:
   own: {{base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"]}}
   keyed: {{base_url: "http://127.0.0.1:9", speaks: ["2023-06-01"], credentials: {{bearer: ours}}}}
 routes:
-  - {{path: "{path}", upstream: own}}
-  - {{path: "{later}", upstream: keyed}}
+  - {{path: '{path}', upstream: own}}
+  - {{path: '{later}', upstream: keyed}}
 """,
             "proxy.yaml",
             {},
