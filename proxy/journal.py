@@ -36,11 +36,11 @@ log = logging.getLogger("proxy")
 FLUSH = 1.0
 """Seconds after which what was counted is written."""
 
-SLICE = 0.001
-"""Seconds of computing after which the loop may serve others."""
-
 RETRY = 10.0
 """The same after a write that failed."""
+
+SLICE = 0.001
+"""Seconds of computing after which the loop may serve others."""
 
 LOCKED = 2.0
 """Seconds that others may hold the lock; nobody needs it for so long."""
