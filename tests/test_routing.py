@@ -191,7 +191,7 @@ routes:
         "/v1/complete%00/x",
         "/v1/complete.%0a",
         "/v1/%6dodels/a%0ab",
-        "/v1/organizations%c0%afkeys",
+        "/v1%c0%aforganizations/keys",
         "/v1///organizations/keys",
         "//host//v1/organizations/keys",
     ],
