@@ -2,8 +2,9 @@
 
 Servers decode a path once or twice, or all but its slashes; they merge slashes, cut parameters off,
 take a backslash for a slash and a beginning for a host, and overlook capitals, a suffix or a slash
-at the end. None of them is modelled here. A path is no route's only if that is plain: by a segment
-up to which nobody can divide it in two ways, or by their number if that is so up to its end.
+at the end. None of them is modelled here, but what becomes of doubled slashes. A path is no route's
+only if that is plain: by a segment up to which nobody can divide it in two ways, or by their number
+if that is so up to its end.
 """
 
 from __future__ import annotations

@@ -483,18 +483,24 @@ async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
     assert looked == 3
 
 
+def stands_still(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
+    """Have a call of the file's wait for this event, and whoever waits for it hardly any time."""
+    go_on = threading.Event()
+    truly = getattr(journal.File, call)
+
+    def waiting(*given: Any) -> Any:
+        assert go_on.wait(PATIENCE)
+        return truly(*given)
+
+    monkeypatch.setattr(journal.File, call, waiting)
+    monkeypatch.setattr(journal, "PATIENT", 0.01)
+    return go_on
+
+
 async def test_who_asks_while_the_disk_stands_still_is_told_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
-    append = journal.File.append
-
-    def patient(file: journal.File, lines: Iterable[bytes]) -> None:
-        assert go_on.wait(PATIENCE)
-        append(file, lines)
-
-    monkeypatch.setattr(journal.File, "append", patient)
-    monkeypatch.setattr(journal, "PATIENT", 0.01)
+    go_on = stands_still(monkeypatch, "append")
     set_up = settings("http://127.0.0.1:9", more={"ledger": {"file": str(tmp_path / "ledger")}})
     async with running(App(set_up)) as url, httpx.AsyncClient(base_url=url) as client:
         await client.get("/v1/models")
@@ -540,15 +546,7 @@ def test_no_end_waits_for_a_disk_that_stands_still(tmp_path: Path) -> None:
 async def test_what_was_given_up_is_written_when_the_disk_goes_on_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
-    append = journal.File.append
-
-    def patient(file: journal.File, lines: Iterable[bytes]) -> None:
-        assert go_on.wait(PATIENCE)
-        append(file, lines)
-
-    monkeypatch.setattr(journal.File, "append", patient)
-    monkeypatch.setattr(journal, "PATIENT", 0.01)
+    go_on = stands_still(monkeypatch, "append")
     files = opened()
     tasks, threads = asyncio.all_tasks(), threading.active_count()
     one = kept(tmp_path / "ledger")
@@ -573,15 +571,7 @@ async def test_a_start_does_not_wait_for_a_disk_that_stands_still(
     one = kept(file)
     one.count(record())
     await one.close()
-    go_on = threading.Event()
-    news = journal.File.news
-
-    def patient(file: journal.File) -> tuple[bool, list[bytes]]:
-        assert go_on.wait(PATIENCE)
-        return news(file)
-
-    monkeypatch.setattr(journal.File, "news", patient)
-    monkeypatch.setattr(journal, "PATIENT", 0.01)
+    go_on = stands_still(monkeypatch, "news")
     set_up = settings("http://127.0.0.1:9", more={"ledger": {"file": str(file)}})
     async with running(App(set_up)) as url, httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/v1/models")).status_code == 502

@@ -603,16 +603,21 @@ async def test_a_call_that_is_cancelled_while_it_connects_leaves_nothing(scheme:
         await until(lambda: standing() == before)
 
 
+async def cancelled_after(steps: int, upstream: Upstream) -> None:
+    """Ask, and give up so many turns of the loop later."""
+    call = asyncio.create_task(ask(upstream))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    call.cancel()
+    with suppress(asyncio.CancelledError):
+        (await call).close()
+
+
 @pytest.mark.parametrize("steps", range(12))
 async def test_a_call_can_be_cancelled_at_every_step(steps: int) -> None:
     async with raw_upstream(silent) as url, connected(url) as upstream:
         before = standing()
-        call = asyncio.create_task(ask(upstream))
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        call.cancel()
-        with suppress(asyncio.CancelledError):
-            (await call).close()
+        await cancelled_after(steps, upstream)
         await until(lambda: standing() == before)
         assert not upstream._pool._all  # noqa: SLF001
 
@@ -630,14 +635,9 @@ async def test_over_tls_a_call_can_be_cancelled_at_every_step(
         before = standing()
         async with connected(url) as upstream:
             weakref.finalize(upstream._pool._tls, freed.set)  # noqa: SLF001
-            call = asyncio.create_task(ask(upstream))
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            call.cancel()
-            with suppress(asyncio.CancelledError):
-                (await call).close()
+            await cancelled_after(steps, upstream)
             await until(lambda: standing() == before)
-        del upstream, call
+        del upstream
         gc.collect()
         await until(freed.is_set)
     assert not complaints
