@@ -5,7 +5,8 @@ each count for themselves, write down what was added, and sum up what all have w
 order. Strangers choose most of the names in here: each is short, and there are so many and no
 more; what exceeds that is counted as OTHER, never lost.
 
-Clocks are set: a time that lies ahead of now is kept, but believed only where there is no other.
+Clocks are set: a time that lies ahead of now is kept, but believed only where there is no other, or
+once it has come: it may be now that is wrong, as where a clock is set only after the start.
 
 What takes long for many entries comes in steps, iterators with nothing in them, so that whoever
 has a loop to serve can do so in between.
@@ -118,6 +119,12 @@ class Entry:
     changes: Counts = field(default_factory=dict)
     features: Counts = field(default_factory=dict)
     """What they use that today's API has no like of."""
+    latest: float = 0.0
+    """The latest time that was added, though it lay ahead."""
+
+    def seen(self, now: float) -> float:
+        """When they were seen last, as far as that is believed ``now``."""
+        return self.latest if self.last < self.latest <= now + AHEAD else self.last
 
     @property
     def errors(self) -> int:
@@ -151,12 +158,14 @@ class Entry:
 
     def add(self, other: Entry, now: float) -> None:
         """Add what ``other`` counted."""
-        last = max(self.last, other.last)
+        mine, theirs = self.seen(now), other.seen(now)
+        last = max(mine, theirs)
         if last > now + AHEAD:
-            last = min(self.last, other.last)
-        if last == other.last and other.answered_by != UNKNOWN:
+            last = min(mine, theirs)
+        if last == theirs and other.answered_by != UNKNOWN:
             self.answered_by = other.answered_by
         self.first = min(self.first, other.first)
+        self.latest = max(self.last, self.latest, other.last, other.latest)
         self.last = last
         self.exchanges += other.exchanges
         self.translated += other.translated
@@ -178,7 +187,8 @@ class Entry:
         """An entry as ``told`` tells it; raises what strange values raise."""
         first, last = _moment(told["first"]), _moment(told["last"])
         entry = cls(first, last, _kept(str(told["answered_by"])))
-        for part in _FIELDS[3:]:
+        entry.latest = _moment(told.get("latest", 0.0))  # which older proxies do not write
+        for part in _FIELDS[3:-1]:
             value = told[part.name]
             if part.type == "int":
                 setattr(entry, part.name, int(value))
@@ -193,8 +203,9 @@ _FIELDS = fields(Entry)
 class Buckets:
     """How many exchanges there were in each of the last ``kept`` spans of ``seconds``.
 
-    As many are kept that lie ahead of now: it may be now that is wrong. ``spans`` maps the number
-    of a span since 1970 to, by version, how many were translated and how many passed through.
+    As many are kept that lie ahead of now, the last of them: it may be now that is wrong. ``spans``
+    maps the number of a span since 1970 to, by version, how many were translated and how many
+    passed through.
     """
 
     def __init__(self, seconds: int, kept: int) -> None:
@@ -228,7 +239,7 @@ class Buckets:
         latest = (now + AHEAD) // self.seconds
         past = sorted(each for each in self.spans if each <= latest)
         ahead = sorted(each for each in self.spans if each > latest)
-        for excess in (*past[: -self.kept], *ahead[self.kept :]):
+        for excess in (*past[: -self.kept], *ahead[: -self.kept]):
             del self.spans[excess]
         return span
 
@@ -302,7 +313,7 @@ class Ledger:
         """Sum up those that have been gone for longest: who still calls stays to be seen."""
 
         def last(who: Who) -> float:
-            seen = self.entries[who].last
+            seen = self.entries[who].seen(now)
             return seen if seen <= now + AHEAD else 0.0
 
         everyone = list(self.entries)

@@ -61,10 +61,11 @@ def routes(journal: Journal) -> list[Route]:
             return Response(status_code=304, headers=fields)
         if len(reading) >= AT_ONCE:
             raise Busy(f"{AT_ONCE} others read the ledger, try again shortly")
+        now = time.time()
         if form == "csv":
             fields["content-disposition"] = 'attachment; filename="ledger.csv"'
-            return Counted(reading, _unhurried(as_csv(ledger), turn), fields)
-        return Counted(reading, _unhurried(as_json(ledger, time.time()), turn), fields)
+            return Counted(reading, _unhurried(as_csv(ledger, now), turn), fields)
+        return Counted(reading, _unhurried(as_json(ledger, now), turn), fields)
 
     async def top(_: Request) -> Response:
         # Relative, because something in front of us may have put it below a path of its own.

@@ -46,19 +46,19 @@ def as_json(ledger: Ledger, now: float) -> Iterator[bytes]:
     yield dumps(head)[:-1] + b',"entries":['
     comma = b""
     for part in _parts(ledger):
-        yield comma + b",".join(dumps(_row(who, entry)) for who, entry in part)
+        yield comma + b",".join(dumps(_row(who, entry, now)) for who, entry in part)
         comma = b","
     yield b"]}\n"
 
 
-def as_csv(ledger: Ledger) -> Iterator[bytes]:
+def as_csv(ledger: Ledger, now: float) -> Iterator[bytes]:
     """The entries as CSV with a head (RFC 4180); the last line may be the sum of others."""
     yield _lines([COLUMNS])
     for part in _parts(ledger):
-        yield _lines([_cells(_row(who, entry)) for who, entry in part])
+        yield _lines([_cells(_row(who, entry, now)) for who, entry in part])
     if ledger.others is not None:
         who = Who(f"{ledger.summed_up} others", UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
-        yield _lines([_cells(_row(who, ledger.others))])
+        yield _lines([_cells(_row(who, ledger.others, now))])
 
 
 def _parts(ledger: Ledger) -> Iterator[list[tuple[Who, Entry]]]:
@@ -77,7 +77,7 @@ def _head(ledger: Ledger, now: float) -> Generator[bytes, None, dict[str, Any]]:
         "versions": dates(),
         "summary": answer,
         "limit": ledger.limit,
-        "others": None if others is None else {"entries": ledger.summed_up, **_counts(others)},
+        "others": None if others is None else {"entries": ledger.summed_up, **_counts(others, now)},
         "hours": _spans(ledger.hours, now),
         "days": _spans(ledger.days, now),
     }
@@ -95,8 +95,9 @@ def _summing_up(ledger: Ledger, now: float) -> Generator[bytes, None, dict[str, 
     for number, who in enumerate(list(ledger.entries), 1):
         entry = ledger.entries.get(who)
         if entry is not None and entry.translated:
-            last = entry.last if last is None else max(last, entry.last)
-            if entry.last >= since:
+            seen = entry.seen(now)
+            last = seen if last is None else max(last, seen)
+            if seen >= since:
                 clients.add(who.client)
                 keys.add(who.key)
                 versions.add(who.version)
@@ -129,15 +130,15 @@ def _spans(buckets: Buckets, now: float) -> list[list[Any]]:
     ]
 
 
-def _row(who: Who, entry: Entry) -> dict[str, Any]:
-    return {**who._asdict(), **_counts(entry)}
+def _row(who: Who, entry: Entry, now: float) -> dict[str, Any]:
+    return {**who._asdict(), **_counts(entry, now)}
 
 
-def _counts(entry: Entry) -> dict[str, Any]:
+def _counts(entry: Entry, now: float) -> dict[str, Any]:
     return {
         "answered_by": entry.answered_by,
         "first": _time(entry.first),
-        "last": _time(entry.last),
+        "last": _time(entry.seen(now)),
         "exchanges": entry.exchanges,
         "translated": entry.translated,
         "passed": entry.passed,

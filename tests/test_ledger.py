@@ -52,7 +52,8 @@ from proxy.server import read_again, running
 pytestmark = pytest.mark.anyio
 
 NOW = 1_800_000_000.0
-"""2027-01-15T08:00:00Z"""
+MOMENT = "2027-01-15T08:00:00Z"
+"""The same as it is told."""
 
 
 @pytest.fixture
@@ -267,7 +268,7 @@ def test_a_key_that_has_gone_astray_is_not_kept() -> None:
 def test_no_cell_of_the_csv_is_a_formula() -> None:
     nasty = ("=1+1", "+1", "-1", "@SUM(A1)", " =1", "＝1", 'a,b"c')  # noqa: RUF001
     made = counted(*(record(model=name, dropped=(name,)) for name in nasty))
-    head, *rows = csv.reader(io.StringIO(b"".join(as_csv(made)).decode(), newline=""))
+    head, *rows = csv.reader(io.StringIO(b"".join(as_csv(made, NOW)).decode(), newline=""))
     models = [row[head.index("model")] for row in rows]
     assert models == [*(f"'{name}" for name in nasty[:-1]), nasty[-1]]
     cells = [cell for row in rows for cell in row]
@@ -277,7 +278,7 @@ def test_no_cell_of_the_csv_is_a_formula() -> None:
 def test_no_cell_of_the_csv_is_a_formula_where_semicolons_part_them() -> None:
     quoted = (record(model='a;"=1'), record(model='a; ""+1'), record(model='a;"'))
     made = counted(record(model="a;=1; -1;b", dropped=("x;@y",)), *quoted)
-    text = b"".join(as_csv(made)).decode()
+    text = b"".join(as_csv(made, NOW)).decode()
     cells = [cell for row in csv.reader(io.StringIO(text), delimiter=";") for cell in row]
     assert not [cell for cell in cells if cell.lstrip()[:1] in {"=", "+", "-", "@"}]
     assert "a;'=1;' -1;b" in text
@@ -285,14 +286,14 @@ def test_no_cell_of_the_csv_is_a_formula_where_semicolons_part_them() -> None:
 
 def test_no_name_speaks_to_a_terminal() -> None:
     made = counted(record(model="a\x1b]0;b\x07\x9b1m\u202e", dropped=("\r\n=1", "\x7f")))
-    lines = b"".join((*as_csv(made), *as_json(made, NOW), *made.lines())).decode().splitlines()
+    lines = b"".join((*as_csv(made, NOW), *as_json(made, NOW), *made.lines())).decode().splitlines()
     assert ",a?]0;b??1m?," in lines[1]
     assert all(map(str.isprintable, lines))
 
 
 def test_the_csv_tells_the_others_too() -> None:
     made = counted(*(record(key=f"{n}") for n in range(101)), limit=100)
-    rows = list(csv.DictReader(io.StringIO(b"".join(as_csv(made)).decode(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(b"".join(as_csv(made, NOW)).decode(), newline="")))
     assert len(rows) == len(made.entries) + 1
     assert rows[-1]["key"] == "10 others"
     assert sum(int(row["exchanges"]) for row in rows) == 101
@@ -363,6 +364,40 @@ async def test_a_clock_that_was_ten_years_ahead_for_long_hides_nothing(
     assert len(found.hours.spans) <= 2 * ledger.HOURS
 
 
+@pytest.mark.parametrize("small", [0, 10**9], ids=["written anew", "as it was"])
+async def test_a_clock_that_was_behind_at_the_start_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(journal, "SMALL", small)
+    file = tmp_path / "ledger"
+    moments = [NOW - hour * 3_600 for hour in reversed(range(1_000))]
+    lines = [line for now in moments for line in counted(record(), now=now).lines()]
+    file.write_bytes(b"".join(lines))
+    now = NOW - TEN_YEARS
+    one = Journal(config.Ledger(str(file), 100), clock=lambda: now)
+    await one.sync()
+    assert (len(file.read_bytes().splitlines()) == 1) is (small == 0)
+    now = NOW
+    for each in (one, kept(file)):
+        found = await each.ledger()
+        shown = told(found)
+        assert (shown["summary"]["last"], shown["summary"]["clients"]) == (MOMENT, 1)
+        assert [row["last"] for row in shown["entries"]] == [MOMENT]
+        (row,) = csv.DictReader(io.StringIO(b"".join(as_csv(found, NOW)).decode(), newline=""))
+        assert (row["last"], row["exchanges"]) == (MOMENT, "1000")
+        assert (shown["hours"][-1][0], len(shown["hours"])) == (MOMENT, ledger.HOURS)
+        await each.close()
+
+
+def test_who_was_seen_lately_by_a_clock_that_is_right_again_makes_no_room() -> None:
+    made = counted(*(record(key=f"{n}") for n in range(100)), now=NOW - DAY)
+    for _ in made.adding(counted(record(key="0")), NOW - TEN_YEARS):
+        pass
+    made.count(record(key="new"), NOW)
+    assert "0" in {who.key for who in made.entries}
+    assert "1" not in {who.key for who in made.entries}
+
+
 def test_who_was_seen_at_an_impossible_time_makes_room_first() -> None:
     made = counted(*(record(key=f"{n}") for n in range(90)), now=NOW + TEN_YEARS)
     for n in range(100):
@@ -423,6 +458,9 @@ def test_an_entry_is_read_as_it_was_written() -> None:
     made = counted(record(streams=True, dropped=("a",), bytes_sent=3, ended="drained"))
     (entry,) = made.entries.values()
     assert Entry.read(jsontext.loads(jsontext.dumps(entry.told()))) == entry
+    earlier = entry.told()
+    del earlier["latest"]  # older proxies do not write it
+    assert Entry.read(earlier) == entry
 
 
 # The file.
@@ -854,7 +892,7 @@ async def test_many_entries_leave_time_for_others(
     found = await one.ledger()
     assert total(found) == 1_100
     assert max(line.count(b'"first"') for line in found.lines()) <= ledger.STEP + 1  # the others
-    for parts in (as_json(found, NOW), as_csv(found)):
+    for parts in (as_json(found, NOW), as_csv(found, NOW)):
         assert max(part.count(b"anthropic-python") for part in parts) <= report.PART
     await one.close()
 
@@ -1144,7 +1182,7 @@ async def test_however_many_read_it_others_are_served_between_two_parts(
             turns += 1
             await asyncio.sleep(0)
 
-    def parts(_: Ledger) -> Iterator[bytes]:
+    def parts(_: Ledger, __: float) -> Iterator[bytes]:
         for number in range(20):
             made.append(turns)
             yield b"%d\n" % number
@@ -1161,7 +1199,7 @@ async def test_only_so_many_read_it_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     """Fifteen hundred that took nothing of it had the process grow by a gigabyte."""
     go_on = False
 
-    def parts(_: Ledger) -> Iterator[bytes]:
+    def parts(_: Ledger, __: float) -> Iterator[bytes]:
         while not go_on:
             yield b""
         yield b"all\n"
