@@ -26,7 +26,7 @@ LEVEL = "PROXY_LOG_LEVEL"
 FORMAT = "PROXY_LOG_FORMAT"
 
 PIECE = 4096
-"""The bytes that a pipe takes without waiting once it says that it is writable (pipe(7))."""
+"""How much of what waits for another user's terminal is read at a time, in bytes."""
 
 
 def to_stderr() -> None:
@@ -80,23 +80,29 @@ def _unwaiting(descriptor: int) -> int:
     # There is no /proc, or the terminal is another user's, as behind su: a thread may wait for it.
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    threading.Thread(target=_hand_on, args=(reading, descriptor), daemon=True).start()
+    threading.Thread(target=hand_on, args=(reading, descriptor), daemon=True).start()
     return writing
 
 
-def _hand_on(reading: int, descriptor: int) -> None:
-    """Write what comes through a pipe to ``descriptor``, as long as that takes it."""
+def hand_on(reading: int, descriptor: int) -> None:
+    """Write what comes through a pipe to ``descriptor``, line by line, as long as that takes it."""
+    rest = b""
     with suppress(OSError):
         while data := os.read(reading, PIECE):
-            with suppress(BlockingIOError):  # whoever shares it may have set the flag
-                while data:
-                    data = data[os.write(descriptor, data) :]
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                data = line + b"\n"
+                with suppress(BlockingIOError):  # whoever shares it may have set the flag
+                    while data:
+                        data = data[os.write(descriptor, data) :]
     os.close(reading)  # from now on lines are lost
 
 
 class Descriptor(logging.Handler):
     """Writes lines to a file descriptor, or loses them; never waits and never raises.
 
+    Each is written at once: other workers write there, too. Between two parts their lines could
+    stand, and the second part, which a stranger may have worded, would look like a line of ours.
     How many were lost is told as soon as lines get through again.
     """
 
@@ -123,14 +129,11 @@ class Descriptor(logging.Handler):
     def _write(self, record: logging.LogRecord) -> None:
         line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
         data = b"\n" + line if self._torn else line
-        for start in range(0, len(data), PIECE):
-            if not self._poll.poll(0):
-                raise BlockingIOError
-            piece = data[start : start + PIECE]
-            written = os.write(self._descriptor, piece)
-            self._torn = start + written < len(data)
-            if written < len(piece):
-                raise BlockingIOError
+        if not self._poll.poll(0):
+            raise BlockingIOError
+        self._torn = os.write(self._descriptor, data) < len(data)
+        if self._torn:
+            raise BlockingIOError
 
 
 class Text(logging.Formatter):

@@ -309,6 +309,48 @@ def test_a_line_that_is_cut_is_not_the_beginning_of_the_next() -> None:
         os.close(writing)
 
 
+@pytest.fixture
+def others_write_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two writes another worker gets to write a line of its own."""
+    write = os.write
+
+    def after_another(descriptor: int, data: bytes) -> int:
+        write(descriptor, b"another's\n")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", after_another)
+
+
+LINES = ["x" * 20_000, *(f"{number} " + "y" * 300 for number in range(40))]
+"""More than is written or read in one piece, which does not end where a line does."""
+
+
+def unmixed(written: bytes) -> list[str]:
+    """The lines that are not another worker's."""
+    return [line for line in written.decode().splitlines() if line != "another's"]
+
+
+@pytest.mark.usefixtures("others_write_between")
+def test_the_lines_of_several_workers_do_not_mix(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab") as log:
+        handler = logs.Descriptor(log.fileno())
+        for line in LINES:
+            handler.emit(logging.makeLogRecord({"msg": line}))
+    assert unmixed((tmp_path / "log").read_bytes()) == LINES
+
+
+@pytest.mark.usefixtures("others_write_between")
+def test_the_lines_of_several_workers_do_not_mix_in_the_terminal_of_another_user(
+    tmp_path: Path,
+) -> None:
+    reading, writing = os.pipe()
+    with open(writing, "wb") as waiting:  # noqa: PTH123  (of a descriptor)
+        waiting.write("".join(f"{line}\n" for line in LINES).encode())
+    with (tmp_path / "log").open("ab") as log:
+        logs.hand_on(reading, log.fileno())
+    assert unmixed((tmp_path / "log").read_bytes()) == LINES
+
+
 async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
     """It is writable as long as there is room for a byte."""
     async with serving_at_terminal(tmp_path / "proxy.yaml", "-m", "proxy") as (url, ours):
