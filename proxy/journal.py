@@ -238,6 +238,9 @@ class Journal:
     async def _do_without(self, error: OSError) -> None:
         if not self._failed:
             log.error("%s; until it can be, the ledger is in memory alone", _told(error))
+            if self._unwritten.revision and self._file is not None and self._thread is not None:
+                with suppress(OSError):  # what cannot be written to can still be read
+                    await self._read(self._file, self._thread)
             await _unhurried(self._summed.adding(self._unwritten, self._clock()))
         self._failed = True
         if self._timer is None:

@@ -723,6 +723,22 @@ def full_at(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
+async def test_a_full_disk_hides_nothing_that_others_have_written(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    one, other = kept(file), kept(file)
+    assert total(await one.ledger()) == 0
+    other.count(record())
+    await other.sync()
+    one.count(record())
+    with full_at(file.stat().st_size):
+        assert total(await one.ledger()) == 2
+        one.count(record())
+        assert total(await one.ledger()) == 3
+    for each in (one, other):
+        assert total(await each.ledger()) == 3
+        await each.close()
+
+
 async def test_a_line_for_which_there_is_no_room_leaves_nothing_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "ledger"
     one = kept(file)
