@@ -39,7 +39,7 @@ from .versions import droppable
 
 log = logging.getLogger("proxy")
 
-__all__ = ["CONTENT_TYPE", "Metrics", "reserve"]
+__all__ = ["CONTENT_TYPE", "Metrics", "forget_what_was_open", "reserve"]
 
 PREFIX = "anthropic_version_proxy"
 """The name of the program, unabridged: it is what one looks for, and no other exporter has it."""
@@ -105,7 +105,7 @@ class Metrics:
         if worker is not None and shared is not None and _there(shared / FOLDER):
             self._own = None
             MultiProcessCollector(self._pages, str(shared / FOLDER))
-            _forget_what_was_open(shared / FOLDER, worker)
+            forget_what_was_open(shared, worker)
             _keep_values_in(shared / FOLDER, worker)
         elif worker is not None:
             self._pages = self._own = None
@@ -342,15 +342,15 @@ def _there(folder: Path) -> bool:
     return True
 
 
-def _forget_what_was_open(folder: Path, worker: str) -> None:
+def forget_what_was_open(shared: Path, worker: str) -> None:
     """Empty the gauges of a dead worker of that name.
 
-    The next would show anew only those that it has itself, and not those of an upstream that its
-    configuration has no more.
+    Its like may be long in coming, and shows anew only those that it has itself, and not those of
+    an upstream that its configuration has no more.
     """
     with (
-        suppress(FileNotFoundError),
-        (folder / f"gauge_livesum_{worker}.db").open("r+b") as file,
+        suppress(OSError),  # there is none, or no descriptor for it
+        (shared / FOLDER / f"gauge_livesum_{worker}.db").open("r+b") as file,
     ):
         file.write(bytes(8))  # how much of it is used
 

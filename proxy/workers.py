@@ -32,7 +32,7 @@ from typing import NamedTuple
 from . import journal, logs, server, tracing
 from .app import App
 from .config import Config
-from .metrics import Metrics, reserve
+from .metrics import Metrics, forget_what_was_open, reserve
 from .summary import served
 
 log = logging.getLogger("proxy")
@@ -226,6 +226,8 @@ class Crew:
             told = name in self._missing
             if not told:
                 log.error("a worker has ended with code %s: it is replaced", worker.exitcode)
+                if self._common.shared is not None:
+                    forget_what_was_open(self._common.shared, name)
             try:
                 started = self._started(name)
             except OSError as error:  # no process or no descriptor is left for it

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Served, served, write_config
+from processes import Served, nothing_more_to_open, served, write_config
 from prometheus_client.parser import text_string_to_metric_families
 from support import (
     LAST,
@@ -402,6 +402,29 @@ async def test_figures_of_all_workers_add_up_and_outlive_them(tmp_path: Path) ->
         assert await here.stopped() == 0
     assert not folder.exists()
     assert "Traceback" not in "".join(here.said)
+
+
+async def test_what_a_dead_worker_had_open_is_not_shown_though_none_takes_its_place(
+    tmp_path: Path,
+) -> None:
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.say(STREAM_HEAD + completion(" Hi"))
+        await asyncio.Event().wait()
+
+    async with process(tmp_path / "proxy.yaml", play, "--workers", "2") as here:
+        await get(here.admin, "/-/ready")  # answered once both have been started
+        one, another = workers_of(here.process.pid)
+        os.kill(another, signal.SIGSTOP)  # so that the stream is the first one's
+        async with await connect(here.url) as client:
+            await client.say(b"GET /v1/forever HTTP/1.1\r\nhost: p\r\n\r\n")
+            await client.until(b" Hi")
+            await figures_when(here.admin, lambda told: told.total("open_streams") == 1)
+            with nothing_more_to_open(here.process.pid, but=3):
+                os.kill(one, signal.SIGKILL)
+                await here.logged("no worker can be started yet")
+                os.kill(another, signal.SIGCONT)
+                await figures_when(here.admin, lambda told: not told.total("open_streams"))
 
 
 def test_what_a_dead_worker_had_open_is_not_shown_by_the_next_of_its_name(tmp_path: Path) -> None:
