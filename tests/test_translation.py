@@ -696,3 +696,12 @@ def test_documents_that_move_are_told_of() -> None:
     assert made.notes == [
         "messages: documents of the assistant are handed in by the user before it"
     ]
+
+
+def test_documents_that_stay_are_not_told_of() -> None:
+    made = Translation("2023-06-01", "2026-10-21")
+    document = {"type": "document", "source": {"type": "text", "data": "a"}}
+    made.request(
+        "/v1/messages", json.dumps({"messages": [{"role": "user", "content": [document]}]}).encode()
+    )
+    assert made.notes == []
