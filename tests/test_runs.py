@@ -277,6 +277,7 @@ INSIDES = st.one_of(
 
 
 @given(st.lists(st.lists(INSIDES, max_size=4).map(b"".join), min_size=1, max_size=4))
+@example([b"a\n"])
 def test_what_is_taken_as_it_stands_would_be_printed_so(insides: list[bytes]) -> None:
     if jsontext.as_printed(insides):
         for inside in insides:
