@@ -45,7 +45,7 @@ class Decoder:
         self._name: str | None = None
         self._data: bytearray | None = None  # lines kept one by one would take six times as much
         self.between = True
-        """Whether an event may begin with the next byte, as no other is under way."""
+        """Whether an event may begin with the next byte, as no line of another has come."""
 
     def event_at(self, chunk: bytes, at: int) -> tuple[Iterable[Frame], int]:
         """The event that begins or goes on ``at``, if ``chunk`` has its end, and where that is.
@@ -91,8 +91,7 @@ class Decoder:
             self._cut += cut
             if self._size + len(self._cut) > self._limit:
                 raise self._too_large()
-        under_way = self._cut or self._data is not None or self._name is not None or self._after_cr
-        self.between = not under_way
+        self.between = not (self._cut or self._size or self._after_cr)
 
     def _lines(self, chunk: bytes) -> list[bytes]:
         """Split off the lines that ``chunk`` completes; the last item is an incomplete one.

@@ -118,6 +118,15 @@ def test_the_limit_is_for_each_event_alone() -> None:
     assert len([frame for chunk in chunks for frame in decoder.feed(chunk)]) == 50
 
 
+def test_the_limit_is_not_for_all_comments_of_a_stream() -> None:
+    decoder = Decoder(limit=40)
+    for _ in range(5):
+        for chunk in (b": still here\n", b"event: a\ndata: {}\n\n"):
+            frames, end = decoder.event_at(chunk, 0)
+            assert [frame.name for frame in frames] == ["a"][: chunk.count(b"event")]
+            assert end == len(chunk)
+
+
 def test_a_line_in_drips_takes_no_more_memory_than_it_is_long() -> None:
     decoder = Decoder()
     tracemalloc.start()
