@@ -468,6 +468,11 @@ def test_an_event_of_very_many_values_is_not_read(client: str, upstream: str, ev
         list(made.feed((event % MANY).encode() + b"\n\n"))
 
 
+def test_what_stands_in_a_text_is_no_value_whatever_the_text_ends_in() -> None:
+    assert jsontext.values(rb'["\\",[],"[[,,"]') == 4
+    assert jsontext.values(rb'["\"[,",[],"[[,,"]') == 4
+
+
 def with_tool(part: str) -> tuple[Translation, bytes]:
     """A Message with a tool that has ``part`` of its input, and what ends its block."""
     made = Translation("2023-01-01", "2023-06-01")
