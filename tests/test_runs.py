@@ -147,7 +147,7 @@ def test_what_arrived_at_once_can_be_taken_in_pieces(
 @pytest.mark.parametrize("size", [100, 10_000, 20_000, 40_000, 100_000])
 @pytest.mark.parametrize("numbered", [False, True], ids=["alike", "unlike"])
 def test_snapshots_of_any_size_stay_in_their_order(size: int, *, numbered: bool) -> None:
-    pieces = ["x" * size, *(f" {number}" for number in range(40))]
+    pieces = [" a", "x" * size, *(f" {number}" for number in range(40))]
     stream = wire(
         [("completion", completion(piece)) for piece in pieces], [], "\n", numbered=numbered
     )
@@ -156,6 +156,22 @@ def test_snapshots_of_any_size_stay_in_their_order(size: int, *, numbered: bool)
     for count, snapshot in enumerate(snapshots[: len(pieces)], 1):
         said = json.loads(snapshot.removeprefix(b"data: "))["completion"]
         assert said == "".join(pieces[:count])
+
+
+@pytest.mark.parametrize("size", [100, 10_000, 40_000])
+@pytest.mark.parametrize("numbered", [False, True], ids=["alike", "unlike"])
+def test_snapshots_of_one_chunk_are_joined_as_far_as_a_block_goes(
+    size: int, *, numbered: bool
+) -> None:
+    """Those of a chunk of 64 KiB were 25 MB at once."""
+    pieces = ["x" * size, *(f" {number}" for number in range(200))]
+    events = [("completion", completion(piece)) for piece in pieces]
+    translation = Translation("2023-01-01", "2023-06-01")
+    translation.request("/v1/complete", json.dumps(ASKED).encode())
+    blocks = [len(block) for block in translation.feed(wire(events, [], "\n", numbered=numbered))]
+    at_once = runs.BLOCK // (size + 1000)
+    assert max(blocks) <= runs.BLOCK
+    assert len(blocks) < 2 * len(pieces) / at_once
 
 
 @pytest.mark.parametrize("order", ["ping full full", "ping delta delta bare delta"])
