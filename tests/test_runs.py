@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy import jsontext, runs
 from proxy.change import Event, GrowingText
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamNonsense
 from proxy.translation import Manner, Translation
 from proxy.versions.complete_through_messages import CompleteThroughMessages
 
@@ -172,6 +173,22 @@ def test_snapshots_of_one_chunk_are_joined_as_far_as_a_block_goes(
     at_once = runs.BLOCK // (size + 1000)
     assert max(blocks) <= runs.BLOCK
     assert len(blocks) < 2 * len(pieces) / at_once
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_a_delta_of_a_run_has_the_limit_of_any_event(end: str) -> None:
+    begin = wire([("completion", completion(" a"))], [], end, numbered=False)
+    limit = len(begin) + 20
+    for length in range(50):
+        event = wire([("completion", completion("x" * length))], [], end, numbered=False)
+        too_large = len(event) - 3 * len(end) > limit  # the ends of its lines do not count
+        for size in (1, len(begin), len(event)):
+            translation = Translation("2023-01-01", "2023-06-01", manner=Manner(event_limit=limit))
+            translation.request("/v1/complete", json.dumps(ASKED).encode())
+            assert b"".join(translation.feed(begin))
+            with pytest.raises(UpstreamNonsense) if too_large else nullcontext():
+                for chunk in cut(event + begin, size):
+                    list(translation.feed(chunk))
 
 
 @pytest.mark.parametrize("order", ["ping full full", "ping delta delta bare delta"])
