@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -36,6 +37,8 @@ ASKED = {
     "stop_sequences": ["END"],
     "stream": True,
 }
+
+EVENT = re.compile(rb"(?s).+?(?:\n\n|\r\n\r\n|\r\r|$)")
 
 Events = list[tuple[str, str]]
 
@@ -88,7 +91,9 @@ def wire(events: Events, others: list[str], end: str, *, numbered: bool) -> byte
 
 
 def cut(stream: bytes, size: int) -> Iterator[bytes]:
-    """The stream in chunks of a size."""
+    """The stream in chunks of a size, or of one event each where that is 0."""
+    if size == 0:
+        return (found[0] for found in EVENT.finditer(stream))
     return (stream[at : at + size] for at in range(0, len(stream), size))
 
 
@@ -97,7 +102,8 @@ def translated(
 ) -> bytes:
     """What a client of 2023-01-01 gets, the end that a cut stream is given included.
 
-    The stream arrives in chunks of ``size``; with ``piece`` each is taken in pieces of that size.
+    The stream arrives in chunks of ``size``, as cut has it; with ``piece`` each is taken in pieces
+    of that size.
     """
     bridge = CompleteThroughMessages() if road == "bridge" else None
     manner = Manner(newest_only=newest_only)
@@ -129,6 +135,7 @@ def test_events_that_are_alike_become_what_others_become(road: str, data: st.Dat
     alike, unlike = (wire(events, others, end, numbered=numbered) for numbered in (False, True))
     step_by_step = translated(road, unlike, len(unlike) or 1)
     assert translated(road, alike, len(alike) or 1) == step_by_step
+    assert translated(road, alike, 0) == step_by_step
     assert translated(road, alike, data.draw(st.integers(1, 200))) == step_by_step
 
 
@@ -173,6 +180,14 @@ def test_snapshots_of_one_chunk_are_joined_as_far_as_a_block_goes(
     at_once = runs.BLOCK // (size + 1000)
     assert max(blocks) <= runs.BLOCK
     assert len(blocks) < 2 * len(pieces) / at_once
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20])
+def test_an_event_by_another_name_is_no_part_of_a_run(size: int) -> None:
+    names = ["completion", "completion", "compaction", "completion"]  # all as long
+    stream = wire([(name, completion(" a")) for name in names], [], "\n", numbered=False)
+    last = translated("native", stream, size).split(b"\r\n\r\n")[-3]
+    assert b'"completion":" a a a",' in last
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
