@@ -489,6 +489,21 @@ def test_the_input_of_very_many_values_is_not_read() -> None:
     assert list(made.feed(stop)) == []
 
 
+def test_half_a_character_in_an_input_costs_no_more_than_itself() -> None:
+    made = Translation("2023-01-01", "2023-06-01")
+    made.request("/v1/messages", b'{"stream":true}')
+    delta = {"index": 0, "delta": {"type": "input_json_delta", "partial_json": '{"a":"@b"}'}}
+    stream = b"".join(
+        (
+            named("message_start", {"message": {"content": []}}),
+            named("content_block_start", {"index": 0, "content_block": {"type": "tool_use"}}),
+            named("content_block_delta", delta).replace(b"@", rb"\ud83d"),
+            named("content_block_stop", {"index": 0}),
+        )
+    )
+    assert b'"input":{"a":"?b"}' in b"".join(made.feed(stream))
+
+
 def test_the_input_that_never_becomes_whole_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for each event that says anew that its block is over."""
     made, stop = with_tool("{" * 1000)
