@@ -64,9 +64,7 @@ def translates(match: Match, method: str, translation: Translation) -> bool:
     return match.route.translate and method == "POST" and translation.concerns(match.endpoint)
 
 
-def client_version(
-    values: Sequence[bytes], when_missing: str, *, pass_unknown: bool = True
-) -> str | None:
+def client_version(values: Sequence[bytes], when_missing: str, *, pass_unknown: bool) -> str | None:
     """The version that the fields ``anthropic-version`` name.
 
     None is a date newer than all we know, which ``pass_unknown`` lets through for the upstream to

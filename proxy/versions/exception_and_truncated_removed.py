@@ -26,7 +26,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 
     def upgrade_request(self, call: Call) -> Call:
         """Remember whether there is but one stop sequence: the one that every call had."""
-        stops = call.body.get("stop_sequences") or ()
+        stops = call.body.get("stop_sequences")
         others = [stop for stop in stops if stop != HUMAN] if isinstance(stops, list) else stops
         self._only_stop = None if others else HUMAN
         return call
