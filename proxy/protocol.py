@@ -398,7 +398,8 @@ class Protocol(HttpToolsProtocol):
         """Whether the client waits for a word before it sends the body (RFC 9110 §10.1.1)."""
         if version == "1.0" or b"expect" not in dict(self.headers):
             return False
-        return any(value.lower() == b"100-continue" for value in values(self.headers, b"expect"))
+        expected = values(self.headers, b"expect")  # from which the parser takes no blanks
+        return any(value.strip().lower() == b"100-continue" for value in expected)
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser; it leaves HTTP where a client offers to, and we do not (§7.8)."""

@@ -573,6 +573,14 @@ async def test_a_client_of_http_1_0_is_told_nothing_before_its_answer() -> None:
         assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+async def test_blanks_behind_an_expectation_are_no_part_of_it() -> None:
+    async with door(Upstream()) as client:
+        await client.say(POST + b"expect: 100-continue \t\r\ncontent-length: 2\r\n\r\n")
+        assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.say(b"hi")
+        assert (await answer(client))[1] == b"ok"
+
+
 # One request behind the other.
 
 
