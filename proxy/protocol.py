@@ -281,6 +281,10 @@ class Protocol(HttpToolsProtocol):
         self._mixed = True
         idle = self.cycle.response_complete
         self._due = self.loop.time() + self.timeout_keep_alive if idle else _NEVER
+        if not self.parser.should_keep_alive():  # a trailer said so; what follows is not read
+            self.cycle.keep_alive = False
+            if idle:
+                self._close()
 
     # For the cycle.
 

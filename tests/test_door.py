@@ -681,6 +681,36 @@ async def test_nothing_is_served_behind_a_request_that_was_to_be_the_last() -> N
     assert len(upstream.asked) == 1
 
 
+LAST = b"0\r\nconnection: close\r\n\r\n"
+"""A trailer that has no business to say so, and to the parser says it (RFC 9110 §6.5.1)."""
+
+
+async def test_a_trailer_that_ends_the_connection_is_heeded() -> None:
+    async def play(side: Side) -> None:
+        await side.reader.readuntil(b"\r\n0\r\n\r\n")
+        await side.say(OK)
+        assert await side.rest() == b""
+
+    async with at_the_door(play) as client:
+        await client.say(POST + CHUNKED + chunk(b"hi") + LAST + GET + b"\r\n")
+        told = await client.rest()
+    assert b"\r\nconnection: close\r\n" in told
+    assert told.endswith(b"\r\n\r\nok")
+
+
+async def test_a_trailer_that_ends_the_connection_after_the_answer_is_heeded() -> None:
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.say(OK)
+        await side.rest()
+
+    async with at_the_door(play) as client:
+        await client.say(POST + CHUNKED)
+        assert (await answer(client))[1] == b"ok"
+        await client.say(LAST)
+        assert await client.rest() == b""
+
+
 async def test_what_follows_an_upgrade_that_is_not_taken_is_the_next_request() -> None:
     upstream = Upstream()
     async with door(upstream) as client:
