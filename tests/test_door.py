@@ -1094,21 +1094,28 @@ async def test_a_body_of_http_1_0_that_stalls_after_the_answer_has_begun_cuts_it
 
 @pytest.fixture
 def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
-    """Waits until the time that a body has is over, and over again."""
+    """Waits until the time that a body has is over, and over again; from then on it is long.
+
+    Else a machine that stops for so long would fail what comes afterwards.
+    """
     soon(monkeypatch, "BODY_SILENCE")
-    expired = asyncio.Semaphore(0)
+    over = asyncio.Event()
     expire: Callable[[Any], None] = protocol.Protocol._expire  # noqa: SLF001
+    left = 3
 
     def counted(connection: protocol.Protocol) -> None:
-        expired.release()
+        nonlocal left
+        left -= 1
+        if not left:
+            monkeypatch.setattr(protocol, "BODY_SILENCE", PATIENCE)
+            over.set()
         expire(connection)
 
     monkeypatch.setattr(protocol.Protocol, "_expire", counted)
 
     async def wait() -> None:
         async with asyncio.timeout(PATIENCE):
-            for _ in range(3):
-                await expired.acquire()
+            await over.wait()
 
     return wait
 
