@@ -49,7 +49,10 @@ LARGEST_SHOW = 8 << 20
 """How much is shown of an exchange, in bytes; then it ends."""
 
 AT_ONCE = 16
-"""How many are shown at a time: what a viewer has not taken yet is kept in memory."""
+"""How many are shown or explained at a time: what a viewer has not taken yet is kept in memory."""
+
+PART = 64 << 10
+"""How much of an explanation is sent at a time, in bytes."""
 
 LONGEST = 120.0
 """How long one may take, in seconds; then it ends."""
@@ -65,6 +68,9 @@ _KEYS = (b"x-api-key", b"authorization")
 Tell = Callable[[dict[str, Any]], None]
 """Takes what has happened, as a line to be."""
 
+Telling = Callable[["Asked", dict[str, Any]], AsyncGenerator[bytes]]
+"""The answer to what was asked and is explained, part by part."""
+
 
 def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[Route]:
     """``POST /-/playground`` and ``POST /-/explain``.
@@ -73,37 +79,46 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[R
     that it would call as ``?path=``. The first answers with JSON lines, see Play; the second says
     what would go upstream, and why.
     """
-    playing: set[Counted] = set()
-    waiting = 0
+    answered: set[Counted] = set()
+    arriving = 0
 
-    async def explained(asked: Asked) -> dict[str, Any]:
-        # The large requests of clients wait behind them, and not even who has left is left out.
-        nonlocal waiting
-        if waiting >= AT_ONCE:
-            raise Busy(f"{AT_ONCE} others have one explained, try again shortly")
-        waiting += 1
+    async def shown(request: Request, tell: Telling, media_type: str) -> Response:
+        # One of so many from its first byte on until the last of its answer is taken: all of that
+        # is in memory, however long it takes. The large requests of clients wait behind what is
+        # explained, and not even who has left is left out.
+        nonlocal arriving
+        if arriving + len(answered) >= AT_ONCE:
+            raise Busy(f"{AT_ONCE} others are shown something, try again shortly")
+        arriving += 1
         try:
-            return await beside(partial(_explained, config, asked, learned))
+            asked = await _asked(request)
+            told = await beside(partial(_explained, config, asked, learned))
+            fields = _fields() | {"content-type": media_type, "x-accel-buffering": "no"}
+            return Counted(answered, tell(asked, told), fields)
         finally:
-            waiting -= 1
+            arriving -= 1
+
+    def played(asked: Asked, told: dict[str, Any]) -> AsyncGenerator[bytes]:
+        return Play(config, exchanges, learned).lines(asked, told)
 
     async def playground(request: Request) -> Response:
-        asked = await _asked(request)
-        told = await explained(asked)
-        if len(playing) >= AT_ONCE:
-            raise Busy(f"{AT_ONCE} others are playing, try again shortly")
-        play = Play(config, exchanges, learned)
-        fields = _fields() | {"content-type": "application/x-ndjson", "x-accel-buffering": "no"}
-        return Counted(playing, play.lines(asked, told), fields)
+        return await shown(request, played, "application/x-ndjson")
 
     async def explanation(request: Request) -> Response:
-        told = await explained(await _asked(request))
-        return Response(jsontext.dumps(told), headers=_fields(), media_type="application/json")
+        return await shown(request, _in_parts, "application/json")
 
     return [
         Route("/-/playground", playground, methods=["POST"]),
         Route("/-/explain", explanation, methods=["POST"]),
     ]
+
+
+async def _in_parts(asked: Asked, told: dict[str, Any]) -> AsyncGenerator[bytes]:
+    """What is explained; whole, all of it would be copied for a client that takes none of it."""
+    text = jsontext.dumps(told)
+    del asked, told  # a client may take its time, and they are as large
+    for start in range(0, len(text), PART):
+        yield text[start : start + PART]
 
 
 class Play:
@@ -132,6 +147,7 @@ class Play:
         """The lines, as they come to be; the exchange ends with whoever reads them."""
         try:
             await beside(partial(self._tell_asked, asked, explained))
+            del explained  # it may be megabytes, and what is shown may be taken slowly
             playing = asyncio.create_task(self._play(asked))
             try:
                 while not playing.done() or self._lines:
@@ -313,14 +329,12 @@ async def _asked(request: Request) -> Asked:
 
 
 async def _body(request: Request) -> bytes:
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()  # a list of its parts would take fifty bytes more for each
     async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > LARGEST_BODY:
+        body += part
+        if len(body) > LARGEST_BODY:
             raise RequestTooLarge(f"what is tried is at most {LARGEST_BODY} bytes long")
-    return b"".join(parts)
+    return bytes(body)
 
 
 def _explained(config: Config, asked: Asked, learned: Learned) -> dict[str, Any]:

@@ -425,6 +425,49 @@ async def test_only_so_many_have_something_explained_at_once(
     assert answered.status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/-/explain", "/-/playground"])
+async def test_what_arrives_slowly_counts_among_them(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in memory meanwhile, and nothing else bounds how many send something."""
+    monkeypatch.setattr(playground, "AT_ONCE", 1)
+    app = App(settings("http://127.0.0.1:9"))
+    async with running(app) as url, httpx.AsyncClient(verify=PLAIN, base_url=url) as client:
+        async with await connect(url) as slow:
+            await slow.say(
+                b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                b"content-length: 2\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n"
+                % path.encode()
+            )
+            await slow.until(b" 100 Continue\r\n")
+            refused = await client.post("/-/explain", json=OLD)
+            await slow.say(b"{}")
+            await slow.rest()
+        answered = await client.post("/-/explain", json=OLD)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert answered.status_code == 200
+
+
+async def test_what_is_taken_slowly_counts_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each of them some megabytes wait in memory, until they are taken or the client is left."""
+    taken = asyncio.Event()
+
+    async def parts(*_: object) -> AsyncIterator[bytes]:
+        yield b"{"
+        await taken.wait()
+        yield b"}"
+
+    monkeypatch.setattr(playground, "AT_ONCE", 1)
+    monkeypatch.setattr(playground, "_in_parts", parts)
+    async with proxied(Upstream().play) as (client, _):
+        async with client.stream("POST", "/-/explain", json=OLD) as slow:
+            refused = await client.post("/-/playground", json=OLD)
+            taken.set()
+            assert await slow.aread() == b"{}"
+        assert (await play(client))[-1]["ended"] == "complete"
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
 async def test_explain_says_what_would_go_upstream_and_why() -> None:
     upstream = Upstream()
     asked = {**OLD, "temperature": 1, "top_p": 0.5, "tags": {}}
