@@ -239,13 +239,13 @@ class Protocol(HttpToolsProtocol):
         """
         if self._part == "head":
             self.headers.append((name.lower(), value))
+            if len(self.headers) > FIELDS:  # the shortest take twenty times their length in memory
+                raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or raise the RequestError to refuse it with."""
         if self._part == "body":
             return
-        if len(self.headers) > FIELDS:
-            raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
         limit = self._terms.head_size
         if (
             self._framing + len(self._segment) + len(self.headers) > limit

@@ -822,6 +822,13 @@ async def test_a_refused_client_leaves_no_garbage(refused: bytes) -> None:
         gc.enable()
 
 
+async def test_a_head_of_too_many_fields_is_refused_before_its_end() -> None:
+    """They take twenty times their length in memory, for as long as a head may take."""
+    async with door(Upstream()) as client:
+        await client.say(GET + b"x: a\r\n" * terms.FIELDS)
+        assert (await client.head()).startswith(b"HTTP/1.1 431 ")
+
+
 async def test_however_much_is_pipelined_little_of_it_waits() -> None:
     request = POST + b"content-length: 0\r\n\r\n"
     amount = 2000
