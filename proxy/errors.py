@@ -152,6 +152,16 @@ class RequestTimeout(RequestError):
     type = "timeout_error"
 
 
+class NoRoom(RequestError):
+    """All clients together have too much wait."""
+
+    status = 503
+    type = "overloaded_error"
+
+    def __init__(self) -> None:
+        super().__init__("too much waits to be read, try again shortly", ((b"retry-after", b"1"),))
+
+
 class NotSupported(RequestError):
     """What HTTP has, and nothing behind this proxy wants (RFC 9110 §15.6.2)."""
 

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from . import guard
 from .client import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
-from .errors import HeaderTooLarge, InvalidRequest, RequestError, RequestTimeout
+from .errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
 from .fields import has_body, values, without
 from .flow import Flow, Signal
 from .observe import Record
@@ -36,11 +36,14 @@ from .terms import (
     BESIDE,
     BODY_SILENCE,
     BODY_WITHIN,
+    FIELD,
     FIELDS,
     HEAD_WITHIN,
+    KEPT,
     LINGER,
     PIECE,
     PIPELINED,
+    REQUEST,
     SLICE,
     SLOWEST_BODY,
     Terms,
@@ -60,6 +63,8 @@ class Settings(uvicorn.Config):
     def __init__(self, app: ASGIApp, terms: Callable[[], Terms] = Terms, **more: Any) -> None:
         super().__init__(app, http=Protocol, **more)
         self.terms = terms
+        self.kept = 0
+        """How much of heads waits in memory, of all connections together, in bytes."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -78,6 +83,7 @@ class Protocol(HttpToolsProtocol):
         "_gone",
         "_head",
         "_hung_up",
+        "_kept",
         "_mixed",
         "_part",
         "_patience",
@@ -121,6 +127,8 @@ class Protocol(HttpToolsProtocol):
         """Whether something else stood in it before or beside the head that is being read."""
         self._framing = 0
         """How much has arrived of the head, or since the last part of the body, in bytes."""
+        self._kept = 0
+        """How much of heads waits in memory, in bytes."""
         self._refusal: RequestError | None = None
         """Why nothing more is read."""
 
@@ -205,6 +213,8 @@ class Protocol(HttpToolsProtocol):
             self.cycle = self._ahead
             self._waiting.clear()
         del self._ahead
+        self._head = b""
+        self._weigh()
         super().connection_lost(exc)
         self._leave(self._gone or ClientLeft())
         known = [self.scope] if self.cycle is None else [self.scope, self.cycle.scope]
@@ -299,6 +309,7 @@ class Protocol(HttpToolsProtocol):
         elif self._waiting:
             self._ahead = self._waiting.pop(0)
             self._start_asgi_task(self._ahead, self.app)
+            self._weigh()
             if self.flow.full and self._turn is None:
                 # Not here: an error that is answered just now would stand as the cause of what the
                 # parser raises.
@@ -351,8 +362,21 @@ class Protocol(HttpToolsProtocol):
         if self._part == "head":
             self._head = self._head or bytearray()
             self._head += data
+        if self._head or self._kept or self._waiting:
+            self._weigh()
         self._segment = b""
         self._watch()
+
+    def _weigh(self) -> None:
+        """Count what waits here, and refuse to read on where that of all clients is too much."""
+        kept = len(self._head) + sum(response.weight for response in self._waiting)
+        if len(self._waiting) > PIPELINED:
+            kept += len(self._unread)
+        more = kept - self._kept
+        self._kept = kept
+        self.config.kept += more
+        if more > 0 and self.config.kept > KEPT and self._refusal is None:
+            self._refuse(NoRoom())
 
     def _begin(self, method: bytes, version: str) -> None:
         """Give the request to the application, when its turn comes."""
@@ -384,6 +408,7 @@ class Protocol(HttpToolsProtocol):
         if not self._waiting:
             self._ahead = before
         self._waiting.append(self.cycle)
+        self.cycle.weight = REQUEST + FIELD * len(self.headers) + guard.size(self.url, self.headers)
         if len(self._waiting) > PIPELINED:
             self.flow.full = True
 

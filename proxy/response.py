@@ -37,6 +37,9 @@ class Response(RequestResponseCycle):
     """The head, as long as it waits for the part of the body that follows it at once: each write
     costs a system call and wakes the client."""
 
+    weight = 0
+    """What its request takes while that waits behind another, in bytes."""
+
     _unframed = False
     unheard = False
     """Whether it was the connection's last and is complete, while its request is not."""
@@ -151,6 +154,7 @@ def refusal(error: RequestError, *, bodiless: bool) -> bytes:
         (b"content-length", str(len(body)).encode()),
         date(),
         VIA,
+        *error.headers,
         (b"connection", b"close"),
     ]
     lines = [b"%b: %b\r\n" % field for field in fields]

@@ -44,6 +44,14 @@ PIPELINED = 8
 """How many requests may wait behind the one that is answered before the client is made to wait.
 While it waits nobody hears that it left, until something is written to it."""
 
+KEPT = 16 << 20
+"""How much of heads may wait in memory, of all clients together, in bytes: of those that have no
+end yet, and of requests behind the one that is answered. No exchange is counted for them, and of
+each client it may be a megabyte."""
+
+REQUEST, FIELD = 4 << 10, 150
+"""What a request that waits takes beside its head, in bytes, and each of its fields."""
+
 PIECE = 4 << 10
 """How much is read at a time, in bytes. The event loop hands over 256 KiB at once, in which there
 may be nine thousand requests."""

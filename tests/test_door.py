@@ -829,6 +829,62 @@ async def test_a_head_of_too_many_fields_is_refused_before_its_end() -> None:
         assert (await client.head()).startswith(b"HTTP/1.1 431 ")
 
 
+def refused_for_room(answer: bytes) -> bool:
+    return answer.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 1\r\n" in answer
+
+
+async def test_of_heads_without_an_end_only_so_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No exchange is counted before there is one; nobody else is to pay for it for long."""
+    monkeypatch.setattr(protocol, "KEPT", 1000)
+    begun = GET + b"x: " + b"y" * 600
+    async with raw_upstream(Upstream().play) as base, running(App(settings(base))) as url:
+
+        async def beginner() -> Side:
+            client = await connect(url)
+            await client.say(GET + b"\r\n" + begun)
+            assert (await answer(client))[1] == b"ok"
+            return client
+
+        for _ in range(3):
+            async with await beginner() as first:
+                async with await beginner() as second:
+                    assert refused_for_room(await second.rest())
+                await first.say(b"\r\n\r\n")
+                assert (await answer(first))[1] == b"ok"
+        async with await beginner() as leaving:
+            pass
+        await leaving.rest()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with await beginner() as last:
+                    await last.say(b"\r\n\r\n" + GET + b"connection: close\r\n\r\n")
+                    if (await last.rest()).count(b"HTTP/1.1 200 ") == 2:
+                        break
+
+
+async def test_of_requests_behind_others_only_so_much_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "KEPT", 2 * terms.REQUEST)
+    request = GET + b"\r\n"
+    upstream = Upstream(open=False)
+    async with door(upstream) as client:
+        for _ in range(3):
+            await client.say(request * 2)
+            await happened(upstream.reached)
+            upstream.may_answer.set()
+            for _ in range(2):
+                assert (await answer(client))[1] == b"ok"
+            upstream.may_answer.clear()
+            upstream.reached.clear()
+        await client.say(request * 3)
+        await happened(upstream.reached)
+        upstream.may_answer.set()
+        for _ in range(3):
+            assert (await answer(client))[1] == b"ok"
+        assert refused_for_room(await client.rest())
+
+
 async def test_however_much_is_pipelined_little_of_it_waits() -> None:
     request = POST + b"content-length: 0\r\n\r\n"
     amount = 2000
