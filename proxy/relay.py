@@ -325,6 +325,7 @@ class Exchange:
             endpoint, body = translation.request(match.endpoint, sent)
         else:
             endpoint, body = await beside(partial(translation.request, match.endpoint, sent))
+        del sent  # what is asked in its place waits for the answer, and is as large
         fields = self._request_fields(_REASKED if translation.answers else _RESENT)
         if translation.answers:
             fields.append((b"accept-encoding", b"identity"))
