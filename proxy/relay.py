@@ -329,7 +329,9 @@ class Exchange:
         fields = self._request_fields(_REASKED if translation.answers else _RESENT)
         if translation.answers:
             fields.append((b"accept-encoding", b"identity"))
-        return await upstream.call("POST", self._target(match.prefix + endpoint), fields, body)
+        call = upstream.call("POST", self._target(match.prefix + endpoint), fields, body)
+        del body  # the call needs it once more, with its head, and lets go of it as well
+        return await call
 
     async def _stream(self, answer: Answer, translation: Translation, *, keepalive: bool) -> None:
         """Send the client's events as the upstream's arrive.

@@ -78,6 +78,7 @@ class Upstream:
             if chunked:
                 fields.append((b"transfer-encoding", b"chunked"))
         request = _head(method, self._prefix + target, fields) + whole
+        del body, whole  # the answer may be long in coming
 
         def send(connection: Connection) -> Answer:
             idle, total = self._timeouts.idle, self._timeouts.total
