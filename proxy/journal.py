@@ -1,14 +1,14 @@
-"""The ledger on disk: what was counted is appended to a file, which all processes sum up alike.
+"""The ledger on disk: what was counted is appended to a file that several processes may share.
 
-The file is the truth. A process holds in memory what it has read of it, and what it counted since
-it last wrote, a second ago at most. Each write is one whole line under a lock; a line that a crash
-tore is passed over, and what could not be written is kept and tried again. When the file has grown
-far beyond what it says, it is written anew beside itself and takes its own place, so that a crash
-leaves either the one or the other.
+The file is the truth. A process holds in memory what it has read from it, and what it has counted
+since its last write, a second ago at most. Whole lines are appended under a lock; a line that a
+crash tore is skipped, and what could not be written is kept and tried again. A file that has grown
+far beyond what it says is compacted: written anew beside itself and renamed over itself, so that a
+crash leaves either the one or the other.
 
-Whatever waits for a disk is done in a thread, and whatever computes in slices on the loop: a thread
-that computes would hold up the loop for longer, each time it wants to go on. A disk may stand
-still, as one on another machine does: who asks, and the end of the process, do not wait for long.
+Waiting for the disk is done in a thread, computing in slices on the loop: a thread that computes
+would hold up the loop for longer, each time the loop wants to go on. A disk may hang, as one on
+another machine does: neither who asks for the ledger nor the end of the process waits for long.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ RETRY = 10.0
 SLICE = 0.001
 """Seconds of computing after which the loop may serve others."""
 
-LOCKED = 2.0
-"""Seconds that others may hold the lock; nobody needs it for so long."""
+LOCK_PATIENCE = 2.0
+"""Seconds to wait for the lock of the file; nobody needs it for so long."""
 
-PATIENT = 5.0
-"""Seconds that a disk may stand still while somebody waits for it."""
+DISK_PATIENCE = 5.0
+"""Seconds to wait for a disk that hangs."""
 
-SMALL = 256 << 10
-"""Up to what size a file is never written anew, in bytes."""
+COMPACT_FROM = 256 << 10
+"""The size up to which a file is never compacted, in bytes."""
 
-WORDY = 4
-"""How many times the size of what it says a file may have."""
+BLOAT = 4
+"""How many times its compacted size a file may have before it is compacted."""
 
 PART = 256 << 10
 """How much is read at a time, in bytes: nothing else runs while it is searched for lines."""
 
 _MARK = b'{"ledger":'
-"""With what every line begins; a file that begins with another is somebody else's."""
+"""How every line begins; a file that begins otherwise is somebody else's."""
 
 
 class Journal:
@@ -75,21 +75,21 @@ class Journal:
         path = path_of(settings, shared)
         self._file = None if path is None else File(path)
         self._thread: DaemonThread | None = None
-        """In which all is done with the file, from the first time on."""
+        """Does everything with the file; started when it is first needed."""
         self._summed = Ledger(self._limit)
-        """What is in the file, as far as it was read; all, without one or while it fails."""
+        """What was read from the file; without one, or while it fails, everything."""
         self._unwritten = Ledger(self._limit)
-        """What is to be written to it."""
+        """What is about to be appended to the file."""
         self._counted = Ledger(self._limit)
-        """What was counted since that was last looked at."""
-        self._one_at_a_time = asyncio.Lock()
+        """What was counted since the last sync began."""
+        self._sync_lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._syncing: set[asyncio.Task[None]] = set()
         self._next_sync: asyncio.Task[None] | None = None
-        """The one that has not begun yet, for all who ask while another is under way."""
-        self._wordy_at = SMALL
-        self._all_of_our_form = True
-        """Whether no line of the file is in a form that another version of the proxy knows."""
+        """The sync that has not begun yet: all who ask while another is under way share it."""
+        self._compact_at = COMPACT_FROM
+        self._all_understood = True
+        """Whether no line of the file is in the format of another version of the proxy."""
         self._failed = False
         self.revision = 0
         """Grows whenever the ledger may have changed, and never goes back."""
@@ -102,12 +102,12 @@ class Journal:
             self._flush_in(FLUSH)
 
     async def ledger(self) -> Ledger:
-        """All that was counted up to now, here and, a second ago, in the other processes.
+        """All that was counted, here up to now, by other processes up to a second ago.
 
-        Raises Busy while the disk stands still.
+        Raises Busy while the disk hangs.
         """
         try:
-            async with asyncio.timeout(PATIENT):
+            async with asyncio.timeout(DISK_PATIENCE):
                 await self.sync()
         except TimeoutError:
             raise Busy("the ledger's disk does not answer, try again shortly") from None
@@ -115,26 +115,26 @@ class Journal:
 
     async def sync(self) -> None:
         """Write what was counted, and read what others have written; a failure is logged."""
-        # Who waits may give up; what was counted is in the hands of this task.
+        # Whoever waits may be cancelled; the task, which holds what was counted, must not be.
         await asyncio.shield(self._begin_sync())
 
     async def close(self) -> None:
-        """Write the last, and let go of the file."""
+        """Write what is left, and close the file; a failure is logged."""
         try:
-            async with asyncio.timeout(PATIENT):
-                # Who waits gives up; the loop may go on, and the disk as well.
+            async with asyncio.timeout(DISK_PATIENCE):
+                # Shielded: a disk that answers late may still be written to.
                 await asyncio.shield(asyncio.create_task(self._close()))
         except TimeoutError:
             log.error("ledger: the disk does not answer; what was counted last may be lost")  # noqa: TRY400
-        except OSError as error:  # what could not be written some disks tell last of all
-            log.error("%s; what was counted last may be lost", _told(error))  # noqa: TRY400
+        except OSError as error:  # some disks report a failed write only at close
+            log.error("%s; what was counted last may be lost", _explained(error))  # noqa: TRY400
 
     async def _close(self) -> None:
         await self.sync()
-        async with self._one_at_a_time:
+        async with self._sync_lock:
             if self._timer is not None:
                 self._timer.cancel()
-            file, self._file = self._file, None  # who still asks is told what was read
+            file, self._file = self._file, None  # whoever asks from now on gets what was read
             thread, self._thread = self._thread, None
             if file is not None and thread is not None:
                 try:
@@ -143,7 +143,7 @@ class Journal:
                     thread.stop()
 
     async def _sync(self) -> None:
-        async with self._one_at_a_time:
+        async with self._sync_lock:
             self._next_sync = None
             await self._collect()
             if self._file is None:
@@ -151,24 +151,24 @@ class Journal:
             try:
                 self._thread = self._thread or DaemonThread()
                 if self._failed:
-                    # To be read anew: what could not be written was summed, too.
+                    # To read it from its start: _summed also has what could not be written.
                     await self._thread.do(self._file.close)
                 await self._write(self._file, self._thread)
                 await self._read(self._file, self._thread)
             except OSError as error:
-                await self._do_without(error)
+                await self._go_on_in_memory(error)
             else:
                 self._failed = False
 
     async def _collect(self) -> None:
-        """Put what was counted to what is to be written."""
+        """Move what was counted to what is about to be written."""
         if not self._counted.revision:
             return
         counted, self._counted = self._counted, Ledger(self._limit)
         if self._file is None or self._failed:
-            await _unhurried(self._summed.adding(counted, self._clock()))
+            await _in_slices(self._summed.adding(counted, self._clock()))
         if self._unwritten.revision:
-            await _unhurried(self._unwritten.adding(counted, self._clock()))
+            await _in_slices(self._unwritten.adding(counted, self._clock()))
         elif self._file is not None:
             self._unwritten = counted
         self.revision += 1
@@ -176,49 +176,49 @@ class Journal:
     async def _write(self, file: File, thread: DaemonThread) -> None:
         if self._unwritten.revision:
             lines: list[bytes] = []
-            await _unhurried(_listed(self._unwritten.lines(), lines))
+            await _in_slices(_listed(self._unwritten.lines(), lines))
             await thread.do(partial(file.append, lines))
             self._unwritten = Ledger(self._limit)
 
     async def _read(self, file: File, thread: DaemonThread) -> None:
-        anew, lines = await thread.do(file.news)
-        if anew or lines:
-            into = Ledger(self._limit) if anew else self._summed
-            self._all_of_our_form = self._all_of_our_form or anew
-            await _unhurried(self._reading(lines, into, file.path))
+        starts_over, lines = await thread.do(file.read_new)
+        if starts_over or lines:
+            into = Ledger(self._limit) if starts_over else self._summed
+            self._all_understood = self._all_understood or starts_over
+            await _in_slices(self._adding_lines(lines, into, file.path))
             self._summed = into
             self.revision += 1
-        # What is not understood would be lost, as where a proxy of before is taken back into use.
-        if file.read_up_to > self._wordy_at and self._all_of_our_form:
-            await self._rewrite(file, thread)
+        # Compacting would lose the lines of a newer proxy, after a downgrade to this one.
+        if file.read_up_to > self._compact_at and self._all_understood:
+            await self._compact(file, thread)
 
-    def _reading(self, lines: list[bytes], into: Ledger, path: Path) -> Iterator[None]:
-        """Add what the lines of the file say, in steps; what is none of a ledger is told of."""
+    def _adding_lines(self, lines: list[bytes], into: Ledger, path: Path) -> Iterator[None]:
+        """Add what the lines of the file say, in steps; how many cannot be read is logged."""
         unread = 0
         for line in lines:
             try:
                 part = Ledger.read(jsontext.loads(line), into.limit, self._clock())
             except ValueError as error:
                 unread += 1
-                self._all_of_our_form = self._all_of_our_form and not isinstance(error, OtherForm)
+                self._all_understood = self._all_understood and not isinstance(error, OtherForm)
             else:
                 yield
                 yield from into.adding(part, self._clock())
         if unread:
             log.warning("ledger: %d lines of %s cannot be read, and are not counted", unread, path)
 
-    async def _rewrite(self, file: File, thread: DaemonThread) -> None:
-        """Write the file anew if it is wordy, and note at what size to look again."""
+    async def _compact(self, file: File, thread: DaemonThread) -> None:
+        """Compact the file if that is worth it, and note at what size to look again."""
         lines: list[bytes] = []
-        await _unhurried(_listed(self._summed.lines(), lines))
+        await _in_slices(_listed(self._summed.lines(), lines))
         size = sum(map(len, lines))
-        self._wordy_at = max(SMALL, WORDY * size)
-        if WORDY * size < file.read_up_to:
+        self._compact_at = max(COMPACT_FROM, BLOAT * size)
+        if BLOAT * size < file.read_up_to:
             try:
-                await thread.do(partial(file.rewrite, lines))
+                await thread.do(partial(file.compact, lines))
             except OSError as error:  # as where the file alone is mounted, and not its folder
                 log.warning("ledger: %s cannot be written anew, and grows: %s", file.path, error)
-                self._wordy_at = 2 * file.read_up_to
+                self._compact_at = 2 * file.read_up_to
 
     def _flush_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -235,13 +235,13 @@ class Journal:
             self._next_sync.add_done_callback(self._syncing.discard)
         return self._next_sync
 
-    async def _do_without(self, error: OSError) -> None:
+    async def _go_on_in_memory(self, error: OSError) -> None:
         if not self._failed:
-            log.error("%s; until it can be, the ledger is in memory alone", _told(error))
+            log.error("%s; until it can be, the ledger is in memory alone", _explained(error))
             if self._unwritten.revision and self._file is not None and self._thread is not None:
                 with suppress(OSError):  # what cannot be written to can still be read
                     await self._read(self._file, self._thread)
-            await _unhurried(self._summed.adding(self._unwritten, self._clock()))
+            await _in_slices(self._summed.adding(self._unwritten, self._clock()))
         self._failed = True
         if self._timer is None:
             self._flush_in(RETRY)
@@ -253,12 +253,12 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.read_up_to = 0
-        """How much of it was read, in bytes."""
+        """The offset up to which the file was read."""
         self._opened: int | None = None
-        self._anew = True
+        self._starts_over = True
 
     def append(self, lines: Iterable[bytes]) -> None:
-        """Append lines; raises OSError, after which none of them counts."""
+        """Append lines; raises OSError, and then none of them is in the file."""
         text = b"".join(lines)
         with self.locked() as opened:
             _end_torn_line(opened)
@@ -267,10 +267,10 @@ class File:
                 os.ftruncate(opened, size)  # or each attempt would take what space comes free
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
-    def news(self) -> tuple[bool, list[bytes]]:
-        """The lines that were appended since it was last asked, by whomever.
+    def read_new(self) -> tuple[bool, list[bytes]]:
+        """The lines that any process has appended since the last call; raises OSError.
 
-        Also whether they are all there are, because the file is another than it was.
+        Also whether they start over, because the file is another one now or was truncated.
         """
         with self.locked() as opened:
             with suppress(OSError):  # a full disk can still be read
@@ -282,61 +282,61 @@ class File:
                 *whole, torn = (torn + part).split(b"\n")
                 lines += [line for line in whole if line.startswith(_MARK)]
                 up_to += len(part)
-            self.read_up_to = up_to - len(torn)  # where reading fails, nothing was read
-            anew, self._anew = self._anew, False
-        return anew, lines
+            self.read_up_to = up_to - len(torn)  # only now: where reading fails, nothing was read
+            starts_over, self._starts_over = self._starts_over, False
+        return starts_over, lines
 
-    def rewrite(self, lines: Iterable[bytes]) -> None:
-        """Have the file say ``lines`` alone, unless somebody has appended what was not read.
+    def compact(self, lines: Iterable[bytes]) -> None:
+        """Replace all that the file says by ``lines``, unless it has more than was read.
 
-        It stays where it is, be its name a link to there, and who may read it.
+        A link to it stays a link; its owner and its mode stay, too. Raises OSError.
         """
         with self.locked() as opened:
             before = os.fstat(opened)
             if before.st_size != self.read_up_to:
                 return
             there = self.path.resolve()
-            beside = there.with_name(f"{there.name}.new")
-            beside.unlink(missing_ok=True)  # what a crash left, or a link to somewhere else
-            written = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            compacted = there.with_name(f"{there.name}.new")
+            compacted.unlink(missing_ok=True)  # what a crash left, or a link to somewhere else
+            written = os.open(compacted, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                _give(written, before)
+                _give_owner(written, before)
                 os.fchmod(written, stat.S_IMODE(before.st_mode))
                 with open(written, "wb") as whole:  # noqa: PTH123  (of a descriptor)
                     whole.writelines(lines)
                     whole.flush()
                     os.fsync(written)
-                beside.replace(there)
+                compacted.replace(there)
             except OSError:
-                beside.unlink(missing_ok=True)
+                compacted.unlink(missing_ok=True)
                 raise
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file; the next use opens it again."""
         if self._opened is not None:
-            # It is closed even where that fails, and the next thing opened has its number.
+            # Forgotten first: a close that fails has freed the number for the next file, too.
             opened, self._opened = self._opened, None
             os.close(opened)
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """The file, which nobody else writes to for the moment: the one that bears its name."""
+        """The descriptor of the file that has the path now, locked; raises OSError."""
         while True:
             opened = self._open()
             _lock(opened, self.path)
             try:
-                if self._bears_the_name(opened):
-                    self._heed_size(opened)
+                if self._is_current(opened):
+                    self._notice_truncation(opened)
                     yield opened
                     return
             finally:
                 with suppress(OSError):
                     fcntl.flock(opened, fcntl.LOCK_UN)
-            self.close()  # it was written anew, or taken away
+            self.close()  # it was compacted or deleted: the path is another file's now, or none's
 
     def _open(self) -> int:
         if self._opened is None:
-            # What is no file may make whoever opens it wait for another; this says no.
+            # Without O_NONBLOCK opening a FIFO would wait for its other end.
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
             opened = os.open(self.path, flags, 0o600)
             try:
@@ -346,30 +346,30 @@ class File:
                 raise
             self._opened = opened
             self.read_up_to = 0
-            self._anew = True
+            self._starts_over = True
         return self._opened
 
-    def _heed_size(self, opened: int) -> None:
-        """Begin anew where somebody has emptied the file, before anything is added to it."""
+    def _notice_truncation(self, opened: int) -> None:
+        """Start over where somebody has truncated the file, before anything is added to it."""
         if os.fstat(opened).st_size < self.read_up_to:
             self.read_up_to = 0
-            self._anew = True
+            self._starts_over = True
 
-    def _bears_the_name(self, opened: int) -> bool:
+    def _is_current(self, opened: int) -> bool:
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(opened), self.path.stat())
         return False
 
 
 def path_of(settings: config.Ledger, shared: Path | None) -> Path | None:
-    """Where the ledger is kept: in its file, else where several processes share theirs."""
+    """Where the ledger is kept: its file, else one that the processes share, None for memory."""
     if settings.file is not None:
         return Path(settings.file)
     return None if shared is None else shared / "ledger"
 
 
 def check(settings: config.Ledger) -> None:
-    """Let a start go on that could write its ledger; raises OSError, which says what is wrong."""
+    """Check at the start that the ledger can be written; raises OSError, which says why not."""
     if settings.file is None:
         return
     file = File(Path(settings.file))
@@ -377,13 +377,13 @@ def check(settings: config.Ledger) -> None:
         with file.locked():
             pass
     except OSError as error:
-        raise OSError(_told(error)) from error
+        raise OSError(_explained(error)) from error
     finally:
         file.close()
 
 
 def _check_kind(opened: int, path: Path) -> None:
-    """See that lines can be kept there and are at home there; raises OSError."""
+    """Check that it is a regular file, and a ledger or empty; raises OSError."""
     if not stat.S_ISREG(os.fstat(opened).st_mode):  # /dev/null takes all and keeps nothing
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     if not _MARK.startswith(os.pread(opened, len(_MARK), 0)):
@@ -391,14 +391,14 @@ def _check_kind(opened: int, path: Path) -> None:
 
 
 def _listed(lines: Iterable[bytes], into: list[bytes]) -> Iterator[None]:
-    """Put ``lines`` into a list, in steps."""
+    """Append ``lines`` to a list, in steps."""
     for line in lines:
         into.append(line)
         yield
 
 
-async def _unhurried(steps: Iterator[None]) -> None:
-    """Take all steps, with others served in between."""
+async def _in_slices(steps: Iterator[None]) -> None:
+    """Take all steps, and let the loop serve others after each SLICE."""
     began = time.monotonic()
     for _ in steps:
         if time.monotonic() - began >= SLICE:
@@ -406,14 +406,14 @@ async def _unhurried(steps: Iterator[None]) -> None:
             began = time.monotonic()
 
 
-def _give(written: int, like: os.stat_result) -> None:
-    """Have a file belong to whom another belongs to, as far as we may: they share the ledger."""
+def _give_owner(written: int, like: os.stat_result) -> None:
+    """Give a file the owner and group of another, as far as we may: they share the ledger."""
     for uid, gid in ((-1, like.st_gid), (like.st_uid, -1)):
-        with suppress(OSError):  # no right to, or in a container no such user
+        with suppress(OSError):  # not permitted, or in a container no such user
             os.fchown(written, uid, gid)
 
 
-def _told(error: OSError) -> str:
+def _explained(error: OSError) -> str:
     where = f"ledger.file {error.filename}" if error.filename else "the ledger's file"
     told = f"{where} cannot be written: {error.strerror or error}"
     if not isinstance(error, PermissionError):
@@ -422,8 +422,8 @@ def _told(error: OSError) -> str:
 
 
 def _lock(opened: int, path: Path) -> None:
-    """Wait for the lock of a file, but not for ever: it may lie on another machine."""
-    deadline = time.monotonic() + LOCKED
+    """Lock a file within LOCK_PATIENCE: the lock may be held on another machine. Raises OSError."""
+    deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -436,14 +436,14 @@ def _lock(opened: int, path: Path) -> None:
 
 
 def _end_torn_line(opened: int) -> None:
-    """End the last line where a crash or a full disk has not: nobody else is writing it."""
+    """End the last line where a crash or a full disk has cut it; the lock must be held."""
     size = os.fstat(opened).st_size
     if size and os.pread(opened, 1, size - 1) != b"\n":
         os.write(opened, b"\n")
 
 
 def _parts(opened: int, start: int, end: int) -> Iterator[bytes]:
-    """What a file holds between two places, in parts."""
+    """What a file holds between two offsets, in parts."""
     while start < end:
         part = os.pread(opened, min(end - start, PART), start)
         if not part:

@@ -497,7 +497,7 @@ async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
 ) -> None:
     """Each may wait for seconds, and a stop would wait for all of them."""
     looked, go_on = 0, threading.Event()
-    look = journal.File.news
+    look = journal.File.read_new
 
     def patient(file: journal.File) -> tuple[bool, list[bytes]]:
         nonlocal looked
@@ -505,7 +505,7 @@ async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
         assert go_on.wait(PATIENCE)
         return look(file)
 
-    monkeypatch.setattr(journal.File, "news", patient)
+    monkeypatch.setattr(journal.File, "read_new", patient)
     one = kept(tmp_path / "ledger")
     one.count(record())
     asking = [asyncio.create_task(one.ledger())]
@@ -531,7 +531,7 @@ def stands_still(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
         return truly(*given)
 
     monkeypatch.setattr(journal.File, call, waiting)
-    monkeypatch.setattr(journal, "PATIENT", 0.01)
+    monkeypatch.setattr(journal, "DISK_PATIENCE", 0.01)
     return go_on
 
 
@@ -609,7 +609,7 @@ async def test_a_start_does_not_wait_for_a_disk_that_stands_still(
     one = kept(file)
     one.count(record())
     await one.close()
-    go_on = stands_still(monkeypatch, "news")
+    go_on = stands_still(monkeypatch, "read_new")
     set_up = settings("http://127.0.0.1:9", more={"ledger": {"file": str(file)}})
     async with running(App(set_up)) as url, httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/v1/models")).status_code == 502
@@ -758,13 +758,13 @@ def test_what_others_have_appended_is_not_lost(tmp_path: Path) -> None:
     mine, others = (journal.File(tmp_path / "ledger") for _ in range(2))
     try:
         mine.append([line])
-        assert mine.news() == (True, [line[:-1]])
+        assert mine.read_new() == (True, [line[:-1]])
         others.append([line])
-        mine.rewrite([line])
+        mine.compact([line])
         assert mine.path.read_bytes() == line * 2
         mine.path.write_bytes(line * 2 + line[:-9])  # as a crash leaves it
         mine.append([line])
-        assert others.news()[1][-1] == line[:-1]
+        assert others.read_new()[1][-1] == line[:-1]
     finally:
         mine.close()
         others.close()
@@ -810,7 +810,7 @@ async def test_what_was_read_before_reading_failed_is_read_again(
 async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SMALL", 2_000)
+    monkeypatch.setattr(journal, "COMPACT_FROM", 2_000)
     file = tmp_path / "ledger"
     one, other = kept(file), kept(file)
     largest = 0
@@ -947,7 +947,7 @@ async def test_a_ledger_that_begins_anew_is_another(tmp_path: Path) -> None:
 async def test_a_file_that_cannot_be_replaced_grows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journal, "SMALL", 2_000)
+    monkeypatch.setattr(journal, "COMPACT_FROM", 2_000)
     file = tmp_path / "ledger"
     (tmp_path / "ledger.new").mkdir()
     one = kept(file)
@@ -962,7 +962,7 @@ async def test_a_file_that_cannot_be_replaced_grows(
 async def test_a_file_that_is_written_anew_stays_where_it_is_and_who_may_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SMALL", 2_000)
+    monkeypatch.setattr(journal, "COMPACT_FROM", 2_000)
     volume, names = tmp_path / "volume", tmp_path / "names"
     volume.mkdir()
     names.mkdir()
@@ -995,7 +995,7 @@ async def test_a_file_that_is_written_anew_belongs_to_whom_it_did(
         given.append((uid, gid))
         raise OSError(why, os.strerror(why))
 
-    monkeypatch.setattr(journal, "SMALL", 2_000)
+    monkeypatch.setattr(journal, "COMPACT_FROM", 2_000)
     monkeypatch.setattr(os, "fchown", refused)
     file = tmp_path / "ledger"
     one = kept(file)
@@ -1012,7 +1012,7 @@ async def test_a_file_that_is_written_anew_belongs_to_whom_it_did(
 async def test_a_file_with_lines_of_a_later_form_loses_none_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journal, "SMALL", 2_000)
+    monkeypatch.setattr(journal, "COMPACT_FROM", 2_000)
     file = tmp_path / "ledger"
     later = b'{"ledger":2,"entries":"in another way"}\n' * 100
     file.write_bytes(later)
@@ -1031,7 +1031,7 @@ async def test_a_file_with_lines_of_a_later_form_loses_none_of_them(
 async def test_a_lock_that_another_keeps_harms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journal, "LOCKED", 0.01)
+    monkeypatch.setattr(journal, "LOCK_PATIENCE", 0.01)
     file = tmp_path / "ledger"
     holder = journal.File(file)
     one = kept(file)
