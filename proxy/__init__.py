@@ -38,7 +38,7 @@ the configuration
 one exchange
     resemblance, routing                    its route, whoever reads its path
     negotiation, explain                    its versions, what it would become
-    guard, interruption, beside             what is let in, how it is cut, what computes for long
+    guard, interruption, offload            what is let in, how it is cut, what leaves the loop
     observe, logs, metrics                  its record, and the lines and figures of it
     exchanges, client, keepalive            those under way, and the client's side of one
     sockets, daemonthread, lookup           what the system is asked of connections, and for hosts

@@ -73,7 +73,6 @@ class Answer:
     """
 
     __slots__ = (
-        "_beside",
         "_bodiless",
         "_complete",
         "_connection",
@@ -82,6 +81,7 @@ class Answer:
         "_ends_at",
         "_enough",
         "_error",
+        "_framing",
         "_has_head",
         "_idle",
         "_left",
@@ -124,8 +124,8 @@ class Answer:
         self._loop = connection.loop
         self._parser: Any = httptools.HttpResponseParser(self)
         self._has_head = False
-        self._beside = 0
-        """How much has arrived since the last part of the body."""
+        self._framing = 0
+        """How much has arrived of the head, or since the last part of the body, in bytes."""
         self._until_closed = False
         self._reusable = True
         self._complete = False
@@ -206,7 +206,7 @@ class Answer:
 
     def _taken(self) -> bytes:
         self._silent_at = self._loop.time() + self._idle
-        self._beside = 0
+        self._framing = 0
         parts, self._parts, self._unread = self._parts, [], 0
         if self._paused:
             self._paused = False
@@ -367,8 +367,8 @@ class Answer:
                 return
             self._keep(len(data))
         else:
-            self._beside += len(data)
-            if self._beside > HEAD_SIZE:
+            self._framing += len(data)
+            if self._framing > HEAD_SIZE:
                 self._fail(UpstreamNonsense(f"upstream {self._name} sent {self._excess}"))
         self._tell()
 

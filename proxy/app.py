@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import admin, observe, page, playground
-from .beside import beside, start_threads
 from .config import Config
 from .config import Upstream as UpstreamSettings
 from .errors import Busy
@@ -26,6 +25,7 @@ from .journal import Journal
 from .learning import learned
 from .metrics import Metrics
 from .observe import Observer, Record
+from .offload import offload, start_threads
 from .relay import Relay
 from .upstream import Upstream
 
@@ -114,7 +114,7 @@ class App:
         async with self._one_page:
             self._next_page = None  # who asks from now on wants to know more
             self._look()
-            return await beside(self.metrics.page, first=True)  # most of all while much is asked
+            return await offload(self.metrics.page, urgent=True)  # metrics matter most under load
 
     async def reload(self, config: Config) -> None:
         """Serve new requests by ``config``; those under way end on what they began with."""

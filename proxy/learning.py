@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from . import jsontext
-from .beside import beside
 from .config import Config
 from .errors import ProxyError
 from .fields import VERSION
 from .negotiation import nearest
+from .offload import offload
 from .upstream import Upstream
 from .versions.complete_through_messages import CompleteThroughMessages
 from .versions.models import Learned, Profile, learn
@@ -56,7 +56,7 @@ async def _ask(upstream: Upstream, speaks: Sequence[str]) -> dict[str, Profile]:
                 log.warning("upstream %s did not list its models: %s", upstream.name, answer.status)
                 return {}
             # What clients ask may take longer than there is patience for.
-            return await beside(partial(_read, body), first=True)
+            return await offload(partial(_read, body), urgent=True)
     except (ProxyError, TimeoutError, jsontext.NotJSON) as error:
         reason = type(error).__name__
         log.warning("upstream %s did not list its models: %s", upstream.name, reason)

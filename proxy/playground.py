@@ -27,7 +27,6 @@ from starlette.types import Message, Receive, Scope
 
 from . import config, jsontext, observe
 from .answer import Answer
-from .beside import beside
 from .client import CONNECTION, ClientLeft, Gone
 from .config import Config
 from .counted import Counted
@@ -36,6 +35,7 @@ from .exchanges import OpenExchanges
 from .explain import check_path, explain
 from .fields import VERSION, Fields
 from .observe import Record
+from .offload import offload
 from .relay import Relay
 from .upstream import Upstream
 from .versions.models import Learned
@@ -92,7 +92,7 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[R
         arriving += 1
         try:
             asked = await _asked(request)
-            told = await beside(partial(_explained, config, asked, learned))
+            told = await offload(partial(_explained, config, asked, learned))
             fields = _fields() | {"content-type": media_type, "x-accel-buffering": "no"}
             return Counted(answered, tell(asked, told), fields)
         finally:
@@ -146,7 +146,7 @@ class Play:
     async def lines(self, asked: Asked, explained: dict[str, Any]) -> AsyncGenerator[bytes]:
         """The lines, as they come to be; the exchange ends with whoever reads them."""
         try:
-            await beside(partial(self._tell_asked, asked, explained))
+            await offload(partial(self._tell_asked, asked, explained))
             del explained  # it may be megabytes, and what is shown may be taken slowly
             playing = asyncio.create_task(self._play(asked))
             try:
@@ -175,7 +175,7 @@ class Play:
         try:
             for name, settings in self._settings.items():
                 # It reads the certificates to trust, which no stream of others shall wait for.
-                self._upstreams[name] = await beside(partial(Overheard, settings, self._tell))
+                self._upstreams[name] = await offload(partial(Overheard, settings, self._tell))
             await self._relay(asked.scope(self._viewer), _receive(asked.body), self._viewer.take)
         except Exception:
             log.exception("a fault of ours in the playground")

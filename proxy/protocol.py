@@ -33,7 +33,6 @@ from .observe import Record
 from .patience import Patience
 from .response import Response, refusal
 from .terms import (
-    BESIDE,
     BODY_SILENCE,
     BODY_WITHIN,
     FIELD,
@@ -46,6 +45,7 @@ from .terms import (
     REQUEST,
     SLICE,
     SLOWEST_BODY,
+    UNCOUNTED,
     Terms,
 )
 
@@ -356,7 +356,7 @@ class Protocol(HttpToolsProtocol):
             return
         if self._part is not None and not self._mixed:
             self._framing += len(data)
-            uncounted = BESIDE if self._part == "head" else 0
+            uncounted = UNCOUNTED if self._part == "head" else 0
             if self._framing > self._terms.head_size + uncounted:
                 self._refuse(self._too_large())
         if self._part == "head":

@@ -18,7 +18,6 @@ from starlette.types import Receive, Scope, Send
 
 from . import guard, hosts, identity, jsontext
 from .answer import Answer
-from .beside import beside
 from .client import Client, ClientLeft, ClientStalled
 from .config import Config
 from .errors import (
@@ -47,6 +46,7 @@ from .keepalive import Keepalive
 from .negotiation import negotiate, translates
 from .nudges import Nudge
 from .observe import LONGEST, Ended, Observer, Record
+from .offload import offload
 from .redaction import beginning
 from .routing import Match, Routes
 from .streaming import Stream, in_turns
@@ -72,7 +72,7 @@ AT_HAND = 64 << 10
 """The largest body that is read before it is passed on, in bytes."""
 
 LARGE = 64 << 10
-"""From what size on a body is translated beside the loop, in bytes: a megabyte of short turns takes
+"""From what size on a body is translated off the loop, in bytes: a megabyte of short turns takes
 half a second."""
 
 BODILESS = (204, 304)
@@ -312,7 +312,7 @@ class Exchange:
             if len(told) < LARGE:
                 translated = translation.response(told)
             else:
-                translated = await beside(partial(translation.response, told))
+                translated = await offload(partial(translation.response, told))
             self._first_byte(200)
             await self._client.answer(200, self._remade_fields(), translated)
 
@@ -324,7 +324,7 @@ class Exchange:
         if len(sent) < LARGE:
             endpoint, body = translation.request(match.endpoint, sent)
         else:
-            endpoint, body = await beside(partial(translation.request, match.endpoint, sent))
+            endpoint, body = await offload(partial(translation.request, match.endpoint, sent))
         del sent  # what is asked in its place waits for the answer, and is as large
         fields = self._request_fields(_REASKED if translation.answers else _RESENT)
         if translation.answers:

@@ -44,8 +44,8 @@ from .tracing import configured
 
 log = logging.getLogger("proxy")
 
-FILES_BESIDE = 50
-"""How many files are open beside those of exchanges, or thereabouts."""
+OTHER_FILES = 50
+"""About how many files are open that do not belong to an exchange."""
 
 GARBAGE = (20_000, 50, 1_000)
 """How much may be made before the garbage collector looks at the youngest, and how many such
@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
         self._renew: Renew | None = None
         self._renewal = asyncio.Event()
         self._renewing: asyncio.Task[None] | None = None
-        self._beside = AsyncExitStack()
+        self._exits = AsyncExitStack()
         self._for_admin: Server | None = None
 
     @classmethod
@@ -135,7 +135,7 @@ class Server(uvicorn.Server):
             self._renewing = asyncio.create_task(self._renew_when_asked(self.app))
             if self.admin is not None:
                 serving = _serving(self.app.admin, self.admin)
-                self._for_admin = await self._beside.enter_async_context(serving)
+                self._for_admin = await self._exits.enter_async_context(serving)
         self._say_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
         if self._for_admin is not None:
             left = math.ceil(due - loop.time())
             self._for_admin.config.timeout_graceful_shutdown = max(GOODBYE, left)
-            await self._beside.aclose()
+            await self._exits.aclose()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -335,7 +335,7 @@ def open_many_files(exchanges: int, *, tells: bool = True) -> None:
     Each takes two, and as many again are for clients that rest between two requests. Beyond 1,024,
     which is usual, is for programs to ask for: select fails there. More would only be for floods.
     """
-    wanted = FILES_BESIDE + 4 * exchanges
+    wanted = OTHER_FILES + 4 * exchanges
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if usual == resource.RLIM_INFINITY or usual >= wanted:
         return

@@ -36,9 +36,9 @@ FIELDS = 200
 HEAD_SIZE = 64 << 10
 """The most that a head may take before applications that set no limit, in bytes."""
 
-BESIDE = 1 << 10
-"""What a head may take beside what is counted of it, in bytes: method and version, blanks, ends of
-lines. It is counted so once it is there, however it was cut on its way."""
+UNCOUNTED = 1 << 10
+"""How far a head that is not complete may pass its limit, in bytes: what the limit does not count
+(method and version, blanks, line ends) can only be told from the rest once all of it is there."""
 
 PIPELINED = 8
 """How many requests may wait behind the one that is answered before the client is made to wait.

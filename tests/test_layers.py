@@ -36,7 +36,7 @@ ORDER = [
     "explain",
     "guard",
     "interruption",
-    "beside",
+    "offload",
     "observe",
     "logs",
     "metrics",

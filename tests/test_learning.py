@@ -12,8 +12,8 @@ from support import Side, connect, old_request, raw_upstream, settings
 
 from proxy import learning
 from proxy.app import App
-from proxy.beside import beside
 from proxy.config import Config
+from proxy.offload import offload
 from proxy.server import running
 from proxy.versions.models import ModelTarget, Profile, learn, profile
 
@@ -147,7 +147,7 @@ async def test_a_listing_is_asked_for_in_a_version_that_the_upstream_speaks() ->
     assert [b"anthropic-version: 2026-10-21\r\n" in head for head in asked] == [True]
 
 
-async def test_a_listing_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listing_is_read_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of 4 MB, which an upstream may send at a reload, held up all streams for seconds."""
     read: list[bool] = []
 
@@ -184,7 +184,7 @@ async def test_a_listing_is_read_before_what_clients_ask() -> None:
     async with raw_upstream(play) as url:
         before = replace(settings(url, bridge=True), models=(ModelTarget("*", "claude-next"),))
         app = App(before)
-        asked = asyncio.create_task(beside(over.wait))
+        asked = asyncio.create_task(offload(over.wait))
         async with running(app) as proxy, await connect(proxy) as client:
             try:
                 await app.reload(replace(before, models_from_upstream=True))
