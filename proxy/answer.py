@@ -392,10 +392,10 @@ class Answer:
             self._take = None  # until forward has seen to it
             self._tell()
 
-    def lost(self, *, said_all: bool) -> None:
-        """The connection is gone; ``said_all`` tells that the upstream had finished."""
+    def lost(self, *, clean: bool) -> None:
+        """The connection is gone; ``clean`` says that the upstream itself ended it."""
         self._reusable = False
-        if self._until_closed and said_all:
+        if self._until_closed and clean:
             self._complete = self._error is None
         elif self._has_head:
             self._fail(UpstreamBrokeOff(f"upstream {self._name} broke off its answer"))

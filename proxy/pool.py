@@ -1,6 +1,6 @@
-"""Connections to one upstream: opened when none is free, kept while that is cheap.
+"""Connections to one upstream: opened when none is free, kept for a while after their calls.
 
-There is no limit here: exchanges are bounded at the door, and each has one call at a time.
+There is no limit here: exchanges are bounded at the door, and each makes one call at a time.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from .http1 import Connection
 from .lookup import look_up
 
 KEEP = 30.0
-"""Seconds that a free connection is kept. Longer, and what stands between may have forgotten it
-without a word."""
+"""Seconds that a free connection is kept. For longer, and a NAT or firewall on the way may have
+dropped it without telling either end."""
 
-RESOLVED = 10.0
-"""Seconds for which the addresses of a host are believed, so that a burst asks for them once."""
+ADDRESS_TTL = 10.0
+"""Seconds for which the addresses of a host are cached, so that a burst looks them up once."""
 
-ASKED_AGAIN = 1.0
-"""Seconds that a host's name may be asked for anew before it is taken to be where it was (RFC 8767
-§5). Where the first name server is down, or one packet was lost, the system asks for five."""
+STALE_AFTER = 1.0
+"""Seconds that a new look-up may take before the addresses found last are used once more (RFC 8767
+§5). With the first name server down, or one packet lost, the system takes five."""
 
 NEXT_ADDRESS = 0.25
 """Seconds after which the next address of a host is tried beside the first (RFC 8305 §8)."""
@@ -44,10 +44,10 @@ class Pool:
         self._patience = patience
         self._addresses: Sequence[AddrInfoType] = ()
         self._stale_at = 0.0
-        self._asking: asyncio.Task[Sequence[AddrInfoType]] | None = None
+        self._lookup: asyncio.Task[Sequence[AddrInfoType]] | None = None
         self._closed = False
         self._free: dict[Connection, float] = {}
-        """The free ones, and when they became so."""
+        """The free ones, and when they became so: the one used last is the last."""
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -56,25 +56,25 @@ class Pool:
         return len(self._all) - len(self._free), len(self._free)
 
     def free(self, within: float = KEEP) -> Connection | None:
-        """A connection that was used before, the one used last, None if none is as it was left.
+        """The connection that became free last, if ``within`` so many seconds, and is usable.
 
-        It became free ``within`` the last seconds.
+        Those that cannot be used any more are closed.
         """
         while self._free:
             connection, since = self._free.popitem()
             if connection.loop.time() - since > within:
-                self._free[connection] = since  # behind the older ones, where it was
+                self._free[connection] = since  # back in its place: the others are older
                 return None
-            if connection.quiet():
+            if connection.usable():
                 return connection
             connection.close()
         return None
 
     async def new(self) -> Connection:
-        """Another connection; raises OSError, also as TimeoutError, and UnicodeError."""
+        """A new connection; raises OSError (TimeoutError among them) and UnicodeError."""
         try:
             async with asyncio.timeout(self._patience):
-                connection = await self._opened(await self._resolved())
+                connection = await self._opened(await self._addresses_now())
         except OSError:
             self._addresses, self._stale_at = (), 0.0  # the host may have moved
             raise
@@ -84,34 +84,34 @@ class Pool:
             self._all.add(connection)
         return connection
 
-    async def _resolved(self) -> Sequence[AddrInfoType]:
-        """The addresses of the host, asked for once however many want to know; raises as new.
+    async def _addresses_now(self) -> Sequence[AddrInfoType]:
+        """The addresses of the host, looked up once for all who wait; raises as new.
 
-        Those that were last found, and have not failed since, do where nobody says anything of it.
+        While no name server answers, those that were found last serve, until connecting fails.
         """
         loop = asyncio.get_running_loop()
         if loop.time() < self._stale_at:
             return self._addresses
-        if self._asking is None:
-            self._asking = loop.create_task(self._asked())
-            self._asking.add_done_callback(_heard)
-        asking = self._asking
+        if self._lookup is None:
+            self._lookup = loop.create_task(self._look_up())
+            self._lookup.add_done_callback(_retrieve)
+        lookup = self._lookup
         before = self._addresses
         try:
-            # Shield, too, complains where nobody waits any more.
-            within = min(ASKED_AGAIN, self._patience / 2)  # or there is no time left to connect
-            await asyncio.wait((asking,), timeout=within if before else None)
-            return before if before and _unanswered(asking) else asking.result()
+            # Not asyncio.shield: it, too, logs a failure that nobody waits for any more.
+            within = min(STALE_AFTER, self._patience / 2)  # or there is no time left to connect
+            await asyncio.wait((lookup,), timeout=within if before else None)
+            return before if before and _unanswered(lookup) else lookup.result()
         finally:
-            del asking  # or what it failed with holds it: a circle
+            del lookup  # its exception's traceback holds this frame: a cycle
 
-    async def _asked(self) -> Sequence[AddrInfoType]:
+    async def _look_up(self) -> Sequence[AddrInfoType]:
         loop = asyncio.get_running_loop()
         try:
             self._addresses = await look_up(self._host, self._port)
         finally:
-            self._asking = None
-        self._stale_at = loop.time() + RESOLVED
+            self._lookup = None
+        self._stale_at = loop.time() + ADDRESS_TTL
         return self._addresses
 
     async def _opened(self, addresses: Sequence[AddrInfoType]) -> Connection:
@@ -125,33 +125,33 @@ class Pool:
             chosen = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
             _, connection = await connect(sock=chosen)
         if self._tls is not None:
-            await connection.encipher(self._tls, self._host, self._patience)
+            await connection.start_tls(self._tls, self._host, self._patience)
         return connection
 
     def close(self) -> None:
         """Close all connections, free or not, and those that are still being opened."""
         self._closed = True
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in tuple(self._all):
             connection.close()
 
     def keep(self, connection: Connection) -> None:
-        """Have it for a later call."""
+        """``connection`` is free for a later call."""
         now = connection.loop.time()
         self._free[connection] = now
         if self._sweep is None:
             self._sweep = connection.loop.call_at(now + KEEP, self._close_old)
 
     def forget(self, connection: Connection) -> None:
-        """Know it no more."""
+        """``connection`` is closed."""
         self._free.pop(connection, None)
         self._all.discard(connection)
 
     def _close_old(self) -> None:
-        """The oldest stand first, and the next look is when the first of the rest is old."""
+        """Close those kept for too long, the first ones, and wake again for the next."""
         self._sweep = None
         loop = asyncio.get_running_loop()
         for connection, since in tuple(self._free.items()):
@@ -161,18 +161,18 @@ class Pool:
             connection.close()
 
 
-def _heard(asked: asyncio.Task[Sequence[AddrInfoType]]) -> None:
-    """Take what it failed with: whoever had asked may have given up before, and asyncio complains.
+def _retrieve(lookup: asyncio.Task[Sequence[AddrInfoType]]) -> None:
+    """Retrieve the exception, or asyncio logs it where all who asked have given up by then.
 
-    A name server that is down is waited for longer than ``timeouts.connect``.
+    That is usual: a name server that is down is waited for longer than ``timeouts.connect``.
     """
-    if not asked.cancelled():
-        asked.exception()
+    if not lookup.cancelled():
+        lookup.exception()
 
 
-def _unanswered(asked: asyncio.Task[Sequence[AddrInfoType]]) -> bool:
-    """Whether no name server has said anything, be it that there is no such name."""
-    if not asked.done():
+def _unanswered(lookup: asyncio.Task[Sequence[AddrInfoType]]) -> bool:
+    """Whether no name server has answered, not even that there is no such name."""
+    if not lookup.done():
         return True
-    failure = asked.exception()
+    failure = lookup.exception()
     return isinstance(failure, socket.gaierror) and failure.errno == socket.EAI_AGAIN

@@ -1405,7 +1405,7 @@ async def test_others_have_their_turn_while_very_small_records_are_deciphered(
     arrived = answer.Answer.arrived
 
     def watched(self: answer.Answer, data: bytes) -> None:
-        read[turns.past] += len(data) > http1.DECIPHERED
+        read[turns.past] += len(data) > http1.DECRYPTED_AT_ONCE
         arrived(self, data)
 
     async def play(side: Side) -> None:

@@ -709,8 +709,8 @@ async def fails(error: int) -> None:
 async def test_a_host_is_where_it_was_while_no_name_server_answers(
     monkeypatch: pytest.MonkeyPatch, asked_again: Callable[[], Awaitable[None]]
 ) -> None:
-    monkeypatch.setattr(pool, "RESOLVED", 0.0)
-    monkeypatch.setattr(pool, "ASKED_AGAIN", 0.01)
+    monkeypatch.setattr(pool, "ADDRESS_TTL", 0.0)
+    monkeypatch.setattr(pool, "STALE_AFTER", 0.01)
 
     async def look_up(host: str, port: int) -> Any:
         await asked_again()
@@ -727,10 +727,10 @@ async def test_asking_where_a_host_is_leaves_time_to_connect_to_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The sandbox has a second for both."""
-    monkeypatch.setattr(pool, "RESOLVED", 0.0)
+    monkeypatch.setattr(pool, "ADDRESS_TTL", 0.0)
     async with (
         raw_upstream(said(ANSWER)) as url,
-        connected(by_name(url), connect=pool.ASKED_AGAIN) as upstream,
+        connected(by_name(url), connect=pool.STALE_AFTER) as upstream,
     ):
         (await ask(upstream)).close()
         monkeypatch.setattr(pool, "look_up", lambda *_: hangs())
@@ -738,7 +738,7 @@ async def test_asking_where_a_host_is_leaves_time_to_connect_to_where_it_was(
 
 
 async def test_a_host_whose_name_is_gone_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "RESOLVED", 0.0)
+    monkeypatch.setattr(pool, "ADDRESS_TTL", 0.0)
     async with raw_upstream(said(ANSWER)) as url, connected(by_name(url)) as upstream:
         (await ask(upstream)).close()
         monkeypatch.setattr(pool, "look_up", lambda *_: fails(socket.EAI_NONAME))
@@ -752,7 +752,7 @@ async def test_where_a_host_was_but_is_no_more_it_is_not_asked_again(
 ) -> None:
     """However long it takes to find where it is."""
     lookups(monkeypatch, [DEAD])
-    monkeypatch.setattr(pool, "ASKED_AGAIN", 0.0)
+    monkeypatch.setattr(pool, "STALE_AFTER", 0.0)
 
     async def look_up(_: str, port: int) -> Any:
         for _turn in range(20):
@@ -794,7 +794,7 @@ async def test_a_name_that_is_not_known_when_nobody_waits_any_more_is_no_fault_o
         with suppress(asyncio.CancelledError):
             await call
         down.set()
-        await until(lambda: upstream._pool._asking is None)  # noqa: SLF001
+        await until(lambda: upstream._pool._lookup is None)  # noqa: SLF001
     gc.collect()
     await asyncio.sleep(0)
     loop.set_exception_handler(None)
@@ -817,7 +817,7 @@ async def test_a_pool_that_is_closed_asks_for_no_name_any_more(
         call.cancel()
     with suppress(asyncio.CancelledError):
         await call
-    await until(lambda: upstream._pool._asking is None)  # noqa: SLF001
+    await until(lambda: upstream._pool._lookup is None)  # noqa: SLF001
 
 
 async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -> None:
@@ -854,7 +854,7 @@ async def test_a_connection_with_something_unread_is_not_used_again() -> None:
         connection = await upstream._pool.new()  # noqa: SLF001
         connection.pause_reading()
         upstream._pool.keep(connection)  # noqa: SLF001
-        await until(lambda: not connection.quiet())
+        await until(lambda: not connection.usable())
         assert upstream._pool.free() is None  # noqa: SLF001
         assert connection.closed
 
@@ -878,10 +878,10 @@ async def test_over_tls_a_connection_with_something_undeciphered_is_not_used_aga
     ):
         connection = await upstream._pool.new()  # noqa: SLF001
         await connects.wait()
-        await until(connection.quiet)  # TLS itself has more to say at first
+        await until(connection.usable)  # TLS itself has more to say at first
         connection.pause_reading()
         paused.set()
-        await until(lambda: not connection.quiet())
+        await until(lambda: not connection.usable())
         await until(lambda: not _readable(connection._socket))  # noqa: SLF001
         upstream._pool.keep(connection)  # noqa: SLF001
         assert upstream._pool.free() is None  # noqa: SLF001
@@ -898,12 +898,12 @@ async def test_a_connection_can_be_asked_at_every_turn_while_it_is_lost(
         connected(url) as upstream,
     ):
         connection = await upstream._pool.new()  # noqa: SLF001
-        assert connection.quiet()
+        assert connection.usable()
         connection._transport.abort()  # noqa: SLF001
         while not connection.closed:
-            connection.quiet()
+            connection.usable()
             await asyncio.sleep(0)
-        assert not connection.quiet()
+        assert not connection.usable()
 
 
 async def test_what_stands_beside_the_parts_of_a_body_is_counted_from_each() -> None:
