@@ -1,7 +1,7 @@
 """The upstream's answer to one call: its head, and its body as it arrives.
 
-An answer is whole only when its framing says so; whatever came before a failure is read before the
-failure is told. https://www.rfc-editor.org/rfc/rfc9112#section-6
+An answer is whole only when its framing says so, and all that came before a failure can be read
+before the failure is raised. https://www.rfc-editor.org/rfc/rfc9112#section-6
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from .fields import LENGTH_DIGITS, Fields, Named, by_name, controls
+from .fields import BODILESS, LENGTH_DIGITS, Fields, Named, by_name, controls
 
 HEAD_SIZE = 64 << 10
-"""The most that may arrive without a part of a body, in bytes: a head with the interim ones before
-it, a trailer, what stands beside the size of a chunk. None of it is handed on before it is over."""
+"""The most that may arrive without a part of the body, in bytes: a head and interim ones before it,
+a trailer, chunk extensions. None of that is handed on, so that back-pressure cannot bound it."""
 
 UNREAD_SIZE = 64 << 10
-"""How much of an answer may wait to be read before its upstream is made to wait, in bytes."""
+"""How much of an answer may wait to be read before reading from its upstream stops, in bytes."""
 
-_LEFT_ALONE = 0.25
-"""How long an answer that was left may take to end, in seconds."""
+CLOSE_SOON = 0.25
+"""Seconds that an answer of which nothing more is wanted may take to end by itself."""
 
 Take = Callable[[bytes], Awaitable[None] | None]
 """Takes a part of a body; returns what to wait for before the next, None for nothing."""
@@ -61,7 +61,7 @@ class Connection(Protocol):
 
 
 def never() -> bool:
-    """When it is enough for one who wants everything."""
+    """The Enough of one who wants everything."""
     return False
 
 
@@ -70,21 +70,21 @@ class Answer:
 
     ``status``, ``fields`` and ``named`` are there once ``head`` has returned. ``idle`` is how long
     the upstream may be silent within its answer, ``total`` how long all of it may take, in seconds.
+
+    It goes from nothing to ``_has_head``, and from either to ``_error`` or, with the whole body,
+    to ``_complete``: whichever of the two is first stays.
     """
 
     __slots__ = (
         "_bodiless",
+        "_closes_soon",
         "_complete",
         "_connection",
-        "_due",
-        "_ear",
-        "_ends_at",
         "_enough",
         "_error",
         "_framing",
         "_has_head",
         "_idle",
-        "_left",
         "_loop",
         "_name",
         "_parser",
@@ -92,9 +92,12 @@ class Answer:
         "_paused",
         "_reusable",
         "_sending",
-        "_silent_at",
+        "_silence_due",
         "_take",
+        "_tap",
         "_timer",
+        "_timer_due",
+        "_total_due",
         "_unread",
         "_until_closed",
         "_upload",
@@ -119,48 +122,56 @@ class Answer:
         """Whether nothing at all has arrived yet."""
         self._name = name
         self._idle = idle
-        self._bodiless = bodiless
         self._connection = connection
         self._loop = connection.loop
+
         self._parser: Any = httptools.HttpResponseParser(self)
         self._has_head = False
-        self._framing = 0
-        """How much has arrived of the head, or since the last part of the body, in bytes."""
-        self._until_closed = False
-        self._reusable = True
         self._complete = False
         self._error: Exception | None = None
-        self._parts: list[bytes] = []
-        self._unread = 0
-        self._paused = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._silent_at = self._ends_at = self._due = self._loop.time() + total
-        """When the silence is too long, when all of it is, and when that is looked at next."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._bodiless = bodiless
+        self._until_closed = False
+        """Whether the end of the connection is the end of the body."""
+        self._framing = 0
+        """How much has arrived of the head, or since the last part of the body, in bytes."""
+        self._reusable = True
+        """Whether the connection may be, as far as the answer goes."""
         self._upload: asyncio.Task[None] | None = None
         self._sending = False
-        """Whether any of the request's body is missing upstream."""
-        self._take: Take | None = None
-        self._ear: Callable[[bytes], None] | None = None
-        self._wait: Awaitable[None] | None = None
-        self._enough: Enough = never
-        self._left = False
+        """Whether some of the request's body is still to be sent."""
 
-    # For the one who called.
+        self._parts: list[bytes] = []
+        self._unread = 0
+        """The bytes that came with them."""
+        self._paused = False
+        self._take: Take | None = None
+        """Takes the next part as it arrives, while forward waits for one."""
+        self._enough: Enough = never
+        self._wait: Awaitable[None] | None = None
+        """What the last take returned, for forward to await."""
+        self._tap: Callable[[bytes], None] | None = None
+        self._closes_soon = False
+
+        self._waiter: asyncio.Future[None] | None = None
+        """What the reader waits for: any change of the above."""
+        self._silence_due = self._total_due = self._timer_due = self._loop.time() + total
+        self._timer: asyncio.TimerHandle | None = None
+
+    # For the caller.
 
     async def head(self, patience: float) -> None:
-        """Wait for the head, for at most ``patience`` seconds in which nothing is sent, either.
+        """Wait for the head, at most ``patience`` seconds, begun anew with each part that is sent.
 
         Raises UpstreamTimeout, UpstreamUnreachable, UpstreamNonsense, or what the upload raised.
         """
-        self._silent_at = self._loop.time() + patience
-        self._wake_at(min(self._silent_at, self._ends_at))
+        self._silence_due = self._loop.time() + patience
+        self._set_timer(min(self._silence_due, self._total_due))
         while not self._has_head:
-            await self._news()
-        self._silent_at = self._loop.time() + self._idle
+            await self._change()
+        self._silence_due = self._loop.time() + self._idle
 
     def forget_head(self) -> None:
-        """Let go of the fields, once whoever reads the body knows all that they say."""
+        """Free the fields, of which a reader of the body has no more use."""
         self.fields, self.named = [], {}
 
     async def read(self) -> bytes:
@@ -172,21 +183,21 @@ class Answer:
         while not self._parts:
             if self._complete:
                 return b""
-            await self._news()
+            await self._change()
         return self._taken()
 
     async def forward(self, take: Take, enough: Enough = never) -> None:
-        """Hand each part of the body to ``take`` at once, until the end or until it is ``enough``.
+        """Call ``take`` with each part as it arrives, until the end or until it is ``enough``.
 
-        That spares each part the waking of a task. While what ``take`` returned is waited for,
-        the upstream waits, too. Raises as read does, and what ``take`` raises.
+        That saves waking a task for each. While what ``take`` returned is awaited, parts are kept,
+        and the upstream waits once they are many. Raises as read does, and what ``take`` raises.
         """
         self._enough = enough
         while True:
-            if self._wait is not None:  # the last part is waited for, too
+            if self._wait is not None:  # even behind the last part
                 wait, self._wait = self._wait, None
                 await wait
-                del wait  # or a coroutine that has ended stays in memory until the next one
+                del wait  # frees the coroutine before the next part, which may take long to come
             elif enough():
                 return
             elif self._parts:
@@ -196,24 +207,25 @@ class Answer:
             else:
                 self._take = take
                 try:
-                    await self._news()
+                    await self._change()
                 finally:
                     self._take = None
 
-    def overhear(self, ear: Callable[[bytes], None]) -> None:
-        """Have each part of the body told to ``ear``, too, when it is read."""
-        self._ear = ear
+    def tap(self, tap: Callable[[bytes], None]) -> None:
+        """Have ``tap`` called with each part of the body, too, when it is read."""
+        self._tap = tap
 
     def _taken(self) -> bytes:
-        self._silent_at = self._loop.time() + self._idle
+        """All parts that have arrived, as one; the upstream may go on."""
+        self._silence_due = self._loop.time() + self._idle
         self._framing = 0
         parts, self._parts, self._unread = self._parts, [], 0
         if self._paused:
             self._paused = False
             self._connection.resume_reading()
         taken = parts[0] if len(parts) == 1 else b"".join(parts)
-        if self._ear is not None:
-            self._ear(taken)
+        if self._tap is not None:
+            self._tap(taken)
         return taken
 
     async def read_all(self, limit: int) -> bytes:
@@ -228,56 +240,56 @@ class Answer:
                 body += piece
                 if len(body) > limit:
                     raise UpstreamNonsense(f"upstream's answer is larger than {limit} bytes")
-                if decode is not None:  # a part may have very many, and others want their turn
+                if decode is not None:  # a part may unpack to very many: others get a turn
                     await asyncio.sleep(0)
         if decode is not None:
             decode.end()
         return bytes(body)
 
     def decoding(self) -> Decoding | None:
-        """What decodes the body, part by part, None if it is plain; raises UpstreamNonsense."""
+        """What decodes the body, part by part; None if it is plain. Raises UpstreamNonsense."""
         return decoding(b", ".join(self.named.get(b"content-encoding", ())))
 
-    def leave(self) -> None:
-        """Wait for nothing more; the call ends with its answer, or a little later without that.
+    def close_soon(self) -> None:
+        """End the call once the answer is complete, or after CLOSE_SOON seconds.
 
-        Often only the framing's end is missing, and then the connection can be used on.
+        Often only the end of the framing is missing, and then the connection can be kept.
         """
         if self._complete or self._error is not None or self._sending:
             self.close()
             return
         self._stop_timer()
         self._drop_wait()
-        self._timer = self._loop.call_later(_LEFT_ALONE, self.close)
-        self._left = True
-        self._take = _let_go
+        self._timer = self._loop.call_later(CLOSE_SOON, self.close)
+        self._closes_soon = True
+        self._take = _discard
         if self._parts:
             self._taken()
 
     def close(self) -> None:
-        """End the call; the connection is kept if question and answer are both over."""
+        """End the call; the connection is kept if request and answer are both complete."""
         self._stop_timer()
         if self._upload is not None:
             self._upload.cancel()
-            self._upload = None  # what it is cancelled with holds us, too
-        if self._paused:  # with parts that nobody wanted; the next call will want its own
+            self._upload = None  # the traceback of its CancelledError refers to us
+        if self._paused:  # the parts kept are of no use, the next call's will be
             self._connection.resume_reading()
         self._drop_wait()
         reusable = self._complete and self._reusable and not self._sending
         self._connection.end(self, reusable=reusable)
-        # They hold us, and would wait for the garbage collector.
+        # These refer to us: reference cycles, which only the garbage collector would free.
         self._parser = self._error = None
         self._enough = never
 
     def _drop_wait(self) -> None:
         if inspect.iscoroutine(self._wait):
-            self._wait.close()  # or it would complain that nobody waited for it
+            self._wait.close()  # or Python warns that it was never awaited
 
     def send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
-        """Send the body of the request as it comes, during which the answer may already begin.
+        """Send the body of the request as it comes, while the answer may already begin.
 
-        Each part gives the upstream ``patience`` seconds again. What ``body`` raises, the reader
-        of the answer gets to see.
+        With each part the upstream has ``patience`` seconds anew. What ``body`` raises is raised
+        to the reader of the answer.
         """
         self._sending = True
         self._upload = self._loop.create_task(self._send(body, patience, chunked=chunked))
@@ -288,41 +300,41 @@ class Answer:
             async for part in body:
                 await connection.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
                 wait = self._idle if self._has_head else patience
-                self._silent_at = self._loop.time() + wait
+                self._silence_due = self._loop.time() + wait
             if chunked:
                 await connection.write(b"0\r\n\r\n")
             self._sending = False
-        except Exception as error:  # noqa: BLE001  (whatever it is, the reader gets to see it)
+        except Exception as error:  # noqa: BLE001  (raised to the reader of the answer)
             self._fail(error)
 
-    def _news(self) -> Awaitable[None]:
-        """What is done when something has changed; raises what has gone wrong."""
+    def _change(self) -> Awaitable[None]:
+        """A future that is done when anything has changed; raises the error, if there is one."""
         if self._error is not None:
             raise self._error
-        if self._silent_at < self._due:
-            self._wake_at(self._silent_at)
+        if self._silence_due < self._timer_due:
+            self._set_timer(self._silence_due)
         self._waiter = self._loop.create_future()
         return self._waiter
 
-    def _wake_at(self, due: float) -> None:
-        """One timer for all waits: most are so short that one for each would cost more."""
+    def _set_timer(self, due: float) -> None:
+        """Set the one timer for all waits: most are so short that one for each would cost more."""
         self._stop_timer()
-        self._due = due
-        self._timer = self._loop.call_at(due, self._look)
+        self._timer_due = due
+        self._timer = self._loop.call_at(due, self._on_timer)
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         now = self._loop.time()
-        if now >= self._ends_at:
-            self._outlast()
-        elif self._waiter is None or self._waiter.done():  # the next may want to be woken sooner
-            self._wake_at(self._ends_at)
-        elif now >= self._silent_at:
+        if now >= self._total_due:
+            self._cut_off()
+        elif self._waiter is None or self._waiter.done():  # nobody waits: _change sets it anew
+            self._set_timer(self._total_due)
+        elif now >= self._silence_due:
             self._fail(UpstreamTimeout(f"upstream {self._name} did not answer in time"))
         else:
-            self._wake_at(min(self._silent_at, self._ends_at))
+            self._set_timer(min(self._silence_due, self._total_due))
 
-    def _outlast(self) -> None:
-        """Hear no more of an answer that has no end; what has arrived is still read."""
+    def _cut_off(self) -> None:
+        """Fail, as the answer takes longer than ``total``; what has arrived can still be read."""
         if not self._complete:
             self._fail(UpstreamTimeout(f"upstream {self._name} did not finish in time"))
             self._connection.close()
@@ -335,45 +347,45 @@ class Answer:
     def _fail(self, error: Exception) -> None:
         if self._error is None and not self._complete:
             self._error = error
-            self._tell()
+            self._wake()
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        elif self._left and (self._complete or self._error is not None):
+        elif self._closes_soon and (self._complete or self._error is not None):
             self.close()
 
     # For the connection.
 
     def greeted(self, data: bytes) -> None:
-        """Take what came from the wire before anything was asked: the answer is yet to come."""
+        """Parse what arrived before the request was sent, so that it cannot be the answer to it."""
         self._reusable = False
         self.arrived(data)
 
     def arrived(self, data: bytes) -> None:
-        """Take what came from the wire."""
+        """Parse what arrived, and hand it on or keep it."""
         self.untouched = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._reusable = False
             self._fail(UpstreamNonsense(f"upstream {self._name} did not answer in HTTP"))
-        except Exception as error:  # noqa: BLE001  (what comes behind the hole is no answer)
+        except Exception as error:  # noqa: BLE001  (a fault of ours, and the rest would lack a part)
             self._reusable = False
             self._fail(error)
         if self._parts:
             if self._take is not None:
                 self._hand_over(self._take)
                 return
-            self._keep(len(data))
+            self._keep_unread(len(data))
         else:
             self._framing += len(data)
             if self._framing > HEAD_SIZE:
                 self._fail(UpstreamNonsense(f"upstream {self._name} sent {self._excess}"))
-        self._tell()
+        self._wake()
 
-    def _keep(self, size: int) -> None:
-        """Let what has arrived wait, and the upstream, too, once that is much."""
+    def _keep_unread(self, size: int) -> None:
+        """Keep what has arrived until it is read, and stop reading once that is much."""
         self._unread += size
         if self._unread > UNREAD_SIZE and not self._paused:
             self._paused = True
@@ -386,11 +398,11 @@ class Answer:
     def _hand_over(self, take: Take) -> None:
         try:
             self._wait = take(self._taken())
-        except Exception as error:  # noqa: BLE001  (forward raises it, whatever else it finds)
-            self._wait = _raised(error)
+        except Exception as error:  # noqa: BLE001  (forward is to raise it, before anything else)
+            self._wait = _raise(error)
         if self._wait or self._complete or self._error or self._enough():
-            self._take = None  # until forward has seen to it
-            self._tell()
+            self._take = None  # until forward has gone on
+            self._wake()
 
     def lost(self, *, clean: bool) -> None:
         """The connection is gone; ``clean`` says that the upstream itself ended it."""
@@ -401,7 +413,7 @@ class Answer:
             self._fail(UpstreamBrokeOff(f"upstream {self._name} broke off its answer"))
         else:
             self._fail(UpstreamUnreachable(f"upstream {self._name} closed the connection"))
-        self._tell()
+        self._wake()
 
     # For the parser.
 
@@ -437,31 +449,31 @@ class Answer:
             self._complete = self._error is None
 
     def _begin(self, status: int) -> None:
+        """The head is complete: see how the body is framed (RFC 9112 §6.3)."""
         self.named = by_name(self.fields)
-        codings = self.named.get(b"transfer-encoding")
+        codings = self.named.get(b"transfer-encoding", [])
+        lengths = self.named.get(b"content-length", [])
         # The parser, too, takes blanks off (RFC 9110 §5.5), but with a tab it reads no chunks.
         if codings and [coding.strip(b" ").lower() for coding in codings] != [b"chunked"]:
             self._fail(UpstreamNonsense("upstream sent a transfer-encoding that nobody asked for"))
             return
-        length = self.named.get(b"content-length")
-        if length and len(length[0]) > LENGTH_DIGITS:
+        if lengths and len(lengths[0]) > LENGTH_DIGITS:
             self._fail(UpstreamNonsense("upstream sent a content-length with too many digits"))
             return
         self.status = status
         self._has_head = True
-        if self._bodiless or status in (204, 304):
+        if self._bodiless or status in BODILESS:
             self._reusable = False  # some servers send a body, perhaps behind the next request
             self.on_message_complete()
-        else:  # RFC 9112 §6.3
-            framed = b"content-length" in self.named or b"transfer-encoding" in self.named
-            if codings and self._parser.get_http_version() == "1.0":
-                self._reusable = False  # it knew no chunks, so who passed them on did not either
-            self._until_closed = not framed
+            return
+        self._until_closed = not (codings or lengths)
+        if codings and self._parser.get_http_version() == "1.0":
+            self._reusable = False  # 1.0 has no chunks: some hop just passed them on
 
 
-async def _raised(error: Exception) -> None:
+async def _raise(error: Exception) -> None:
     raise error
 
 
-def _let_go(_: bytes) -> None:
+def _discard(_: bytes) -> None:
     """Take a part that nobody wants."""

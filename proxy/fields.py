@@ -22,6 +22,9 @@ PSEUDONYM = b"anthropic-version-proxy"
 VIA = (b"via", b"1.1 " + PSEUDONYM)
 VERSION = b"anthropic-version"
 
+BODILESS = (204, 304)
+"""Statuses of answers without a body (RFC 9112 §6.3)."""
+
 LENGTH_DIGITS = 20
 """The most digits of a length, which is below 2^64 to the parsers. With more it has zeros in front,
 and Python reads no number of thousands of digits (RFC 9110 §8.6)."""

@@ -132,7 +132,7 @@ class Play:
 
     def __init__(self, config: Config, exchanges: OpenExchanges, learned: Learned) -> None:
         self._settings = config.upstreams
-        self._upstreams: dict[str, Overheard] = {}
+        self._upstreams: dict[str, TappedUpstream] = {}
         self._relay = Relay(config, self._upstreams, exchanges, self._over)
         self._relay.learned |= learned
         self._began = time.monotonic()
@@ -175,7 +175,7 @@ class Play:
         try:
             for name, settings in self._settings.items():
                 # It reads the certificates to trust, which no stream of others shall wait for.
-                self._upstreams[name] = await offload(partial(Overheard, settings, self._tell))
+                self._upstreams[name] = await offload(partial(TappedUpstream, settings, self._tell))
             await self._relay(asked.scope(self._viewer), _receive(asked.body), self._viewer.take)
         except Exception:
             log.exception("a fault of ours in the playground")
@@ -243,7 +243,7 @@ class Viewer:
             self.write(message["body"])
 
 
-class Overheard(Upstream):
+class TappedUpstream(Upstream):
     """An upstream whose wire is shown."""
 
     def __init__(self, settings: config.Upstream, tell: Tell) -> None:
@@ -262,7 +262,7 @@ class Overheard(Upstream):
         answer = await super().call(method, target, fields, body)
         self._show({"status": answer.status, "fields": _worth_showing(answer.fields)})
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        answer.overhear(lambda part: self._show({"text": decode(part)}))
+        answer.tap(lambda part: self._show({"text": decode(part)}))
         return answer
 
     def _show(self, line: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from .errors import (
 )
 from .exchanges import OpenExchanges
 from .fields import (
+    BODILESS,
     VERSION,
     VIA,
     Fields,
@@ -75,8 +76,6 @@ LARGE = 64 << 10
 """From what size on a body is translated off the loop, in bytes: a megabyte of short turns takes
 half a second."""
 
-BODILESS = (204, 304)
-"""Statuses of answers without a body (RFC 9112 §6.3)."""
 
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold events back
@@ -200,7 +199,7 @@ class Exchange:
         if self._answer is None:
             return
         if self._client.complete:
-            self._answer.leave()
+            self._answer.close_soon()
         else:
             self._answer.close()
 

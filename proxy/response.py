@@ -18,9 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from .client import FOLLOWED
 from .errors import RequestError
-from .fields import VIA, Fields, controls
-
-_BODILESS = (204, 304)
+from .fields import BODILESS, VIA, Fields, controls
 
 _LINGER_OFF, _RESET_AT_CLOSE = struct.pack("ii", 0, 0), struct.pack("ii", 1, 0)
 """Values of SO_LINGER."""
@@ -87,7 +85,7 @@ class Response(RequestResponseCycle):
             self.chunked_encoding = False
             self._unframed = True
             self._linger(_RESET_AT_CLOSE)
-        elif self.scope["method"] != "HEAD" and status not in _BODILESS:
+        elif self.scope["method"] != "HEAD" and status not in BODILESS:
             self.chunked_encoding = True
             yield b"transfer-encoding: chunked"
         if b"connection" in named:

@@ -104,12 +104,12 @@ async def test_an_upstream_is_kept_by_nobody_once_the_play_is_over(
     """It has the certificates to trust, a megabyte for each play."""
     freed = asyncio.Event()
 
-    class Watched(playground.Overheard):
+    class Watched(playground.TappedUpstream):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             weakref.finalize(self._pool, freed.set)
 
-    monkeypatch.setattr(playground, "Overheard", Watched)
+    monkeypatch.setattr(playground, "TappedUpstream", Watched)
     gc.disable()
     try:
         async with proxied(Upstream().play) as (client, _):

@@ -472,7 +472,7 @@ async def test_an_answer_that_was_left_may_end_with_what_its_connection_leaves()
     async with raw_upstream(play) as url, connected(url) as upstream:
         answer = await ask(upstream)
         assert await answer.read() == b"all that is wanted"
-        answer.leave()
+        answer.close_soon()
         (connection,) = upstream._pool._all  # noqa: SLF001
         connection.pause_reading()
         stops.set()

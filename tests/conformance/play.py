@@ -239,7 +239,7 @@ class ScriptedAnswer(Answer):
                 await asyncio.Event().wait()
         return b""
 
-    def leave(self) -> None:
+    def close_soon(self) -> None:
         self._rest.clear()
         self.close()
 

@@ -166,7 +166,7 @@ class _Pace:
 def _in_step() -> Iterator[_Pace]:
     """A pace that is set by what the proxy reads of its upstream's answer."""
     pace = _Pace()
-    read, forward, leave = Answer.read, Answer.forward, Answer.leave
+    read, forward, close_soon = Answer.read, Answer.forward, Answer.close_soon
 
     async def wanting_read(answer: Answer) -> bytes:
         pace.want()
@@ -190,12 +190,12 @@ def _in_step() -> Iterator[_Pace]:
 
     def letting_go(answer: Answer) -> None:
         pace.let_go()
-        leave(answer)
+        close_soon(answer)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Answer, "read", wanting_read)
         patch.setattr(Answer, "forward", wanting_forward)
-        patch.setattr(Answer, "leave", letting_go)
+        patch.setattr(Answer, "close_soon", letting_go)
         yield pace
 
 
