@@ -47,18 +47,17 @@ log = logging.getLogger("proxy")
 OTHER_FILES = 50
 """About how many files are open that do not belong to an exchange."""
 
-GARBAGE = (20_000, 50, 1_000)
-"""How much may be made before the garbage collector looks at the youngest, and how many such
-looks come before one at the older and at all; see gc.set_threshold."""
+GC_THRESHOLDS = (20_000, 50, 1_000)
+"""How seldom garbage is collected; see gc.set_threshold."""
 
 AFTER_DRAIN = 5
-"""Seconds that exchanges have to say goodbye after they were cut."""
+"""Seconds that exchanges which the end of the drain has cut have to send their last event."""
 
-GOODBYE = 1
-"""Seconds that they have where the process was told twice to stop."""
+LAST_SECONDS = 1
+"""The same where the process was told twice to stop."""
 
 KEEP_ALIVE = 75
-"""Seconds that an idle client connection is kept; above what load balancers reuse."""
+"""Seconds that an idle client connection is kept: longer than load balancers keep theirs."""
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
@@ -75,15 +74,15 @@ _PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
 Load = Callable[[], Config]
 """Reads the configuration, anew each time; raises ConfigError."""
 
-Renew = Callable[[Config], Config | None]
-"""Makes the next configuration of the one in force, or None to leave it there."""
+Next = Callable[[Config], Config | None]
+"""Takes the configuration in force and returns the next; None leaves it in force."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, for which a drained stop is a success. ``started`` is called when it answers.
+    """uvicorn's, which exits with 0 after a drain. ``started`` is called once requests are served.
 
-    What the proxy answers under ``/-/`` is answered at ``admin``, too, to the very end: who asks
-    there wants to know of the drain.
+    A socket ``admin`` serves what the proxy has under ``/-/`` to the very end of a drain, for those
+    who want to know how it goes.
     """
 
     admin: socket.socket | None = None
@@ -92,9 +91,9 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
         super().__init__(config)
         self._say_started = started
-        self._renew: Renew | None = None
-        self._renewal = asyncio.Event()
-        self._renewing: asyncio.Task[None] | None = None
+        self._next: Next | None = None
+        self._reload_asked = asyncio.Event()
+        self._reloading: asyncio.Task[None] | None = None
         self._exits = AsyncExitStack()
         self._for_admin: Server | None = None
 
@@ -110,29 +109,29 @@ class Server(uvicorn.Server):
         return app if isinstance(app, App) else None
 
     def stop(self) -> None:
-        """Let open exchanges finish, then stop; asked once more, do not wait for them."""
+        """Let open exchanges finish, then stop; called once more, do not wait for them."""
         if self.should_exit:
             self.end()
         self.should_exit = True
 
     def end(self) -> None:
-        """Stop at once: exchanges are told to finish, and cut where they do not."""
+        """Stop at once: exchanges have LAST_SECONDS to finish as failed, then they are cut."""
         self.should_exit = True
         if self.app is not None:
             log.warning("stopping at once: %d exchanges are cut", len(self.app.exchanges))
             self.app.exchanges.cut()
-        asyncio.get_running_loop().call_later(GOODBYE, self.hang_up)
+        asyncio.get_running_loop().call_later(LAST_SECONDS, self.abort_connections)
 
-    def renew(self, renew: Renew) -> None:
-        """Serve new requests by what ``renew`` says; one that was asked before may be left out."""
-        self._renew = renew
-        self._renewal.set()
+    def reload(self, following: Next) -> None:
+        """Serve new requests by what ``following`` returns; of several calls the last counts."""
+        self._next = following
+        self._reload_asked.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start up, then say so."""
         await super().startup(sockets)
         if self.app is not None:
-            self._renewing = asyncio.create_task(self._renew_when_asked(self.app))
+            self._reloading = asyncio.create_task(self._reload_when_asked(self.app))
             if self.admin is not None:
                 serving = _serving(self.app.admin, self.admin)
                 self._for_admin = await self._exits.enter_async_context(serving)
@@ -141,32 +140,32 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let open exchanges finish; see App.drain."""
         loop = asyncio.get_running_loop()
-        if self._renewing is not None:
-            self._renewing.cancel()
+        if self._reloading is not None:
+            self._reloading.cancel()
         if self.app is not None:
             self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
             self.app.drain()
         stop = self.config.timeout_graceful_shutdown or 0
         due = loop.time() + stop
-        # Whoever takes nothing even then is left, before uvicorn cancels what waits for it.
-        loop.call_later(stop - GOODBYE, self.hang_up)
+        # Clients that still take nothing go first, or uvicorn would cancel what waits for them.
+        loop.call_later(stop - LAST_SECONDS, self.abort_connections)
         await super().shutdown(sockets)
         if self._for_admin is not None:
             left = math.ceil(due - loop.time())
-            self._for_admin.config.timeout_graceful_shutdown = max(GOODBYE, left)
+            self._for_admin.config.timeout_graceful_shutdown = max(LAST_SECONDS, left)
             await self._exits.aclose()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on signals without raising them again afterwards, as uvicorn would: exit is 0."""
+        """Stop on signals, and do not raise them again afterwards as uvicorn does: exit with 0."""
         with self._heeding({signal.SIGINT: self.stop, signal.SIGTERM: self.stop}):
             yield
 
     @contextmanager
     def _heeding(self, signals: dict[signal.Signals, Callable[[], object]]) -> Iterator[None]:
-        """Act on signals while the block runs, and on none of them afterwards.
+        """Act on signals while the block runs, and ignore them afterwards.
 
-        What comes after it comes to a process that is about to exit, and must not change how.
+        The process is about to exit then, and its exit code must not change.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -181,60 +180,60 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
 
-    async def _renew_when_asked(self, app: App) -> None:
+    async def _reload_when_asked(self, app: App) -> None:
         while True:
-            await self._renewal.wait()
-            self._renewal.clear()
-            assert self._renew is not None  # noqa: S101  (set before the event)
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            assert self._next is not None  # noqa: S101  (set before the event)
             try:
-                # A large file takes its time to be read, which no stream shall wait for.
-                config = await asyncio.to_thread(self._renew, app.config)
+                # In a thread: a large file takes long to read, and streams must go on.
+                config = await asyncio.to_thread(self._next, app.config)
                 if config is not None:
                     await app.reload(config)
             except Exception:
                 log.exception("a fault of ours: the configuration stays as it was")
 
-    def hang_up(self) -> None:
-        """Leave whoever is still there, at the port of admin, too."""
+    def abort_connections(self) -> None:
+        """Close all connections that are still open, those to the port of admin, too."""
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
         if self._for_admin is not None:
-            self._for_admin.hang_up()
+            self._for_admin.abort_connections()
 
 
 class _Reloading(Server):
-    """The proxy in a process of its own, which reads its configuration anew at SIGHUP."""
+    """The proxy in a single process, which reads its configuration anew at SIGHUP."""
 
-    again: Renew
+    following: Next
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As any server, and reload."""
-        again = partial(self.renew, self.again)
+        """Stop on signals as any server, and reload."""
+        reload = partial(self.reload, self.following)
         stop = self.stop
-        with self._heeding({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: again}):
+        with self._heeding({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: reload}):
             yield
 
 
 def serve(
     load: Load, config: Config, listener: socket.socket, admin: socket.socket | None = None
 ) -> None:
-    """Serve ``config`` until a signal says stop, and what ``load`` reads then from each SIGHUP.
+    """Serve ``config`` until a signal says stop, and after each SIGHUP what ``load`` reads then.
 
     ``admin`` listens at ``admin.port``, where there is one.
     """
     app = App(config, spans=configured(os.environ))
     server = _Reloading.of(app, partial(_ready, listener, admin))
-    server.again = partial(read_again, load, app.metrics)
+    server.following = partial(read_again, load, app.metrics)
     server.admin = admin
     server.run([listener])
 
 
 def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
-    """The configuration as it is now, or None if that is broken, which is told in the log.
+    """The configuration as it is now, or None if it is broken, which is logged.
 
-    Where to listen stays as it was ``before``: others hold the address, and clients know it. So
-    does where the ledger is kept, which is open. Either way it is counted in ``metrics``.
+    Where to listen stays as it was ``before``, for the sockets are open and clients know them; and
+    so does the ledger, whose file is open. ``metrics`` count both outcomes.
     """
     try:
         now = load()
@@ -250,14 +249,14 @@ def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
         log.warning("server.host and server.port stay %s and %d until a restart", host, port)
     if now.ledger != before.ledger:
         log.warning("ledger.file and ledger.entries stay as they were until a restart")
-    open_many_files(now.limits.concurrent_exchanges)
+    raise_file_limit(now.limits.concurrent_exchanges)
     server = replace(now.server, host=host, port=port)
     admin = _admin_again(now.admin, before.admin)
     return replace(now, server=server, admin=admin, ledger=before.ledger)
 
 
 def _admin_again(now: Admin, before: Admin) -> Admin:
-    """The admin section as far as it can change. Above all nothing moves to where all can ask."""
+    """The admin section as far as it can change; above all it must not move to the public port."""
     if (now.host, now.port) == (before.host, before.port):
         return now
     where = "where they are" if before.port is None else f"{before.host} and {before.port}"
@@ -300,9 +299,9 @@ async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[Serve
 
 
 class _Embedded(Server):
-    """A server whose process has other things to do: signals are not its own.
+    """A server within the event loop of something else, which alone handles signals.
 
-    It stops when it is told to, where uvicorn looks for that ten times a second.
+    It stops as soon as ``over`` is set, where uvicorn polls ten times a second.
     """
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
@@ -318,22 +317,23 @@ class _Embedded(Server):
         yield
 
 
-def collect_seldom() -> None:
-    """Look for garbage seldom, and never at what the start has made.
+def tune_garbage_collector() -> None:
+    """Collect garbage seldom, and never what was made before the first request.
 
-    Exchanges leave no cycles behind, so that reference counts free them. A look at everything
-    takes a tenth of a second when thousands of streams are open, and stops them all.
+    Exchanges leave no reference cycles behind. With thousands of streams open a full collection
+    takes a tenth of a second, in which all of them stand still.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GARBAGE)
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
-def open_many_files(exchanges: int, *, tells: bool = True) -> None:
-    """Let this process, and those that it starts, open the files that ``exchanges`` at once take.
+def raise_file_limit(exchanges: int, *, tells: bool = True) -> None:
+    """Raise the soft limit of open files to what so many ``exchanges`` at once take.
 
-    Each takes two, and as many again are for clients that rest between two requests. Beyond 1,024,
-    which is usual, is for programs to ask for: select fails there. More would only be for floods.
+    Each takes two, and as many again are for clients that are idle between two requests. The
+    usual limit of 1,024 only protects programs that call select, which fails above it.
+    ``tells`` logs a hard limit that is too low.
     """
     wanted = OTHER_FILES + 4 * exchanges
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -355,19 +355,19 @@ def open_many_files(exchanges: int, *, tells: bool = True) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, at ``::`` for IPv4 as well; raises OSError, which says where."""
+    """A listening socket, at ``::`` for IPv4 as well; raises OSError, which names the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
         listener = socket.create_server(
             (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
         )
-        # asyncio does it only for sockets whose protocol is named, which this one's is not. What
-        # is accepted takes it over; without it the second small write waits for the client.
+        # asyncio does it only for sockets whose protocol is named, which this one's is not. All
+        # accepted sockets inherit it; without it a second small write waits for the client's ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         enable_keepalive(listener)
     except OSError as error:
-        number = error.errno or 0  # below 0 where the name could not be looked up
+        number = error.errno or 0  # negative where the name could not be looked up
         why = os.strerror(number) if number > 0 else "it is no address, and no name of one"
         what_to_do = _WHAT_TO_DO.get(number, "")
         raise OSError(f"cannot listen on {host} port {port}: {why}{what_to_do}") from error
@@ -381,7 +381,7 @@ def listen_for_admin(admin: Admin) -> AbstractContextManager[socket.socket | Non
 
 def _settings(app: ASGIApp) -> Settings:
     drain = app.config.server.drain if isinstance(app, App) else 0
-    _name_statuses()
+    _add_reason_phrases()
     return Settings(
         app,
         _TermsOf(app) if isinstance(app, App) else Terms,
@@ -401,9 +401,9 @@ def _settings(app: ASGIApp) -> Settings:
 
 
 class _TermsOf:
-    """The terms of the proxy's configuration in force, made once for each.
+    """The terms of the configuration in force, made once for each configuration.
 
-    A client has as long to take what waits for it as the most patient upstream may say nothing.
+    A client may take nothing for as long as the longest ``timeouts.idle`` of all upstreams.
     """
 
     def __init__(self, app: App) -> None:
@@ -420,8 +420,8 @@ class _TermsOf:
         return self._terms
 
 
-def _name_statuses() -> None:
-    """Give every status a reason phrase, 529 above all.
+def _add_reason_phrases() -> None:
+    """Give every status a reason phrase, 529 above all, in uvicorn's table.
 
     The SDKs of 2023 show their users nothing but status and phrase ("529 undefined").
     """
@@ -434,12 +434,12 @@ def _name_statuses() -> None:
 
 
 def _ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
-    collect_seldom()
+    tune_garbage_collector()
     print_ready(listener, admin)
 
 
 def print_ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
-    """Say on standard output that the proxy answers, and where."""
+    """Print the one line on standard output: that the proxy is ready, and where it listens."""
     where = address(listener) + (f" and for /-/ on {address(admin)}" if admin else "")
     logs.print_at_once(f"anthropic-version-proxy listens on {where}", sys.stdout)
 

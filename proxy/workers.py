@@ -1,8 +1,8 @@
-"""The processes: one that serves, or several and one that watches over them.
+"""The processes: one that serves, or several workers and a supervisor.
 
-Who watches is the only one to read the configuration and to heed signals. The workers hear from
-it through pipes: a signal may reach them as well, from a terminal or a service manager that sends
-to whole groups, and two that mean one stop must not be taken for two.
+The supervisor alone reads the configuration and handles signals, and commands the workers through
+pipes. A terminal or service manager may send one signal to the whole process group; the workers
+ignore it, for a second stop means another thing than the first.
 """
 
 from __future__ import annotations
@@ -37,22 +37,21 @@ from .summary import served
 
 log = logging.getLogger("proxy")
 
-WATCH = 0.5
-"""Seconds between two looks at the workers."""
+CHECK_EVERY = 0.5
+"""Seconds between two checks that all workers live."""
 
-START = multiprocessing.get_context("spawn")
-"""How workers are made: from nothing, so that they share no loop and no connection."""
+SPAWN = multiprocessing.get_context("spawn")
+"""Workers are spawned, not forked, so that they share no loop and no connection."""
 
-
-WATCHER = "watcher"
-"""The name under which the process that watches keeps figures of its own."""
+SUPERVISOR = "supervisor"
+"""The name under which the supervisor keeps metrics of its own."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What the process that watches heeds, and no worker."""
+"""What the supervisor handles, and no worker."""
 
 
-class Word(Enum):
-    """What a worker is told, beside the configuration to serve by."""
+class Command(Enum):
+    """What a worker can be told to do; the other thing is a configuration to serve by."""
 
     STOP = "let open exchanges finish, then stop"
     END = "stop at once"
@@ -64,13 +63,13 @@ def serve(load: server.Load, workers: int = 1) -> None:
     Several workers share one listening socket, and one that dies is replaced.
     """
     logs.to_stderr()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill until somebody heeds it
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill the process until it is handled
     config = load()
     if workers > 1:
         _check_folder()
         tracing.check(os.environ)  # raises here, once, and not in each worker
     journal.check(config.ledger)  # as does this
-    server.open_many_files(config.limits.concurrent_exchanges)
+    server.raise_file_limit(config.limits.concurrent_exchanges)
     with (
         server.listen(config.server.host, config.server.port) as listener,
         server.listen_for_admin(config.admin) as admin,
@@ -81,21 +80,21 @@ def serve(load: server.Load, workers: int = 1) -> None:
             server.serve(load, config, listener, admin)
             return
         names = [str(number) for number in range(workers)]
-        with _signals() as signals, _shared([*names, WATCHER]) as shared:
+        with _signals() as signals, _shared([*names, SUPERVISOR]) as shared:
             server.print_ready(listener, admin)  # connections wait from now on
             crew = Crew(config, _Common(listener, admin, shared))
             try:
                 crew.start(names)
-                _watch(crew, load, Metrics(shared, WATCHER), signals)
+                _supervise(crew, load, Metrics(shared, SUPERVISOR), signals)
             finally:  # or they would serve on, and this process wait for them and hear no stop
-                listener.close()  # or the system would take connections that nobody serves
+                listener.close()  # or the system would accept connections that nobody serves
                 _stop(crew, signals)
 
 
-def _watch(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) -> None:
-    """Keep all workers alive, and their configuration as it is read at SIGHUP, until a stop."""
+def _supervise(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) -> None:
+    """Replace workers that die, and reload at SIGHUP, until a signal says stop."""
     while True:
-        told = signals(WATCH, [])
+        told = signals(CHECK_EVERY, [])
         if told & {signal.SIGINT, signal.SIGTERM}:
             return
         if signal.SIGHUP in told and (now := server.read_again(load, metrics, crew.config)):
@@ -104,20 +103,20 @@ def _watch(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) ->
 
 
 def _stop(crew: Crew, signals: Signals) -> None:
-    """Let all workers drain; told so once more, end them; kill those that do neither in time."""
-    crew.tell(Word.STOP)
+    """Let all workers drain, end them at a second signal, and kill those that are too slow."""
+    crew.tell(Command.STOP)
     deadline = time.monotonic() + server.longest_stop(crew.config)
     while (alive := crew.alive()) and (left := deadline - time.monotonic()) > 0:
         if signals(left, alive) & {signal.SIGINT, signal.SIGTERM}:
-            crew.tell(Word.END)
+            crew.tell(Command.END)
     crew.kill()
 
 
 @contextmanager
 def _shared(names: list[str]) -> Iterator[Path | None]:
-    """A folder for the processes of these names while the block runs; None if none can be had.
+    """A folder shared by the processes of these names while the block runs; None if none can be.
 
-    In memory where that can be: a read-only root leaves /dev/shm as it is.
+    In memory if possible, which works with a read-only root file system, too.
     """
     for place in ("/dev/shm", None):  # noqa: S108  (mkdtemp gives it a name that is not known)
         try:
@@ -142,15 +141,14 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
 
 
 Signals = Callable[[float, list[int]], set[int]]
-"""Waits for so many seconds, or until a signal comes or one of these is ready; says which came."""
+"""Waits so many seconds, or until a signal comes or one of the sentinels is ready; which came."""
 
 
 @contextmanager
 def _signals() -> Iterator[Signals]:
-    """Signals as something to wait for, instead of something that happens in between.
+    """Handle signals by waiting for them, instead of anywhere in between.
 
-    Which came is kept in a set: the socket only wakes, for a storm of signals fills it, and what
-    does not fit is lost.
+    A set keeps which came. The socket only wakes: a storm of signals fills it, and loses some.
     """
     heard, told = socket.socketpair()
     pending: set[int] = set()
@@ -182,45 +180,45 @@ class _Common(NamedTuple):
 
 
 class Crew:
-    """The workers, by their names, and what all of them serve by."""
+    """The workers, by their names, and the configuration that all of them serve by."""
 
     def __init__(self, config: Config, common: _Common) -> None:
         self.config = config
         self._common = common
-        self._workers: dict[str, tuple[SpawnProcess, Line]] = {}
+        self._workers: dict[str, tuple[SpawnProcess, Channel]] = {}
         self._missing: set[str] = set()
-        """Those that have ended, and for which none could be started yet."""
+        """The names of those that have ended and could not be replaced yet."""
 
     def start(self, names: list[str]) -> None:
-        """Start the workers of these names; raises OSError, and leaves those that it has begun."""
+        """Start the workers of these names; raises OSError, and leaves those started running."""
         for name in names:
             self._workers[name] = self._started(name)
 
-    def _started(self, name: str) -> tuple[SpawnProcess, Line]:
+    def _started(self, name: str) -> tuple[SpawnProcess, Channel]:
         _check_folder()
-        theirs, ours = START.Pipe(duplex=False)
-        line = Line(ours)
-        work = partial(_work, name, _portable(self.config), self._common, theirs)
-        worker = START.Process(target=work)
+        receiving, sending = SPAWN.Pipe(duplex=False)
+        channel = Channel(sending)
+        work = partial(_work, name, _picklable(self.config), self._common, receiving)
+        worker = SPAWN.Process(target=work)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            resource_tracker.ensure_running()  # now, so that no SIGHUP to all ever ends it
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which unblocks some
+            resource_tracker.ensure_running()  # with SIGHUP blocked, or one to the group ends it
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # again: that call has unblocked some
             worker.start()  # with these blocked, from its first moment to its last
         except OSError:
-            line.close()
+            channel.close()
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
-        return worker, line
+            receiving.close()
+        return worker, channel
 
     def replace_dead(self) -> None:
-        """Start a worker for each that has ended, which takes its name and goes on counting.
+        """Start a worker in place of each that has ended; it goes on with that one's metrics.
 
-        Where none can be started, the others go on, and it is tried again.
+        Where none can be started, the others go on, and it is tried again at the next check.
         """
-        for name, (worker, line) in self._workers.items():
+        for name, (worker, channel) in self._workers.items():
             if worker.is_alive():
                 continue
             told = name in self._missing
@@ -230,32 +228,32 @@ class Crew:
                     forget_what_was_open(self._common.shared, name)
             try:
                 started = self._started(name)
-            except OSError as error:  # no process or no descriptor is left for it
+            except OSError as error:  # the limit of processes or descriptors
                 if not told:
                     why = error.strerror or error
                     log.error("no worker can be started yet: %s", why)  # noqa: TRY400
                 self._missing.add(name)
             else:
-                line.close()
+                channel.close()
                 self._workers[name] = started
                 self._missing.discard(name)
 
     def reload(self, config: Config) -> None:
-        """Have all serve by another configuration, and those that are started later."""
+        """Have all workers serve by another configuration, those started later included."""
         self.config = config
-        self.tell(_portable(config))
+        self.tell(_picklable(config))
 
-    def tell(self, word: Word | Config) -> None:
-        """Tell all, and wait for none of them."""
-        for _, line in self._workers.values():
-            line.say(word)
+    def tell(self, command: Command | Config) -> None:
+        """Tell all workers, and wait for none of them."""
+        for _, channel in self._workers.values():
+            channel.send(command)
 
     def alive(self) -> list[int]:
-        """Those that have not ended yet, as something to wait for."""
+        """The sentinels of those that have not ended yet; see multiprocessing.connection.wait."""
         return [worker.sentinel for worker, _ in self._workers.values() if worker.is_alive()]
 
     def kill(self) -> None:
-        """End what is left."""
+        """Kill those that have not ended yet."""
         for worker, _ in self._workers.values():
             if worker.is_alive():
                 log.error("a worker that did not stop in time is killed")
@@ -263,59 +261,58 @@ class Crew:
 
 
 def _check_folder() -> None:
-    """See that workers can be started where we are; raises OSError, which says what is wrong."""
+    """Check that workers can be started here; raises OSError, which says why not."""
     try:
-        os.chdir(Path.cwd())  # as each does first
+        os.chdir(Path.cwd())  # as each worker does first
     except OSError as error:
         why = "workers start in the working directory, and it cannot be entered"
         raise OSError(f"{why}: {error.strerror}") from error
 
 
-class Line:
-    """Tells one worker, in a thread of its own, what it has to hear.
+class Channel:
+    """Sends commands to one worker, in a thread of its own.
 
-    A pipe takes little from who does not read, as a worker that is frozen, and whoever waited for
-    that would hear no signal. Of what is not under way yet the last alone counts: it is newer, or
-    it is the end.
+    While a worker is frozen its pipe fills up, and whoever waited for that would hear no signal. Of
+    what is not being sent yet only the last is kept: it supersedes the others.
     """
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._news = threading.Condition()
-        self._next: Word | Config | None = None
+        self._changed = threading.Condition()
+        self._next: Command | Config | None = None
         self._closed = False
         try:
-            threading.Thread(target=self._speak, daemon=True).start()
+            threading.Thread(target=self._send_all, daemon=True).start()
         except RuntimeError as error:
             pipe.close()
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
 
-    def say(self, word: Word | Config) -> None:
-        """Have it told, as soon as the worker listens."""
-        with self._news:
-            self._next = word
-            self._news.notify()
+    def send(self, command: Command | Config) -> None:
+        """Send it as soon as the worker reads."""
+        with self._changed:
+            self._next = command
+            self._changed.notify()
 
     def close(self) -> None:
-        """Tell nothing more; the worker is gone."""
-        with self._news:
+        """Send nothing more; the worker has ended."""
+        with self._changed:
             self._closed = True
-            self._news.notify()
+            self._changed.notify()
 
-    def _speak(self) -> None:
-        with self._pipe, suppress(OSError):  # one that is dead need not hear it
-            while (word := self._awaited()) is not None:
-                self._pipe.send(word)
+    def _send_all(self) -> None:
+        with self._pipe, suppress(OSError):  # the worker has died
+            while (command := self._next_command()) is not None:
+                self._pipe.send(command)
 
-    def _awaited(self) -> Word | Config | None:
-        with self._news:
-            self._news.wait_for(lambda: self._closed or self._next is not None)
-            word, self._next = self._next, None
-            return None if self._closed else word
+    def _next_command(self) -> Command | Config | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._next is not None)
+            command, self._next = self._next, None
+            return None if self._closed else command
 
 
-def _portable(config: Config) -> Config:
-    """The configuration as it crosses to another process: a view of a mapping cannot."""
+def _picklable(config: Config) -> Config:
+    """The configuration in a form that can be pickled, which a mapping proxy cannot."""
     return replace(config, upstreams=dict(config.upstreams))
 
 
@@ -323,50 +320,50 @@ def _work(name: str, config: Config, common: _Common, pipe: Connection) -> None:
     """Be one worker process."""
     logs.to_stderr()
     app = App(config, shared=common.shared, worker=name, spans=tracing.configured(os.environ))
-    worker = Worker.of(app, server.collect_seldom)
+    worker = Worker.of(app, server.tune_garbage_collector)
     worker.pipe = pipe
     worker.admin = common.admin
     worker.run([common.listener])
-    if worker.orphaned and common.shared is not None:  # else it stays: nobody else knows of it
+    if worker.orphaned and common.shared is not None:  # or nobody would remove it
         shutil.rmtree(common.shared, ignore_errors=True)
 
 
 class Worker(server.Server):
-    """A server that is told what to do through ``pipe``."""
+    """A server that is commanded through ``pipe``."""
 
     pipe: Connection
     orphaned = False
-    """Whether who watched over it is gone."""
+    """Whether the supervisor has died."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Heed the pipe instead of signals."""
+        """Listen to the pipe instead of signals."""
         listen = partial(self._listen, asyncio.get_running_loop())
         threading.Thread(target=listen, daemon=True).start()
         yield
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand on what is told, in a thread: a large configuration comes in more than one piece."""
-        with suppress(RuntimeError):  # of a loop that has ended meanwhile
+        """Pass on what is received, in a thread: a large configuration comes in several pieces."""
+        with suppress(RuntimeError):  # the loop has ended meanwhile
             while True:
                 try:
-                    word: Word | Config = self.pipe.recv()
+                    command: Command | Config = self.pipe.recv()
                 except (EOFError, OSError):
                     loop.call_soon_threadsafe(self._be_orphaned)
                     return
-                loop.call_soon_threadsafe(self._heed, word)
+                loop.call_soon_threadsafe(self._heed, command)
 
     def _be_orphaned(self) -> None:
-        """Stop: who watched is gone, and nobody else ever would tell."""
+        """Stop: without the supervisor nobody ever would tell."""
         self.orphaned = True
         self.should_exit = True
 
-    def _heed(self, word: Word | Config) -> None:
-        if word is Word.END:
+    def _heed(self, command: Command | Config) -> None:
+        if command is Command.END:
             self.end()
-        elif isinstance(word, Config):
-            config = word
-            server.open_many_files(config.limits.concurrent_exchanges, tells=False)
-            self.renew(lambda _: config)
+        elif isinstance(command, Config):
+            config = command
+            server.raise_file_limit(config.limits.concurrent_exchanges, tells=False)
+            self.reload(lambda _: config)
         else:
             self.should_exit = True

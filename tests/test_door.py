@@ -1649,7 +1649,7 @@ def test_where_no_more_files_may_be_opened_the_usual_ones_do(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1 << 30))
     monkeypatch.setattr(resource, "setrlimit", refused)
-    server.open_many_files(1000)
+    server.raise_file_limit(1000)
     assert len(caplog.messages) == 1
     assert "4050 files should be allowed, not 1024" in caplog.text
 

@@ -549,7 +549,7 @@ async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.Monk
 async def test_a_client_that_takes_nothing_is_left_at_the_end_of_a_drain(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, log: Exchanges
 ) -> None:
-    monkeypatch.setattr(server, "AFTER_DRAIN", server.GOODBYE)
+    monkeypatch.setattr(server, "AFTER_DRAIN", server.LAST_SECONDS)
     gate = Gate(MUCH)
     async with AsyncExitStack() as stack:
         async with proxy_to(gate.play, {"server": {"drain": 0}}) as (_, url):
