@@ -1,9 +1,9 @@
-"""The server's side of one client connection: uvicorn's, and what it has no word for.
+"""The server's side of one client connection: uvicorn's, with deadlines, limits and early notice.
 
-That the client left is told at once, and one that takes nothing is left after a while: it may
-hold an exchange, and with it a call of the upstream, for only so long. What is no request, is too
-large or does not arrive in time is answered here, in the API's words, and then the client is left:
-the application hears of no head that is not whole. https://www.rfc-editor.org/rfc/rfc9112
+The application is told at once that a client has left. A client that takes nothing is left after a
+while, for it holds an exchange, and with it a call of the upstream. What is malformed, too large or
+too slow is answered here, in the API's words, and then the connection is closed: the application
+sees complete heads only. https://www.rfc-editor.org/rfc/rfc9112
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from .terms import (
 )
 
 WORTH_A_COPY = 16 << 10
-"""Up to how many bytes copying a part costs less than handing the transport three."""
+"""The size in bytes below which joining a part with its framing costs less than writing three."""
 
 _NEVER = math.inf
 
@@ -58,7 +58,7 @@ _NOTHING = memoryview(b"")
 
 
 class Settings(uvicorn.Config):
-    """uvicorn's settings, and where the terms are asked for: they may change."""
+    """uvicorn's settings, and ``terms``, which is asked before each request: they may change."""
 
     def __init__(self, app: ASGIApp, terms: Callable[[], Terms] = Terms, **more: Any) -> None:
         super().__init__(app, http=Protocol, **more)
@@ -68,7 +68,13 @@ class Settings(uvicorn.Config):
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection to a client, whose server has Settings; see client.Connection."""
+    """One connection to a client, whose server has Settings; see client.Connection.
+
+    For each request ``_part`` goes from None to head to body and back. The end has up to three
+    steps: with a ``_refusal`` nothing more is read, and it is answered when its turn comes; while
+    ``_lingering`` nothing more is written either, and what arrives is thrown away, so that the
+    client can read the last answer (RFC 9112 §9.6); ``_gone`` is why the client is no longer there.
+    """
 
     config: Settings
     cycle: Response
@@ -76,70 +82,67 @@ class Protocol(HttpToolsProtocol):
 
     # More than thirty attributes in one dictionary would take another 1.5 KB of each connection.
     __slots__ = (
-        "_ahead",
+        "_answering",
         "_body_due",
         "_due",
         "_framing",
         "_gone",
         "_head",
-        "_hung_up",
         "_kept",
+        "_lingering",
         "_mixed",
+        "_next_turn",
+        "_on_gone",
         "_part",
         "_patience",
         "_refusal",
         "_segment",
-        "_tell",
         "_terms",
         "_timer",
-        "_turn",
+        "_timer_due",
         "_unread",
         "_waiting",
-        "_wakes",
     )
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._terms = self.config.terms()
-        """Those that held when the last request began."""
+        """Those in force when the last request began."""
         self._waiting: list[Response] = []
-        """Requests that came while another was answered, the oldest first."""
-        self._ahead: Response = None  # type: ignore[assignment]  # until any waits
-        """The one that is answered before them; ``cycle`` is the last of them."""
-        del self.pipeline  # which would hold them, and takes 760 bytes for none
+        """The responses to requests that came while another was answered, the oldest first."""
+        self._answering: Response = None  # type: ignore[assignment]  # until any waits
+        """The one being answered, if any wait; ``cycle`` is the last of them."""
+        del self.pipeline  # uvicorn's own queue, which takes 760 bytes even while it is empty
 
-        self._tell: Callable[[Gone], None] | None = None
+        self._on_gone: Callable[[Gone], None] | None = None
         self._patience: Patience | None = None
-        """With a client that does not keep up."""
+        """While the client does not keep up."""
         self._gone: Gone | None = None
 
         self._part: Literal["head", "body"] | None = None
-        """What is being read: nothing is, before a request and after it."""
+        """What is being read; None between two requests."""
         self._unread = _NOTHING
         """What has arrived and is yet to be read."""
-        self._turn: asyncio.Handle | None = None
-        """When reading goes on that has let others go first."""
+        self._next_turn: asyncio.Handle | None = None
+        """The next turn of the event loop, in which reading goes on."""
         self._segment = b""
-        """What is read just now."""
+        """What is being parsed at the moment."""
         self._head: bytes | bytearray = b""
-        """What was read before it of the head that is under way, and what stood before that."""
+        """The segments before it with the beginning of the head, if that is incomplete."""
         self._mixed = False
-        """Whether something else stood in it before or beside the head that is being read."""
+        """Whether it also held some of a body, or the end of a request."""
         self._framing = 0
         """How much has arrived of the head, or since the last part of the body, in bytes."""
         self._kept = 0
         """How much of heads waits in memory, in bytes."""
         self._refusal: RequestError | None = None
-        """Why nothing more is read."""
-
-        self._hung_up = False
-        """Whether nothing more is said, and what still comes is let go."""
+        self._lingering = False
 
         self._due = _NEVER
-        """When what is waited for must have come, by the event loop's clock."""
+        """The deadline of what is waited for, by the event loop's clock."""
         self._body_due = _NEVER
-        """When the whole body must have come, unless more of it comes before."""
-        self._wakes = _NEVER
+        """The deadline of the whole body; each part of it puts it off."""
+        self._timer_due = _NEVER
         self._timer: asyncio.TimerHandle | None = None
 
     # For the application.
@@ -148,12 +151,12 @@ class Protocol(HttpToolsProtocol):
         if self._gone is not None:
             tell(self._gone)
         else:
-            self._tell = tell
+            self._on_gone = tell
 
     def write(self, data: bytes) -> bool:
-        """Write a part of a chunked body, which most are, without the standard's detour.
+        """Write a part of a chunked body, as most are, directly instead of by an ASGI message.
 
-        While another request waits in the pipeline, ``cycle`` is that one's, and has not begun.
+        While other requests wait in the pipeline, ``cycle`` is the last one's, and has not begun.
         """
         cycle = self.cycle
         if cycle.disconnected:
@@ -179,7 +182,7 @@ class Protocol(HttpToolsProtocol):
         self.server = self.client = None  # nobody asks, and each open stream would keep them
         self.scheme = "http"
         self._due = self.loop.time() + self.timeout_keep_alive
-        self._watch()
+        self._set_timer()
 
     def data_received(self, data: bytes) -> None:
         if len(data) <= PIECE:
@@ -189,7 +192,7 @@ class Protocol(HttpToolsProtocol):
             self._read_on()
 
     def pause_writing(self) -> None:
-        """The client does not keep up: it gets its time, and whoever writes to it waits."""
+        """The client does not keep up: writers wait, and so does our patience run."""
         super().pause_writing()
         self._patience = Patience(self.transport, self._terms.patience, self._give_up)
 
@@ -199,7 +202,7 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
 
     def eof_received(self) -> None:
-        """The client says no more, upon which its transport closes."""
+        """The client will send no more: close the connection, too."""
         self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -207,34 +210,34 @@ class Protocol(HttpToolsProtocol):
         self._due = _NEVER
         if self._timer is not None:
             self._timer.cancel()
-        if self._turn is not None:
-            self._turn.cancel()
-        if self._waiting:  # for answers that nobody waits for any more
-            self.cycle = self._ahead
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+        if self._waiting:  # their requests were never begun, and need not be
+            self.cycle = self._answering
             self._waiting.clear()
-        del self._ahead
+        del self._answering
         self._head = b""
         self._weigh()
         super().connection_lost(exc)
-        self._leave(self._gone or ClientLeft())
+        self._report_gone(self._gone or ClientLeft())
         known = [self.scope] if self.cycle is None else [self.scope, self.cycle.scope]
-        for scope in filter(None, known):  # a circle, which would wait for the garbage collector
+        for scope in filter(None, known):  # a cycle, which only the garbage collector would free
             cast(dict[str, Any], scope).pop("extensions", None)
 
     # For the server.
 
     def shutdown(self) -> None:
-        """Close when what is asked was answered, and who still sends its request has had time."""
-        if self._part == "body" and self.cycle.response_complete and not self._hung_up:
-            self._hang_up()
-        elif not self._hung_up:
+        """Close once all requests are answered; linger for a client that still sends one."""
+        if self._part == "body" and self.cycle.response_complete and not self._lingering:
+            self._linger()
+        elif not self._lingering:
             super().shutdown()
 
     # For the parser.
 
     def on_message_begin(self) -> None:
         if self._part == "body":
-            return  # its head is read once more
+            return  # see _parse_head_again
         super().on_message_begin()
         cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
         self._terms = self.config.terms()
@@ -243,9 +246,9 @@ class Protocol(HttpToolsProtocol):
         self._due = self.loop.time() + HEAD_WITHIN
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field, in lower case; trailer fields are let go (RFC 9110 §6.5.1).
+        """Take a field, its name in lower case; drop those of a trailer (RFC 9110 §6.5.1).
 
-        They would join those of the head, which the application has already judged.
+        They would join those of the head, which the application has already checked.
         """
         if self._part == "head":
             self.headers.append((name.lower(), value))
@@ -255,18 +258,10 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or raise the RequestError to refuse it with."""
         if self._part == "body":
-            return
-        limit = self._terms.head_size
-        if (
-            self._framing + len(self._segment) + len(self.headers) > limit
-            and guard.size(self.url, self.headers) > limit
-        ):
-            raise self._too_large()
+            return  # see _parse_head_again
         version = self.parser.get_http_version()
         method = self.parser.get_method()
-        guard.check_head(method, self.url, version, self.headers)
-        if not self._stands(b"%b %b HTTP/1." % (method, self.url)):
-            raise InvalidRequest("the first line must be a method, a target and HTTP/1.1")
+        self._check_head(method, version)
         self._head = b""
         self._begin(method, version)
         self._part = "body"
@@ -279,13 +274,13 @@ class Protocol(HttpToolsProtocol):
         self._framing = 0
         self._mixed = True
         self._body_due += len(body) / SLOWEST_BODY
-        if self.flow.read_paused:  # from here on the time is ours
+        if self.flow.read_paused:  # the application does not keep up: its time does not count
             self._body_due = self.loop.time() + BODY_WITHIN
         self._expect_body()
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade() and has_body(dict(self.headers)):
-            return  # its body is yet to come
+            return  # the parser has skipped its body; see _parse
         super().on_message_complete()
         self._part = None
         self._mixed = True
@@ -299,51 +294,50 @@ class Protocol(HttpToolsProtocol):
     # For the cycle.
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or wait for it: as uvicorn does, with our own timer."""
+        """Go on with the next request, or wait for one: as uvicorn does, with our own timer."""
         self.server_state.total_requests += 1
-        self._tell = None
+        self._on_gone = None
         if self.transport.is_closing():
             return
-        if self.cycle.unheard:
-            self._hang_up()
+        if self.cycle.needs_linger:
+            self._linger()
         elif self._waiting:
-            self._ahead = self._waiting.pop(0)
-            self._start_asgi_task(self._ahead, self.app)
+            self._answering = self._waiting.pop(0)
+            self._start_asgi_task(self._answering, self.app)
             self._weigh()
-            if self.flow.full and self._turn is None:
-                # Not here: an error that is answered just now would stand as the cause of what the
-                # parser raises.
-                self._turn = self.loop.call_soon(self._read_on)
+            if self.flow.full and self._next_turn is None:
+                # Not here: while an error is handled, the parser's own would get it as context.
+                self._next_turn = self.loop.call_soon(self._read_on)
         elif self._refusal is not None:
-            self._say(self._refusal)
+            self._send_refusal(self._refusal)
         elif self._part is None:
             self._due = self.loop.time() + self.timeout_keep_alive
-            self._watch()
+            self._set_timer()
         self.flow.resume_reading()
 
     # Reading.
 
     def _read_on(self) -> None:
-        """Read what has arrived, as long as few requests wait and others are not held up for it."""
-        self._turn = None
+        """Read what has arrived, until too many requests wait or it is the turn of others."""
+        self._next_turn = None
         began = time.monotonic()
         while self._unread and len(self._waiting) <= PIPELINED and not self.transport.is_closing():
             piece, self._unread = bytes(self._unread[:PIECE]), self._unread[PIECE:]
             try:
                 self._read(piece)
-            except BaseException:  # what comes behind the hole is no request
+            except BaseException:  # a fault of ours, and the rest would lack a part
                 self.transport.abort()
                 raise
             if time.monotonic() - began > SLICE:
-                self._turn = self.loop.call_soon(self._read_on)
+                self._next_turn = self.loop.call_soon(self._read_on)
                 break
         if not self._unread:
-            self._unread = _NOTHING  # or its view would keep all that was read
+            self._unread = _NOTHING  # an empty view, too, keeps all that was read in memory
         self.flow.full = bool(self._unread) or len(self._waiting) > PIPELINED
 
     def _read(self, data: bytes) -> None:
-        """Read the next of what has arrived, and refuse what can be told to be wrong."""
-        if self._refusal is not None or self._hung_up:
+        """Parse the next of what has arrived, and refuse it if it is wrong or too large."""
+        if self._refusal is not None or self._lingering:
             return
         self._segment = data
         self._mixed = False
@@ -351,7 +345,7 @@ class Protocol(HttpToolsProtocol):
             self._parse(data)
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserInvalidURLError):
-                self.url = self.url or b"?"  # there is one, of which the parser tells no part
+                self.url = self.url or b"?"  # there is one, though the parser told nothing of it
             self._refuse(_refusal(error))
             return
         if self._part is not None and not self._mixed:
@@ -365,7 +359,21 @@ class Protocol(HttpToolsProtocol):
         if self._head or self._kept or self._waiting:
             self._weigh()
         self._segment = b""
-        self._watch()
+        self._set_timer()
+
+    def _check_head(self, method: bytes, version: str) -> None:
+        """Let the head in that is complete now, or raise RequestError."""
+        limit = self._terms.head_size
+        if (
+            self._framing + len(self._segment) + len(self.headers) > limit  # a cheap upper bound
+            and guard.size(self.url, self.headers) > limit
+        ):
+            raise self._too_large()
+        guard.check_head(method, self.url, version, self.headers)
+        # The parser takes other protocols, and more than one blank.
+        line = b"%b %b HTTP/1." % (method, self.url)
+        if line not in self._segment and line not in self._head + self._segment:
+            raise InvalidRequest("the first line must be a method, a target and HTTP/1.1")
 
     def _weigh(self) -> None:
         """Count what waits here, and refuse to read on where that of all clients is too much."""
@@ -379,7 +387,7 @@ class Protocol(HttpToolsProtocol):
             self._refuse(NoRoom())
 
     def _begin(self, method: bytes, version: str) -> None:
-        """Give the request to the application, when its turn comes."""
+        """Have the application answer the request, when its turn comes."""
         path, mark, query = self.url.partition(b"?")
         scope = cast(dict[str, Any], self.scope)
         if mark and not query:
@@ -397,8 +405,8 @@ class Protocol(HttpToolsProtocol):
             access_logger=self.access_logger,
             access_log=False,
             default_headers=[],
-            message_event=Signal(),  # type: ignore[arg-type]  # it does as the library's does
-            expect_100_continue=self._expects_to_hear(version),
+            message_event=Signal(),  # type: ignore[arg-type]  # with the methods of asyncio.Event
+            expect_100_continue=self._expects_continue(version),
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
@@ -406,7 +414,7 @@ class Protocol(HttpToolsProtocol):
             self._start_asgi_task(self.cycle, self.app)
             return
         if not self._waiting:
-            self._ahead = before
+            self._answering = before
         self._waiting.append(self.cycle)
         self.cycle.weight = REQUEST + FIELD * len(self.headers) + guard.size(self.url, self.headers)
         if len(self._waiting) > PIPELINED:
@@ -414,24 +422,24 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self._over)
+        task.add_done_callback(self._application_done)
         self.tasks.add(task)
 
-    def _over(self, task: asyncio.Task[None]) -> None:
-        """The application is done with a request; the cycle may have closed the connection."""
+    def _application_done(self, task: asyncio.Task[None]) -> None:
+        """The application has returned; the cycle may have closed the connection."""
         self.tasks.discard(task)
         if self._gone is None and self.transport.is_closing():
             self._close()
 
-    def _expects_to_hear(self, version: str) -> bool:
-        """Whether the client waits for a word before it sends the body (RFC 9110 §10.1.1)."""
+    def _expects_continue(self, version: str) -> bool:
+        """Whether the client waits for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
         if version == "1.0" or b"expect" not in dict(self.headers):
             return False
         expected = values(self.headers, b"expect")  # from which the parser takes no blanks
         return any(value.strip().lower() == b"100-continue" for value in expected)
 
     def _parse(self, data: bytes) -> None:
-        """Feed the parser; it leaves HTTP where a client offers to, and we do not (§7.8)."""
+        """Feed the parser. It stops where a client offers an upgrade, which we ignore (§7.8)."""
         rest: bytes | memoryview = data
         while True:
             try:
@@ -444,7 +452,7 @@ class Protocol(HttpToolsProtocol):
                 self._parse_head_again()
 
     def _parse_head_again(self) -> None:
-        """Have the body read that the parser would not: without the offer, another one does."""
+        """Have a new parser read the body behind an upgrade, by giving it the head without that."""
         scope = cast(dict[str, Any], self.scope)
         line = f"{scope['method']} / HTTP/{scope['http_version']}\r\n".encode("ascii")
         fields = (b"%b: %b\r\n" % pair for pair in without(self.headers, b"upgrade"))
@@ -452,56 +460,53 @@ class Protocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's is
         self.parser.feed_data(b"%b%b\r\n" % (line, b"".join(fields)))
 
-    def _stands(self, line: bytes) -> bool:
-        """Whether ``line`` has arrived. The parser tells neither protocols nor blanks apart."""
-        return line in self._segment or line in self._head + self._segment
-
     def _too_large(self) -> HeaderTooLarge:
         return HeaderTooLarge(f"the header is larger than {self._terms.head_size} bytes")
 
-    # Deadlines: one timer, which is set again only when it has gone off or must go off sooner.
+    # Deadlines: one timer, which is set anew only when it has fired or must fire earlier.
 
-    def _watch(self) -> None:
-        if self._wakes <= self._due < _NEVER:
+    def _set_timer(self) -> None:
+        """Set the timer for ``_due``."""
+        if self._timer_due <= self._due < _NEVER:
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wakes = self._due
-        if self._due < _NEVER:  # an open stream waits for nothing, and keeps no timer
-            self._timer = self.loop.call_at(self._due, self._look)
+        self._timer_due = self._due
+        if self._due < _NEVER:  # a stream under way has no deadline here
+            self._timer = self.loop.call_at(self._due, self._on_timer)
 
     def _expect_body(self) -> None:
         self._due = min(self.loop.time() + BODY_SILENCE, self._body_due)
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self._wakes = _NEVER
+        self._timer_due = _NEVER
         if self._due <= self.loop.time():
             self._expire()
-        self._watch()
+        self._set_timer()
 
     def _expire(self) -> None:
         """What was waited for has not come."""
         self._due = _NEVER
-        if self._hung_up and self.flow.write_paused:
-            self._due = self.loop.time() + LINGER  # it has not even taken the answer
-        elif self._hung_up:
+        if self._lingering and self.flow.write_paused:
+            self._due = self.loop.time() + LINGER  # the client has not taken all of the answer yet
+        elif self._lingering:
             self.transport.abort()
         elif self._part == "head" and self.flow.read_paused:
-            self._due = self.loop.time() + HEAD_WITHIN  # it is for us to go on
+            self._due = self.loop.time() + HEAD_WITHIN  # it is we who do not read
         elif self._part == "head":
             self._refuse(RequestTimeout("the head of the request did not arrive in time"))
         elif self._part is None:
             self._close()
-        elif self._awaits_us():
-            self._body_due = self.loop.time() + BODY_WITHIN  # it is for us to go on
+        elif self._waits_for_us():
+            self._body_due = self.loop.time() + BODY_WITHIN
             self._expect_body()
         else:
             self._refuse(RequestTimeout("the body of the request did not arrive in time"))
 
-    def _awaits_us(self) -> bool:
-        """Whether it is not the client that keeps the body waiting; once answered, it is."""
+    def _waits_for_us(self) -> bool:
+        """Whether the body is late because of us, not of the client; never once it is answered."""
         cycle = self.cycle
         unread = self.flow.read_paused or cycle.body or cycle.waiting_for_100_continue
         return bool(unread) and not cycle.response_complete
@@ -509,13 +514,13 @@ class Protocol(HttpToolsProtocol):
     # Refusals.
 
     def _refuse(self, error: RequestError) -> None:
-        """Read no more. ``error`` is told when its turn comes: answers keep the order of requests.
+        """Read no more, and answer with ``error`` in its turn: answers keep the order of requests.
 
-        The request that it concerns may be with the application, wait for its turn, or not have
-        got so far.
+        Of the request in question the application may be at work on it, or it may wait for its
+        turn, or its head may be incomplete.
         """
         self._refusal = error
-        error.__traceback__ = error.__context__ = None  # which lead back here: a circle
+        error.__traceback__ = error.__context__ = None  # they refer to us: a reference cycle
         self._due = _NEVER
         cycle = self.cycle
         waits = cycle in self._waiting
@@ -525,53 +530,53 @@ class Protocol(HttpToolsProtocol):
         self._terms.tell(_record(error))
         if self._part == "body":
             self._waiting.remove(cycle)
-            self.cycle = self._waiting[-1] if self._waiting else self._ahead
+            self.cycle = self._waiting[-1] if self._waiting else self._answering
         elif cycle is None or cycle.response_complete:
-            self._say(error)
+            self._send_refusal(error)
 
     def _withdraw(self, cycle: Response, error: RequestError) -> None:
-        """Take back a request from the application, which was given the head alone."""
+        """Take back a request that the application has begun with, without all of the body."""
         unanswered = not cycle.response_started
         if not cycle.response_complete:
-            self._leave(error)
+            self._report_gone(error)
             cycle.disconnected = True
             cycle.waiting_for_100_continue = False
             cycle.message_event.set()
         if unanswered:
-            self._say(error)
+            self._send_refusal(error)
         elif cycle.ends_with_connection:
-            self._close()  # which resets it: what is cut must not look whole
+            self._close()  # with a reset, see Response: what is cut must not look whole
         else:
-            self._hang_up()
+            self._linger()
 
-    def _say(self, error: RequestError) -> None:
-        """Answer with an error, and leave the client."""
-        # Before there is a target, the parser's method is that of the request before.
+    def _send_refusal(self, error: RequestError) -> None:
+        """Answer with an error, then close the connection."""
+        # As long as there is no target, the parser's method is that of the request before.
         bodiless = bool(self.url) and self.parser.get_method() == b"HEAD"
         self.transport.write(refusal(error, bodiless=bodiless))
-        self._hang_up()
+        self._linger()
 
-    def _hang_up(self) -> None:
-        """Write no more, and read for a while what is no longer read by anyone."""
-        self._hung_up = True
+    def _linger(self) -> None:
+        """Close for writing, and throw away what arrives for a while, before closing altogether."""
+        self._lingering = True
         self.flow.resume_reading()
-        self.transport.set_write_buffer_limits(0)  # it has its time until it has taken the last
+        self.transport.set_write_buffer_limits(0)  # patience is to last until all is taken
         with suppress(OSError):  # asyncio's own transport says so where the client has left
             self.transport.write_eof()
         self._due = self.loop.time() + LINGER
-        self._watch()
+        self._set_timer()
 
     # Leaving.
 
-    def _leave(self, how: Gone) -> None:
-        """Tell the exchange that nobody waits for its answer."""
+    def _report_gone(self, how: Gone) -> None:
+        """Tell the exchange that nobody waits for its answer any more."""
         self._gone = how
-        if self._tell is not None:
-            self._tell(how)
-            self._tell = None
+        if self._on_gone is not None:
+            self._on_gone(how)
+            self._on_gone = None
 
     def _close(self) -> None:
-        """Close the connection when the client has taken what waits, for which it has its time."""
+        """Close the connection once the client has taken what waits, within our patience."""
         self.transport.set_write_buffer_limits(0)
         self.transport.close()
 
@@ -586,9 +591,9 @@ class Protocol(HttpToolsProtocol):
 
 
 def _refusal(error: httptools.HttpParserError) -> RequestError:
-    """What a client is told of what the parser refused; raises what is a fault of ours.
+    """The error to answer what the parser refused with; raises what is a fault of ours.
 
-    The parser's own words are not for clients, nor are the bytes that it choked on.
+    The parser's message may quote what it received, and is not for clients.
     """
     cause = error.__context__
     if isinstance(cause, RequestError):
@@ -599,7 +604,7 @@ def _refusal(error: httptools.HttpParserError) -> RequestError:
 
 
 def _record(error: RequestError) -> Record:
-    """The record of a request that no exchange will tell of, without a byte of it."""
+    """The record of a request that never became an exchange, without a byte of it."""
     record = Record("-", "-", status=error.status, ended="refused")
     record.error, record.fault = f"{error.type}: {error.message}", type(error).__name__
     return record

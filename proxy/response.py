@@ -1,7 +1,7 @@
-"""One response on its way to a client: uvicorn's, but for the head.
+"""One response on its way to a client: uvicorn's, with a head and an end of our own.
 
-What stands in a head was looked through where it was read or made. Here a last look sees to it that
-no field ends before its line does. https://www.rfc-editor.org/rfc/rfc9112#section-6
+Fields are checked where they are read or made. A last check here sees to it that none breaks the
+head apart. https://www.rfc-editor.org/rfc/rfc9112#section-6
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _LINGER_OFF, _RESET_AT_CLOSE = struct.pack("ii", 0, 0), struct.pack("ii", 1, 0)
 class Response(RequestResponseCycle):
     """uvicorn's, for an application that gives the names of fields in lower case.
 
-    The body for a client of HTTP/1.0 ends with its connection, unless its length is told: it
-    cannot read chunks. It could not tell a cut body from a whole one, but for a reset.
+    A client of HTTP/1.0 cannot read chunks: without a content-length its body is unframed, and ends
+    with the connection. One that is cut is told from a whole one by a reset alone.
     """
 
     head = b""
-    """The head, as long as it waits for the part of the body that follows it at once: each write
-    costs a system call and wakes the client."""
+    """The head, while it is kept back to be written together with the first part of the body: each
+    write costs a system call and wakes the client."""
 
     weight = 0
     """What its request takes while that waits behind another, in bytes."""
 
     _unframed = False
-    unheard = False
-    """Whether it was the connection's last and is complete, while its request is not."""
+    needs_linger = False
+    """Whether it is complete and the connection's last, though its request has not all arrived."""
 
     @property
     def ends_with_connection(self) -> bool:
-        """Whether the client would take the connection's end for that of the body."""
+        """Whether the client would take the end of the connection for the end of the body."""
         return self._unframed and not self.response_complete
 
     async def send(self, message: Any) -> None:
@@ -77,26 +77,27 @@ class Response(RequestResponseCycle):
         return b"\r\n".join(lines)
 
     def _framing(self, status: int, named: Mapping[bytes, bytes]) -> Iterator[bytes]:
-        """What else the client has to know of where the response ends, and the connection."""
+        """The lines to add that tell where the response ends, and whether the connection does."""
         if b"content-length" in named:
             self.chunked_encoding = False
             self.expected_content_length = int(named[b"content-length"])
         elif self.scope["http_version"] == "1.0":
             self.chunked_encoding = False
             self._unframed = True
-            self._linger(_RESET_AT_CLOSE)
+            self._set_linger(_RESET_AT_CLOSE)
         elif self.scope["method"] != "HEAD" and status not in BODILESS:
             self.chunked_encoding = True
             yield b"transfer-encoding: chunked"
         if b"connection" in named:
-            self.keep_alive = False  # nobody says there but that it ends
+            self.keep_alive = False  # the application sends no other value than close
         elif not self.keep_alive:
             yield b"connection: close"
 
     async def _send_unframed(self, message: Any) -> None:
-        """Send a part, and if it is the last, the end once all has been taken.
+        """Send a part; after the last, close cleanly once the client has taken everything.
 
-        What still waits is lost where the connection ends before that, and must not look whole.
+        Until then the connection is set to end in a reset, for a body that is cut must not look
+        whole.
         """
         await self._taken()
         if not self.disconnected:
@@ -105,17 +106,17 @@ class Response(RequestResponseCycle):
             await super().send(part)
         if message.get("more_body", False):
             return
-        if not self.transport.is_closing():  # or some of it may be lost already
+        if not self.transport.is_closing():  # else some of it may be lost already
             self.transport.set_write_buffer_limits(0)
             await self._taken()
             if not self.disconnected:
-                self._linger(_LINGER_OFF)
+                self._set_linger(_LINGER_OFF)
         if not self.disconnected:
             await self._send_more({**message, "body": b""})
 
     async def _send_more(self, message: Any) -> None:
         if self.more_body and not self.keep_alive and not message.get("more_body", False):
-            self.keep_alive = self.unheard = True  # or it would be reset, and not be heard
+            self.keep_alive = self.needs_linger = True  # closing would reset it: answer lost
         if self.head:
             message = self._sent_with_head(message)
         await super().send(message)
@@ -133,16 +134,16 @@ class Response(RequestResponseCycle):
         return {**message, "body": b""}
 
     async def _taken(self) -> None:
-        while self.flow.write_paused and not self.disconnected:  # others may be first
+        while self.flow.write_paused and not self.disconnected:  # another writer may have resumed
             await self.flow.drain()
 
-    def _linger(self, how: bytes) -> None:
+    def _set_linger(self, how: bytes) -> None:
         opened: socket.socket = self.transport.get_extra_info("socket")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
 
 
 def refusal(error: RequestError, *, bodiless: bool) -> bytes:
-    """The last response of a connection, for a request that no application is to hear of.
+    """The last response of a connection, to a request that no application has seen.
 
     ``bodiless`` says that it answers a HEAD.
     """
@@ -160,7 +161,7 @@ def refusal(error: RequestError, *, bodiless: bool) -> bytes:
 
 
 def date() -> tuple[bytes, bytes]:
-    """The field that says when an answer of ours was made."""
+    """The ``date`` field, as of now."""
     return b"date", _date(int(time()))
 
 
