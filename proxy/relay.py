@@ -1,7 +1,7 @@
 """One exchange from end to end: the only place where client, upstream and translation meet.
 
-However it ends, the upstream's call is closed, the client's stream is either finished or visibly
-cut, and one record says which.
+However it ends, the upstream's call is closed, the client's answer is either finished or visibly
+cut, and one record says how it ended.
 """
 
 from __future__ import annotations
@@ -56,23 +56,23 @@ from .upstream import Upstream
 from .versions.models import Learned, Profile
 
 ANSWER_LIMIT = 16 << 20
-"""The largest answer that is translated as a whole, in bytes. Compressed it may be a thousandth of
-that, and all wait for each call of C that goes through it."""
+"""The largest answer that is translated as a whole, in bytes. On the wire it may be compressed to a
+thousandth of that, and each call into C that goes through it holds up the loop."""
 
 ERROR_LIMIT = 1 << 20
 """The largest error body that is read for its message, in bytes."""
 
 NAMED = 30
-"""How many parameters that were left out are told apart: to look for a key in a long name takes as
-long as the exchange. The log and the ledger name fewer."""
+"""How many of the parameters that were left out are recorded by name: looking for a key in a long
+name takes as long as the exchange. The log and the ledger name fewer."""
 
 OTHER = "other"
-"""Stands for the name of each that is left out beside these."""
+"""Stands for the name of each further one."""
 
-AT_HAND = 64 << 10
-"""The largest body that is read before it is passed on, in bytes."""
+RESENDABLE = 64 << 10
+"""The largest body that is read whole before it is passed on, so that it can be sent again."""
 
-LARGE = 64 << 10
+OFFLOAD_FROM = 64 << 10
 """From what size on a body is translated off the loop, in bytes: a megabyte of short turns takes
 half a second."""
 
@@ -108,7 +108,7 @@ class Relay:
         self._exchanges = exchanges
         self._tell = tell
         self.learned: dict[str, Mapping[str, Profile]] = {}
-        """What upstreams said of their models."""
+        """What upstreams said of their models, by the upstream's name."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client(scope, receive, send)
@@ -130,17 +130,17 @@ class Relay:
                 await exchange.run(match, self._upstreams[match.route.upstream], work)
         except (ClientLeft, ProxyError) as error:
             try:
-                await exchange.ended_by(error)
-            finally:  # who keeps it stands in its traceback: a circle
+                await exchange.end_early(error)
+            finally:  # its traceback refers to frames that refer to it: a reference cycle
                 error.__traceback__ = error.__context__ = None
-        except asyncio.CancelledError:  # the server's patience is over, too
+        except asyncio.CancelledError:  # by the server, at the end of a drain
             exchange.record.ended = "drained"
             raise
         except Exception:
             exchange.record.ended = "crashed"
             raise
         finally:
-            exchange.close()  # first, for whoever is told may fail
+            exchange.close()  # first, for an observer may fail
             self._tell(exchange.finished())
 
 
@@ -157,7 +157,7 @@ class Exchange:
         self._nudge: Nudge | None = None
 
     async def run(self, match: Match, upstream: Upstream, work: Interruptible) -> None:
-        """Relay the request by its route; raises ProxyError and ClientLeft."""
+        """Relay the request along its route; raises ProxyError and ClientLeft."""
         self.record.route = match.route.name
         self.record.upstream = upstream.name
         versions = self._client.named.get(VERSION, ())
@@ -170,13 +170,13 @@ class Exchange:
         if translation is None or not translates(match, self._client.method, translation):
             await self._pass_through(match, upstream)
         else:
-            self._remind(match.route.nudge)
+            self._announce_end(match.route.nudge)
             await self._translate(match, upstream, translation)
         if translation is not None and translation.failure is not None:
-            self._failed(translation.failure)
+            self._record_failure(translation.failure)
 
     def finished(self) -> Record:
-        """The record, with what is known only now that the client's side is over."""
+        """The record, completed with what is known at the end of the exchange."""
         record, client, translation = self.record, self._client, self._translation
         record.seconds = time.monotonic() - record.began
         record.bytes_received = client.bytes_received
@@ -185,7 +185,7 @@ class Exchange:
             record.upstream_bytes = self._answer.received
         if translation is not None and translation.changes:
             record.changes = translation.changes
-            record.dropped = tuple(_names(translation.dropped))
+            record.dropped = tuple(_dropped_names(translation.dropped))
             record.notes = translation.notes
             record.model = beginning(translation.model_asked or "-", LONGEST)
             record.answered_by = beginning(translation.model or "-", LONGEST)
@@ -195,7 +195,7 @@ class Exchange:
         return record
 
     def close(self) -> None:
-        """End the upstream's call; one whose answer is over may keep its connection."""
+        """End the upstream's call; after a whole answer its connection may be kept."""
         if self._answer is None:
             return
         if self._client.complete:
@@ -203,26 +203,28 @@ class Exchange:
         else:
             self._answer.close()
 
-    async def ended_by(self, error: ClientLeft | ProxyError) -> None:
-        """Tell what ended the exchange before its time: the record, and who still hears it."""
+    async def end_early(self, error: ClientLeft | ProxyError) -> None:
+        """Record what ended the exchange early, and tell the client if it is still there."""
         match error:
             case ClientStalled():
                 self.record.ended = "client stalled"
             case ClientLeft():
-                self._client_left()
+                self._record_leaving()
             case _:
                 await self._end_failed(error)
 
     async def _end_failed(self, error: ProxyError) -> None:
-        """End an exchange that failed: by an HTTP error as long as the head is not out."""
+        """End an exchange that failed: with an HTTP error if the head is not sent yet, else with
+        what its stream still owes the client.
+        """
         if self._client.complete:
             return
-        if self._client.ending:  # the answer is no worse for it
+        if self._client.ending:  # the failure came too late to spoil the answer
             await self._client.end()
-            if self._client.gone:  # before it was taken, so that it was cut after all
-                self._failed(error)
+            if self._client.gone:  # it did not take the end, so that the answer was cut after all
+                self._record_failure(error)
             return
-        self._failed(error)
+        self._record_failure(error)
         if not self._client.started:
             self.record.status = error.status
             await self._client.refuse(error, self._remade_fields())
@@ -234,8 +236,8 @@ class Exchange:
                 await wait
             await self._client.end()
 
-    def _client_left(self) -> None:
-        """Tell apart when the client left: after the stop it had all that it wanted."""
+    def _record_leaving(self) -> None:
+        """Record when the client left: after the stop it had all that it wanted."""
         if self._translation is not None and self._translation.ended:
             self.record.ended = "client left after the stop"
         elif self._client.bytes_sent:
@@ -243,19 +245,19 @@ class Exchange:
         else:
             self.record.ended = "client left before the first byte"
 
-    def _failed(self, error: ProxyError) -> None:
-        """Record a failure: in our words, never the upstream's, which may repeat what it got."""
-        self.record.ended = _ended_by(error)
+    def _record_failure(self, error: ProxyError) -> None:
+        """Record a failure in our words: the upstream's may quote the request."""
+        self.record.ended = _outcome(error)
         self.record.fault = type(error).__name__
         if isinstance(error, UpstreamRefused):
             self.record.error = error.type if error.type in STATUS_OF_TYPE else "unknown type"
         else:
             self.record.error = f"{error.type}: {error.message}"
 
-    # Nothing taken, nothing touched.
+    # Passed through.
 
     async def _pass_through(self, match: Match, upstream: Upstream) -> None:
-        """Relay bytes as they come; at most the version in the header is raised."""
+        """Relay bytes as they come; at most the version in the header is another one."""
         client = self._client
         answer = self._answer = await upstream.call(
             client.method, self._target(match.path), self._request_fields(), await self._upload()
@@ -264,18 +266,18 @@ class Exchange:
         await self._pass_back(answer)
 
     async def _upload(self) -> bytes | AsyncIterator[bytes] | None:
-        """The body to pass on: whole where it is small, so that it is at hand to be sent again."""
+        """The body to pass on; a small one is read whole, so that it can be sent again."""
         client = self._client
         if not client.has_body:
             return None
-        if b"content-length" in client.named and client.announced <= AT_HAND:
-            return await client.body(AT_HAND)
+        if b"content-length" in client.named and client.announced <= RESENDABLE:
+            return await client.body(RESENDABLE)
         return client.upload()
 
     async def _pass_back(self, answer: Answer) -> None:
         self.record.streams |= _is_stream(answer)
         fields = self._answer_fields()
-        if answer.status in BODILESS:  # the server takes the length for a promise
+        if answer.status in BODILESS:  # with it the server would expect a body
             fields = without(fields, b"content-length")
         await self._start(answer.status, fields)
         answer.forget_head()
@@ -286,8 +288,8 @@ class Exchange:
 
     # Translated.
 
-    def _remind(self, nudge: Nudge | None) -> None:
-        """Have the answer tell of the end to come; raises Brownout when that is rehearsed."""
+    def _announce_end(self, nudge: Nudge | None) -> None:
+        """Have the answer announce the end of the version; raises Brownout during a brown-out."""
         self._nudge = nudge
         if nudge is None:
             return
@@ -303,12 +305,12 @@ class Exchange:
             return
         if answer.status >= 400:  # noqa: PLR2004
             raise translation.error(await _refusal(answer))
-        _check(answer, streams=translation.streams)
+        _check_answer(answer, streams=translation.streams)
         if translation.streams:
             await self._stream(answer, translation, keepalive=match.route.keepalive == "timestamp")
         else:
             told = await answer.read_all(ANSWER_LIMIT)
-            if len(told) < LARGE:
+            if len(told) < OFFLOAD_FROM:
                 translated = translation.response(told)
             else:
                 translated = await offload(partial(translation.response, told))
@@ -316,11 +318,11 @@ class Exchange:
             await self._client.answer(200, self._remade_fields(), translated)
 
     async def _ask(self, match: Match, upstream: Upstream, translation: Translation) -> Answer:
-        """Send the translated request; when this returns, nothing of it is in memory any more."""
+        """Send the translated request, of which nothing is in memory any more at the return."""
         sent = await self._client.body(self._config.limits.request_body)
         if b"content-encoding" in self._client.named:
             raise InvalidRequest("a body to translate must come plain, without content-encoding")
-        if len(sent) < LARGE:
+        if len(sent) < OFFLOAD_FROM:
             endpoint, body = translation.request(match.endpoint, sent)
         else:
             endpoint, body = await offload(partial(translation.request, match.endpoint, sent))
@@ -335,8 +337,8 @@ class Exchange:
     async def _stream(self, answer: Answer, translation: Translation, *, keepalive: bool) -> None:
         """Send the client's events as the upstream's arrive.
 
-        The head waits for the upstream's first event: so long a failure can be told by the HTTP
-        status, the one way that old clients understand.
+        The head waits for the upstream's first event: until then a failure can have an HTTP status
+        of its own, the one way that all old clients understand.
         """
         self.record.streams = True
         client = self._client
@@ -369,15 +371,15 @@ class Exchange:
         fields = for_upstream(self._client.fields, self._client.named, less)
         if self._translation is not None:
             return with_version(fields, self._translation.upstream)
-        version = self._client.named[VERSION][0]  # without one 2023-01-01 would be assumed
+        version = self._client.named[VERSION][0]  # there is one, or 2023-01-01 would be assumed
         return with_version(fields, version.decode("latin-1"))
 
     def _remade_fields(self) -> Fields:
-        """The fields of an answer whose body is ours, though the upstream may have answered."""
+        """The fields of an answer whose body we have made; the upstream's, if it has answered."""
         return self._answer_fields(_REMADE)
 
     def _answer_fields(self, less: frozenset[bytes] = frozenset()) -> Fields:
-        """The upstream's fields, and what we add to say what was done."""
+        """The upstream's fields ``less`` some, and those we add to say what was done."""
         translation, answer = self._translation, self._answer
         fields = [VIA]
         if answer is not None:
@@ -407,14 +409,14 @@ class Exchange:
         self.record.first_byte = time.monotonic()
 
 
-def _names(dropped: Iterable[str]) -> Iterator[str]:
-    """What was left out, in its order; of very much the first as it was called."""
+def _dropped_names(dropped: Iterable[str]) -> Iterator[str]:
+    """The names of what was left out, in its order; OTHER for those beyond NAMED."""
     for number, name in enumerate(dropped):
         yield beginning(name, LONGEST) if number < NAMED else OTHER
 
 
-def _check(answer: Answer, *, streams: bool) -> None:
-    """Let an answer be translated, or raise UpstreamNonsense."""
+def _check_answer(answer: Answer, *, streams: bool) -> None:
+    """Raise UpstreamNonsense for an answer that cannot be translated, by its head."""
     if answer.status != 200:  # noqa: PLR2004
         raise UpstreamNonsense(f"upstream answered with status {answer.status}")
     if _is_stream(answer) != streams:
@@ -432,18 +434,18 @@ def _is_stream(answer: Answer) -> bool:
 
 
 async def _refusal(answer: Answer) -> UpstreamRefused:
-    """The upstream's error in the API's words, though its edge may answer with anything."""
+    """The upstream's error in the API's envelope, though its edge may answer with anything."""
     try:
         body = await answer.read_all(ERROR_LIMIT)
         parsed = jsontext.loads_at_once(body)
     except jsontext.NotJSON:
         parsed = None
-    except UpstreamError:  # its status says enough
+    except UpstreamError:  # the body is lost, the status is not
         body, parsed = b"", None
     return refused_by_body(answer.status, parsed, body.decode("utf-8", "replace"))
 
 
-def _ended_by(error: ProxyError) -> Ended:
+def _outcome(error: ProxyError) -> Ended:
     match error:
         case UpstreamRefused():
             return "upstream refused"

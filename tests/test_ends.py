@@ -40,7 +40,7 @@ from proxy.app import App
 from proxy.client import CONNECTION, Client, ClientLeft, Gone
 from proxy.keepalive import Keepalive
 from proxy.observe import Record
-from proxy.relay import AT_HAND, LARGE, Exchange
+from proxy.relay import OFFLOAD_FROM, RESENDABLE, Exchange
 from proxy.server import running
 from proxy.translation import Translation
 
@@ -276,7 +276,7 @@ async def test_others_are_served_while_a_large_request_is_translated(
 
     monkeypatch.setattr(Translation, "request", patient)
     head, _, body = old_request().partition(b"\r\n\r\n")
-    body += b" " * LARGE
+    body += b" " * OFFLOAD_FROM
     head = re.sub(rb"content-length: \d+", b"content-length: %d" % len(body), head)
     async with proxy_to(answer_all) as (_, url), await connect(url) as large:
         await large.say(head + b"\r\n\r\n" + body)
@@ -302,7 +302,7 @@ async def test_what_waits_to_be_translated_is_let_go_of_when_its_client_leaves(
 
     monkeypatch.setattr(Translation, "request", patient)
     head, _, body = old_request().partition(b"\r\n\r\n")
-    body += b" " * LARGE
+    body += b" " * OFFLOAD_FROM
     head = re.sub(rb"content-length: \d+", b"content-length: %d" % len(body), head)
     async with proxy_to(answer_all) as (app, url), await connect(url) as first:
         await first.say(head + b"\r\n\r\n" + body)
@@ -696,7 +696,7 @@ async def test_what_a_part_left_to_wait_for_is_dropped_where_a_drain_cuts_in_bet
 @pytest.mark.parametrize("status", [200, 529])
 async def test_bytes_that_pass_through_are_not_collected(status: int) -> None:
     """Each part of a large upload and of a download arrives before the next one is sent."""
-    size = AT_HAND + 8
+    size = RESENDABLE + 8
     up, down = asyncio.Event(), asyncio.Event()
 
     async def play(side: Side) -> None:
@@ -715,7 +715,7 @@ async def test_bytes_that_pass_through_are_not_collected(status: int) -> None:
             b"POST /v1/files?a=%%2F&a=b HTTP/1.1\r\nhost: proxy\r\n"
             b"anthropic-version: 2023-06-01\r\ncontent-length: %d\r\n\r\n" % size
         )
-        await client.say(b"x" * AT_HAND + b"here")
+        await client.say(b"x" * RESENDABLE + b"here")
         async with asyncio.timeout(PATIENCE):
             await up.wait()
         await client.say(b"ends")
@@ -844,7 +844,7 @@ async def test_no_request_needs_a_thread_that_was_not_there_from_the_start(tmp_p
         async with served("serve", "--config", str(file)) as proxy:
             before = threads(proxy.process.pid)
             async with await connect(proxy.url) as client:
-                await client.say(old_request(prompt="x" * LARGE))
+                await client.say(old_request(prompt="x" * OFFLOAD_FROM))
                 await client.until(b"data: [DONE]\r\n\r\n")
             assert threads(proxy.process.pid) == before
 

@@ -62,7 +62,7 @@ from proxy import answer, http1
 from proxy.client import Client, ClientLeft
 from proxy.coding import PIECE, SLICE, Decoding
 from proxy.jsontext import MOST_AT_ONCE
-from proxy.relay import AT_HAND
+from proxy.relay import RESENDABLE
 from proxy.streaming import IN_A_TURN
 from proxy.translation import Translation
 
@@ -889,7 +889,7 @@ async def test_a_fault_of_ours_where_an_answer_arrives_leaves_nobody_waiting(
 
 
 GET = b"%b /v1/models HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n"
-UPLOAD = post("/v1/files", b"x" * (AT_HAND + 1), b"anthropic-version: 2023-06-01")[:-1]
+UPLOAD = post("/v1/files", b"x" * (RESENDABLE + 1), b"anthropic-version: 2023-06-01")[:-1]
 """An upload that is never finished, and too large to wait for."""
 
 PASSED = {
@@ -1014,7 +1014,7 @@ async def test_a_request_that_was_perhaps_worked_on_is_not_repeated(
         assert stage.requests - requests == 1
 
 
-LARGE = post("/v1/files", b"x" * (AT_HAND + 1), b"anthropic-version: 2023-06-01")
+LARGE = post("/v1/files", b"x" * (RESENDABLE + 1), b"anthropic-version: 2023-06-01")
 UNKNOWN = (
     b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n"
     b"anthropic-version: 2023-06-01\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"abc") + END
