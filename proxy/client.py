@@ -1,7 +1,7 @@
-"""The client's side of one exchange: it alone reads ``receive`` and calls ``send``.
+"""The client's side of one exchange: it alone calls ASGI's ``receive`` and ``send``.
 
-That the client has left it hears from our server at once, by an extension; a task of its own that
-waits for the message of the standard would cost every exchange as much as the exchange itself.
+Our server tells it at once that the client has left, by an extension of the scope: a task that
+waits for the standard's http.disconnect would cost as much as the rest of the exchange.
 https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
@@ -21,28 +21,28 @@ CONNECTION = "anthropic-version-proxy"
 """The extension in the scope under which our server offers a Connection."""
 
 EMPTY_QUERY = "anthropic-version-proxy.empty-query"
-"""The extension in the scope of a request whose target ends in its question mark: the standard
-cannot tell it from one without a query."""
+"""The extension in the scope of a request whose query is empty: ASGI cannot tell ``/path?`` from
+``/path``."""
 
 FOLLOWED = "anthropic-version-proxy.followed"
-"""What is true in the message that begins a response if a part of its body comes with it, so that
-our server may send both at once."""
+"""The key in the message that begins a response which says that some of its body follows at once,
+so that our server may write both together."""
 
 IN_A_TURN = 256 << 10
-"""How much is written at a time, in bytes, before others have their turn: a client that takes as
-fast as it is sent never makes anyone wait, and each of many events may repeat a long text."""
+"""How much write_all writes in one turn of the event loop, in bytes: a client that reads fast never
+makes it wait, and each of many events may repeat a long text."""
 
 MUCH = 4 << 10
-"""The same where it passes as it came. uvloop reads 256 KiB at a time and up to 32 times in a turn:
-there may be a million chunks in that, and more than this is left of many."""
+"""The size of a part that passes through behind which others have a turn, in bytes. In one turn of
+its own uvloop reads up to 32 times 256 KiB, which may be a million chunks of the body."""
 
 
 class ClientLeft(Exception):
-    """The client closed its connection. No error: old SDKs do so once they saw the stop."""
+    """The client closed its connection: no error, for old SDKs do so once they saw the stop."""
 
 
 class ClientStalled(ClientLeft):
-    """The client took nothing for too long, and was left."""
+    """The client took nothing for too long, so that its connection was closed."""
 
 
 _NOTHING: Iterator[bytes] = iter(())
@@ -52,17 +52,17 @@ Gone = ClientLeft | RequestError
 
 
 class Connection(Protocol):
-    """What our server knows of a client, and the standard has no word for."""
+    """What our server offers for a client beyond ASGI."""
 
     def when_left(self, tell: Callable[[Gone], None]) -> None:
         """Call ``tell`` when the client is gone, at once if it is already.
 
-        A RequestError says that it still is there, and that its request will never be whole; it
-        has its answer to that, unless the response has begun.
+        A RequestError says that it is still there, but its request will never be complete. It has
+        been answered with that error, unless the response had begun.
         """
 
     def write(self, data: bytes) -> bool:
-        """Write a part of the body, if that can be done at once; says whether it was."""
+        """Write a part of the body if that is possible without waiting; returns whether it was."""
 
 
 class Client:
@@ -76,23 +76,23 @@ class Client:
         self.query: bytes | None = scope["query_string"] or (
             b"" if EMPTY_QUERY in extensions else None
         )
-        """What stands behind the question mark, None without one (RFC 3986 §6.2.3)."""
+        """What follows the question mark; None where there is none (RFC 3986 §6.2.3)."""
         self.fields: Fields = scope["headers"]
         self.named = by_name(self.fields)
         self.has_body = has_body(self.named)
         """Whether the request announces a body (RFC 9112 §6)."""
         self.announced = int(self.named.get(b"content-length", (0,))[0])
-        """The length that the body is said to have, in bytes; 0 where none is said."""
+        """Its content-length in bytes; 0 where it has none."""
         self.started = False
-        """Whether the head of the response is out, so that the status can no longer change."""
+        """Whether the head of the response was sent, so that the status can no longer change."""
         self.ending = False
-        """Whether all but the end of the response is out."""
+        """Whether all of the response was sent but its end."""
         self.complete = False
-        """Whether the whole response is out."""
+        """Whether all of the response was sent."""
         self.unwritten = _NOTHING
-        """What write_all was still to write when waiting for the client was interrupted."""
+        """What write_all has still to write; after an interruption it is still owed."""
         self.bytes_received = 0
-        """How much of the request's body has arrived."""
+        """Of the request's body, as far as it was read."""
         self.bytes_sent = 0
         self.last_write = 0.0
         """When something was last sent, by the event loop's clock."""
@@ -100,19 +100,19 @@ class Client:
         self._gone: Gone | None = None
         self._tell: Callable[[Gone], None] | None = None
         self._asked = False
-        """Whether the body was asked for, and so whether a client that waits was told to go on."""
+        """Whether the body was asked for, upon which our server sends any 100 Continue."""
         self._expects = b"expect" in self.named
         self._receive = receive
         self._send = send
 
     @property
     def behind(self) -> bool:
-        """Whether write_all is still to write something, for which it waits for the client."""
+        """Whether write_all has still something to write, once the client takes more."""
         return self.unwritten is not _NOTHING
 
     def forget_head(self) -> None:
-        """Let go of the request's fields: a stream that is open for long has no use for them."""
-        self.fields.clear()  # the server holds them, too
+        """Free the request's fields, which a long stream would keep in memory."""
+        self.fields.clear()  # not only our reference: the server has the same list
         self.named = {}
 
     async def body(self, limit: int) -> bytes:
@@ -147,7 +147,7 @@ class Client:
             raise ClientLeft
 
     def when_left(self, tell: Callable[[Gone], None]) -> None:
-        """Have it told if the client leaves before the response is complete; see Connection."""
+        """Call ``tell`` if the client leaves before the response is complete; see Connection."""
         self._tell = tell
         if self._connection is not None:
             self._connection.when_left(self._left)
@@ -163,27 +163,28 @@ class Client:
             self._tell(how)
 
     async def start(self, status: int, fields: Fields, *, followed: bool = False) -> None:
-        """Send the head of the response; ``followed`` says that a part of the body comes next.
+        """Send the head of the response.
 
-        Without waiting for anything in between, that is: until then it may not be on its way.
+        ``followed`` promises that a part of the body is sent next, without waiting for anything in
+        between: the server may keep the head back until then.
         """
         message = {"type": "http.response.start", "status": status, "headers": fields}
         await self._send({**message, FOLLOWED: followed})
         self.started = True
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None] | None:
-        """Send a part of the body; returns what to wait for before the next, None for nothing."""
+        """Send a part of the body; returns what to await before the next, None for nothing."""
         if not self._write_at_once(data):
             return self._write(data)
         return asyncio.sleep(0) if len(data) > MUCH else None
 
     def write_all(self, blocks: Iterable[bytes]) -> Coroutine[Any, Any, None] | None:
-        """Send parts of the body, each made when the one before it is sent; returns as write."""
+        """Send parts of the body, each made once the one before it was sent; returns as write."""
         rest = iter(blocks)
         enough = self.bytes_sent + IN_A_TURN
         for block in rest:
             if not self._write_at_once(block):
-                self.unwritten = chain((block,), rest)  # now, for waiting may never begin
+                self.unwritten = chain((block,), rest)  # now: the coroutine may never be started
                 return self._write_rest(block, rest)
             if self.bytes_sent > enough:
                 self.unwritten = rest
@@ -199,7 +200,7 @@ class Client:
         await self._send(_part(data))
 
     async def _write_rest(self, block: bytes | None, rest: Iterator[bytes]) -> None:
-        """Send ``block`` and the rest, and let others go first behind each."""
+        """Send ``block`` and the rest, with a turn for others behind each."""
         if block is not None:
             await self._send(_part(block))
             self.unwritten = rest
@@ -213,7 +214,7 @@ class Client:
         self.unwritten = _NOTHING
 
     async def end(self) -> None:
-        """Say that the body is complete. Without this it is cut, and the client can tell."""
+        """Send the end of the body. Without this the client can tell that it was cut."""
         self.ending = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         self.complete = True
@@ -226,7 +227,7 @@ class Client:
         ]
         await self.start(status, [*fields, *framing], followed=True)
         self.bytes_sent += len(body)
-        self.ending = True  # who leaves while it waits for the client has not had all of it
+        self.ending = True  # but not complete: the client may leave before it has taken all
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
         self.complete = True
 
@@ -234,7 +235,7 @@ class Client:
         """Answer with an error."""
         fields = [*fields, *error.headers]
         if not self._asked and self._expects:
-            # Its body may come or not (RFC 9110 §10.1.1): what follows cannot be told apart.
+            # Its body may still come or not (RFC 9110 §10.1.1), so nobody knows what comes next.
             fields.append((b"connection", b"close"))
         await self.answer(error.status, fields, error.body())
 

@@ -1,8 +1,8 @@
 """An upstream's stream on its way to the client: each part is translated and written as it arrives.
 
-Nobody waits for a task to wake: what reads the upstream hands a part over, and is told what to wait
-for before the next, which mostly is nothing. So the client's pace is the upstream's, and the others
-have their turn between the parts.
+No task is woken for a part: ``Answer.forward`` passes it to ``Stream.take``, which returns what to
+await before the next, mostly nothing. That carries the client's back-pressure to the upstream, and
+gives others a turn within large parts.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from .client import Client
 from .translation import Translation
 
 IN_A_TURN = 8 << 10
-"""How much of a stream is translated at a time, in bytes, before others have their turn: a read can
-be thirty times as much, and the shortest events take longest."""
+"""How much of a stream is translated in one turn of the event loop, in bytes: a read can be thirty
+times as much, and the shorter its events are, the longer it takes."""
 
 
 class Stream:
-    """What the parts of an upstream's stream become, on its way to the client.
+    """Translates the parts of an upstream's stream and writes them to the client.
 
-    ``begin`` sends the head, and is told whether a part of the body follows it. Thousands may be
-    open at once, so this is as small as it can be.
+    ``begin`` sends the head; its argument is whether a part of the body follows at once.
     """
 
     __slots__ = ("_begin", "_client", "_translation")
@@ -37,7 +36,7 @@ class Stream:
         self._begin = begin
 
     def take(self, part: bytes) -> Awaitable[None] | None:
-        """Translate and write ``part``; returns what to wait for before the next."""
+        """Translate and write ``part``; returns what to await before the next, None for nothing."""
         if len(part) > IN_A_TURN:
             return self._take_in_turns(part)
         return self._write(self._translation.feed(part))
@@ -65,7 +64,7 @@ class Stream:
         first = None
         try:
             first = next(blocks, None)
-        finally:  # what fails after the first event ends a stream, though it came with it
+        finally:  # if the first event was there, a failure right behind it must end a begun stream
             if self._translation.started:
                 await self._begin(first is not None)
         if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
@@ -73,9 +72,9 @@ class Stream:
 
 
 def in_turns(pieces: Callable[[bytes], Iterator[bytes]], take: Take, enough: Enough) -> Take:
-    """Take each of the ``pieces`` of a part by itself, until it is ``enough``.
+    """A Take for parts that are split into ``pieces``, each taken in a turn of its own.
 
-    There may be a thousand times as much in them, and others want their turn.
+    Decompressed, a part may be a thousand times as large.
     """
 
     async def take_pieces(part: bytes) -> None:
