@@ -33,7 +33,7 @@ class Proxy(Protocol):
 
     ready: bool
 
-    async def figures(self) -> bytes | None:
+    async def metrics_page(self) -> bytes | None:
         """The page of metrics; None where there is none."""
 
 
@@ -54,10 +54,10 @@ def build(
         return answer("ready") if proxy.ready else answer("not ready", 503)
 
     async def metrics(_: Request) -> Response:
-        figures = await proxy.figures()
-        if figures is None:
+        text = await proxy.metrics_page()
+        if text is None:
             return answer(NO_FIGURES, 503)
-        return Response(figures, media_type=CONTENT_TYPE)
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def nothing(request: Request, _: Exception) -> Response:
         error = NoRoute(f"no such endpoint: {request.scope['path']}")

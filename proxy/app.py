@@ -1,7 +1,7 @@
 """Puts the rooms together: a configuration in, an ASGI application out.
 
-A configuration never changes. Another one is put in its place, with a relay and upstreams of its
-own: what is under way ends on what it began with.
+A configuration never changes. A reload puts another one in its place, with a relay and upstreams of
+its own; exchanges under way end on the one that they began with.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("proxy")
 
-LOOK = 1.0
-"""Seconds after which a worker shows the others anew what it has open."""
+REFRESH = 1.0
+"""Seconds after which a worker updates the gauges that it shares with the others."""
 
 Connect = Callable[[UpstreamSettings], Upstream]
 
 
 class App:
-    """The proxy as an ASGI application. It works between lifespan's start-up and shut-down.
+    """The proxy as an ASGI application, which works between lifespan's start-up and shut-down.
 
-    ``worker`` is its name among several that serve together; ``shared`` is a folder that all of
-    them, and nobody else, can write to, None if there is none. With ``spans`` exchanges are traced.
+    ``worker`` is the name of this process among several workers; ``shared`` is a folder that all of
+    them, and nobody else, can write to, None if there is none. ``spans`` trace the exchanges.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class App:
         self.journal = Journal(config.ledger, shared)
         """The migration ledger; where it is kept stays as it was at the start."""
         self.observers: list[Observer] = [observe.write, self.metrics.count, self.journal.count]
-        """Those who are told of each exchange that is over."""
+        """What is called with the record of each exchange that is over."""
         self.spans = spans
         if spans is not None:
             self.observers.append(spans.tell)
@@ -71,10 +71,10 @@ class App:
         self._connect = connect
         self._rooms = _Rooms(config, self)
         self._retired: set[_Rooms] = set()
-        self._looks = worker is not None and shared is not None
-        self._one_page = asyncio.Lock()
+        self._shares_gauges = worker is not None and shared is not None
+        self._page_lock = asyncio.Lock()
         self._next_page: asyncio.Task[bytes | None] | None = None
-        """The page of metrics that is yet to be made, if somebody has asked."""
+        """The page of metrics that was asked for, and is not begun yet."""
 
     @property
     def config(self) -> Config:
@@ -83,7 +83,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
             return
         rooms = self._rooms
         if scope["raw_path"].startswith(admin.PREFIX):
@@ -95,40 +95,40 @@ class App:
         finally:
             rooms.under_way -= 1
             if rooms in self._retired:
-                await self._close_if_left(rooms)
+                await self._close_if_idle(rooms)
 
     async def admin(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application for ``admin.port``, where that is another than the proxy's."""
         await self._rooms.admin(scope, receive, send)
 
-    async def figures(self) -> bytes | None:
+    async def metrics_page(self) -> bytes | None:
         """The page of metrics; None where there is none.
 
-        All who ask while one is made get the next, so that no queue of them grows.
+        All who ask while one is made share the next, so that they do not queue up.
         """
         if self._next_page is None:
             self._next_page = asyncio.create_task(self._page())
         return await asyncio.shield(self._next_page)
 
     async def _page(self) -> bytes | None:
-        async with self._one_page:
-            self._next_page = None  # who asks from now on wants to know more
-            self._look()
+        async with self._page_lock:
+            self._next_page = None  # whoever asks from now on gets a newer one
+            self._set_gauges()
             return await offload(self.metrics.page, urgent=True)  # metrics matter most under load
 
     async def reload(self, config: Config) -> None:
         """Serve new requests by ``config``; those under way end on what they began with."""
         rooms = _Rooms(config, self)
-        await asyncio.to_thread(rooms.connect, self._connect)  # which no stream shall wait for
+        await asyncio.to_thread(rooms.connect, self._connect)  # it reads files: streams must go on
         await rooms.open()
         old, self._rooms = self._rooms, rooms
         self.exchanges.limit = config.limits.concurrent_exchanges
         self._retired.add(old)
         log.info("reloaded: %d exchanges end on the configuration before", old.under_way)
-        await self._close_if_left(old)
+        await self._close_if_idle(old)
 
     def tell(self, record: Record) -> None:
-        """Let the observers know of an exchange that is over."""
+        """Call all observers with the record of an exchange that is over."""
         for observer in self.observers:
             observer(record)
 
@@ -139,8 +139,8 @@ class App:
         log.info("draining: %d exchanges have %g seconds", len(self.exchanges), patience)
         asyncio.get_running_loop().call_later(patience, self.exchanges.cut)
 
-    def _look(self) -> None:
-        """Show in the metrics what is open now."""
+    def _set_gauges(self) -> None:
+        """Set the gauges to what is open now."""
         used: Counter[str] = Counter()
         free: Counter[str] = Counter()
         for rooms in (self._rooms, *self._retired):
@@ -148,19 +148,19 @@ class App:
                 used[name] += uses
                 free[name] += frees
         connections = {name: (used[name], free[name]) for name in used}
-        self.metrics.standing(len(self.exchanges), self.exchanges.streams, connections)
+        self.metrics.set_gauges(len(self.exchanges), self.exchanges.streams, connections)
 
-    async def _keep_looking(self) -> None:
+    async def _refresh_gauges(self) -> None:
         while True:
-            self._look()
-            await asyncio.sleep(LOOK)
+            self._set_gauges()
+            await asyncio.sleep(REFRESH)
 
-    async def _close_if_left(self, rooms: _Rooms) -> None:
+    async def _close_if_idle(self, rooms: _Rooms) -> None:
         if not rooms.under_way:
             self._retired.discard(rooms)
             await rooms.close()
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         await start_threads()
         self._rooms.connect(self._connect)
@@ -168,12 +168,12 @@ class App:
         with suppress(Busy):  # it is read as soon as its disk answers
             await self.journal.ledger()
         self.ready = True
-        looking = asyncio.create_task(self._keep_looking()) if self._looks else None
+        refreshing = asyncio.create_task(self._refresh_gauges()) if self._shares_gauges else None
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.ready = False
-        if looking is not None:
-            looking.cancel()
+        if refreshing is not None:
+            refreshing.cancel()
         for rooms in (self._rooms, *self._retired):
             await rooms.close()
         await self.journal.close()
@@ -183,38 +183,38 @@ class App:
 
 
 class _Rooms:
-    """What one configuration comes to: its relay, its upstreams and its admin endpoints."""
+    """What one configuration is served by: a relay, upstreams and admin endpoints."""
 
     def __init__(self, config: Config, app: App) -> None:
         self.config = config
         self.under_way = 0
-        """The requests that entered here and have not left, to the last of their clearing up."""
+        """How many requests have entered and not left yet, their clean-up included."""
         self._upstreams: dict[str, Upstream] = {}
         self.relay = Relay(config, self._upstreams, app.exchanges, app.tell)
         self.exchange: ASGIApp = (
             app.spans.around(self.relay) if app.spans is not None else self.relay
         )
-        seen = page.routes(app.journal)
-        tried = playground.routes(config, app.exchanges, self.relay.learned)
+        routes = page.routes(app.journal)
+        routes += playground.routes(config, app.exchanges, self.relay.learned)
         self.admin = admin.build(
-            app, enabled=config.admin.enabled, names=config.admin.hosts, more=[*seen, *tried]
+            app, enabled=config.admin.enabled, names=config.admin.hosts, more=routes
         )
         elsewhere = config.admin.port is not None
         self.admin_here = admin.build(app, enabled=False) if elsewhere else self.admin
         """What is under /-/ on the proxy's own port."""
 
     def connections(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """The name of each upstream, and how many connections to it are used and free."""
+        """The name of each upstream, and how many connections to it are in use and free."""
         for name, upstream in self._upstreams.items():
             yield name, upstream.connections()
 
     def connect(self, connect: Connect) -> None:
-        """Make the upstreams, which may have to read the certificates to trust."""
+        """Make the upstreams, which may read the trusted certificates from disk."""
         for settings in self.config.upstreams.values():
             self._upstreams[settings.name] = connect(settings)
 
     async def open(self) -> None:
-        """Make ready what is connected; without that no request may enter."""
+        """Ask upstreams for their models, if so configured; before the first request."""
         try:
             if self.config.models_from_upstream:
                 self.relay.learned |= await learned(self.config, self._upstreams)
@@ -226,8 +226,3 @@ class _Rooms:
         """Close the connections to all upstreams."""
         for upstream in self._upstreams.values():
             await upstream.close()
-
-
-def build(config: Config) -> App:
-    """The application for ``config``."""
-    return App(config)

@@ -1,4 +1,4 @@
-"""What has happened and what is open, as figures that Prometheus reads.
+"""What has happened and what is open, as metrics for Prometheus.
 
 Every set of label values is bounded: routes, upstreams and versions come from the configuration,
 errors and dropped parameters from our own code, and of what clients call themselves only the first
@@ -39,10 +39,10 @@ from .versions import droppable
 
 log = logging.getLogger("proxy")
 
-__all__ = ["CONTENT_TYPE", "Metrics", "forget_what_was_open", "reserve"]
+__all__ = ["CONTENT_TYPE", "Metrics", "reserve", "reset_gauges"]
 
 PREFIX = "anthropic_version_proxy"
-"""The name of the program, unabridged: it is what one looks for, and no other exporter has it."""
+"""What all names begin with: the name of the program, which no other exporter has."""
 
 SECONDS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
@@ -54,25 +54,25 @@ KINDS = 64
 """How many kinds of clients are told apart in one process; those that come later are ``other``."""
 
 COMBINATIONS = 1000
-"""How many combinations of labels exchanges are counted by before every kind is ``other``."""
+"""How many combinations of labels exchanges may have before every further kind is ``other``."""
 
 OTHER = "other"
 
 FOLDER = "metrics"
-"""Where in a shared folder figures are."""
+"""The folder of metrics in a shared folder."""
 
 SPACE = {"counter": 512 << 10, "histogram": 1 << 20, "gauge_livesum": 64 << 10}
-"""What each process that shares its figures sets aside for them at the start, in bytes, by the
-prefix of its files' names. It takes all COMBINATIONS, and the durations of some sixty routes."""
+"""The size of the files of each process at the start, in bytes, by the prefix of their names: it is
+enough for all COMBINATIONS, and for the durations of some sixty routes."""
 
-ENTRY = 32
-"""What a figure takes there beside its name, at most, in bytes."""
+VALUE_SIZE = 32
+"""What a value takes there beyond its name, at most, in bytes."""
 
-disable_created_metrics()  # a time for each series doubles a page that nobody reads them on
+disable_created_metrics()  # the creation time of each series would double the page
 
 
-class _Flow(NamedTuple):
-    """The figures of the exchanges of one route, streams apart from all else."""
+class _Bound(NamedTuple):
+    """The metrics of the exchanges of one route that are streams, or of those that are not."""
 
     duration: Histogram
     first_byte: Histogram
@@ -84,35 +84,35 @@ class _Flow(NamedTuple):
 
 
 class Metrics:
-    """The figures of this process, and the page of them; with ``shared``, of all that share it.
+    """The metrics of this process, and the page of them; with ``shared``, of all processes.
 
-    ``worker`` names this process among several; None says that it is the only one. Where several
-    have nothing to share, there is no page: figures of one of them, now of this and now of that,
-    would be read as one history.
+    ``worker`` names this process among several; None says that it is the only one. Several without
+    a ``shared`` folder have no page: Prometheus would take the counts of whichever answers for one
+    history.
 
-    With ``shared`` there is one of these in a process, for the library keeps them in files that
-    belong to the process. A worker that takes a dead one's name goes on with its counts, and shows
-    what is open anew.
+    With ``shared`` a process can have only one of these, for the library keeps the values in files
+    of the process. A worker that replaces a dead one of its name goes on with the counts of that,
+    and with gauges of its own.
     """
 
     def __init__(self, shared: Path | None = None, worker: str | None = None) -> None:
         self._pages: CollectorRegistry | None = CollectorRegistry()
-        """What the page is made of."""
+        """What the page is made from."""
         self._own: CollectorRegistry | None = self._pages
-        """Where the figures of this process are kept by objects, instead of files."""
+        """Holds the metrics of this process, where they are not in files."""
         self._pages.register(_Build())
         values.ValueClass = values.MutexValue  # whatever the environment says
-        if worker is not None and shared is not None and _there(shared / FOLDER):
+        if worker is not None and shared is not None and _exists(shared / FOLDER):
             self._own = None
             MultiProcessCollector(self._pages, str(shared / FOLDER))
-            forget_what_was_open(shared, worker)
+            reset_gauges(shared, worker)
             _keep_values_in(shared / FOLDER, worker)
         elif worker is not None:
             self._pages = self._own = None
         self._kinds: set[str] = set()
         self._droppable = droppable()
         self._exchange_of: dict[tuple[object, ...], Counter] = {}
-        self._flow_of: dict[tuple[str, bool], _Flow] = {}
+        self._bound_of: dict[tuple[str, bool], _Bound] = {}
         self._upstreams: set[str] = set()
         self._make_counters()
         self._make_histograms()
@@ -195,7 +195,7 @@ class Metrics:
             multiprocess_mode="livesum",
         )
 
-    # What happens.
+    # Written.
 
     def count(self, record: Record) -> None:
         """Count an exchange that is over."""
@@ -208,20 +208,20 @@ class Metrics:
             record.ended,
         )
         (self._exchange_of.get(key) or self._exchange(key)).inc()
-        flow = self._flow_of.get((record.route, record.streams)) or self._flow(record)
-        flow.duration.observe(record.seconds)
+        bound = self._bound_of.get((record.route, record.streams)) or self._bind(record)
+        bound.duration.observe(record.seconds)
         if record.streams and record.first_byte is not None:
-            flow.first_byte.observe(record.first_byte - record.began)
+            bound.first_byte.observe(record.first_byte - record.began)
         if record.bytes_received:
-            flow.request_bytes.inc(record.bytes_received)
+            bound.request_bytes.inc(record.bytes_received)
         if record.bytes_sent:
-            flow.response_bytes.inc(record.bytes_sent)
+            bound.response_bytes.inc(record.bytes_sent)
         if record.upstream_bytes:
-            flow.upstream_bytes.inc(record.upstream_bytes)
+            bound.upstream_bytes.inc(record.upstream_bytes)
         if record.events_received:
-            flow.events_received.inc(record.events_received)
+            bound.events_received.inc(record.events_received)
         if record.events_sent:
-            flow.events_sent.inc(record.events_sent)
+            bound.events_sent.inc(record.events_sent)
         for name in record.dropped:
             parameter = name if name in self._droppable else OTHER
             self._dropped.labels(record.route, parameter).inc()
@@ -229,31 +229,31 @@ class Metrics:
             self._errors.labels(record.route, record.fault, _type(record.error)).inc()
 
     def reloaded(self, *, fine: bool) -> None:
-        """Count that the configuration was read anew, and whether it was sound."""
+        """Count a reload of the configuration, and whether it was valid."""
         self._reloads.labels("ok" if fine else "failed").inc()
 
-    def standing(
+    def set_gauges(
         self, exchanges: int, streams: int, connections: Mapping[str, tuple[int, int]]
     ) -> None:
-        """Show what is open now; ``connections`` are those used and those free, by upstream."""
+        """Show what is open now; ``connections`` are those in use and those free, by upstream."""
         self._open.set(exchanges)
         self._streams.set(streams)
         self._upstreams |= connections.keys()
-        for upstream in self._upstreams:  # of those that a configuration had, too: they have none
+        for upstream in self._upstreams:  # those of earlier configurations, too: they have none now
             used, free = connections.get(upstream, (0, 0))
             self._connections.labels(upstream, "used").set(used)
             self._connections.labels(upstream, "free").set(free)
 
-    # What is read.
+    # Read.
 
     def page(self) -> bytes | None:
-        """All figures in the text format, CONTENT_TYPE; None where they cannot be added up.
+        """All metrics in the text format, CONTENT_TYPE; None where they cannot be added up.
 
-        It reads files where figures are shared, so it is for a thread of its own.
+        Call it in a thread: with a shared folder it reads files.
         """
         return None if self._pages is None else generate_latest(self._pages)
 
-    # Labels are bound once: binding them costs several times what counting does.
+    # Labels are bound once, for that costs several times as much as counting.
 
     def _exchange(self, key: tuple[object, ...]) -> Counter:
         route, client_version, upstream_version, hundreds, kind, ended = key
@@ -275,9 +275,9 @@ class Metrics:
             self._kinds.add(kind)
         return kind if kind in self._kinds else OTHER
 
-    def _flow(self, record: Record) -> _Flow:
+    def _bind(self, record: Record) -> _Bound:
         route, stream = record.route, "true" if record.streams else "false"
-        flow = self._flow_of[route, record.streams] = _Flow(
+        bound = self._bound_of[route, record.streams] = _Bound(
             self._duration.labels(route, stream),
             self._first_byte.labels(route),
             self._request_bytes.labels(route),
@@ -286,10 +286,10 @@ class Metrics:
             self._events_received.labels(route),
             self._events_sent.labels(route),
         )
-        return flow
+        return bound
 
 
-# read at once: it takes a while, and later no file may be left to read it from
+# At import: it takes a while, and later the limit of open files may be reached.
 _RUNNING = {
     "version": version("anthropic-version-proxy"),
     "python": platform.python_version(),
@@ -311,19 +311,19 @@ _TYPES = {
 
 
 def _type(error: str) -> str:
-    """The API's type of what a record says of an error; what an upstream made up is ``other``."""
+    """The API's type in the ``error`` of a record; one that an upstream made up is ``other``."""
     known = error.partition(":")[0]
     return known if known in _TYPES else OTHER
 
 
-# Figures of several processes: the library's files, one set for each name.
+# The metrics of several processes: the library's files, one set for each name.
 
 
 def reserve(shared: Path, workers: Iterable[str]) -> None:
-    """Make the files that ``workers`` keep their figures in; raises OSError.
+    """Make the files that ``workers`` keep their metrics in; raises OSError.
 
-    Their space is taken at once: a process that writes to a mapped file for which there is no room
-    any more is killed.
+    Their space is allocated at once: a process that writes to a mapped file while the disk is full
+    is killed by SIGBUS.
     """
     folder = shared / FOLDER
     folder.mkdir()
@@ -334,19 +334,19 @@ def reserve(shared: Path, workers: Iterable[str]) -> None:
                     os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _there(folder: Path) -> bool:
-    """Whether the files of others can be there; whatever clears up may have taken them away."""
+def _exists(folder: Path) -> bool:
+    """Whether the folder is still there: something that cleans up may have deleted it."""
     if not folder.is_dir():
         log.warning("metrics: %s is gone, no more are shown until a restart", folder)
         return False
     return True
 
 
-def forget_what_was_open(shared: Path, worker: str) -> None:
-    """Empty the gauges of a dead worker of that name.
+def reset_gauges(shared: Path, worker: str) -> None:
+    """Empty the gauges that a dead worker of that name has left.
 
-    Its like may be long in coming, and shows anew only those that it has itself, and not those of
-    an upstream that its configuration has no more.
+    It may be long before a successor starts, and that sets only its own: it would go on showing
+    those of upstreams that the configuration no longer has.
     """
     with (
         suppress(OSError),  # there is none, or no descriptor for it
@@ -358,8 +358,7 @@ def forget_what_was_open(shared: Path, worker: str) -> None:
 def _keep_values_in(folder: Path, worker: str) -> None:
     """Have the library keep all values that are made from now on in the files of ``worker``.
 
-    One for which there is no room any more is kept in memory, where it harms nobody and is not
-    shown.
+    One for which there is no room is kept in memory instead, and is missing on the page.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     values.MmapedDict = _Reserving  # type: ignore[attr-defined]  # the library's own import of it
@@ -382,11 +381,11 @@ def _keep_values_in(folder: Path, worker: str) -> None:
 
 
 class _Reserving(MmapedDict):
-    """The library's file, whose space is taken at once when it grows, too."""
+    """The library's file, whose space is allocated at once when it grows, too."""
 
     def _init_value(self, key: str) -> None:
-        """Add a figure; raises OSError where there is no room for it."""
-        takes = len(key.encode()) + ENTRY
+        """Add a value; raises OSError where there is no room for it."""
+        takes = len(key.encode()) + VALUE_SIZE
         if self._used + takes > self._capacity and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
         super()._init_value(key)  # type: ignore[no-untyped-call]  # the library has no types here

@@ -32,7 +32,7 @@ from typing import NamedTuple
 from . import journal, logs, server, tracing
 from .app import App
 from .config import Config
-from .metrics import Metrics, forget_what_was_open, reserve
+from .metrics import Metrics, reserve, reset_gauges
 from .summary import served
 
 log = logging.getLogger("proxy")
@@ -225,7 +225,7 @@ class Crew:
             if not told:
                 log.error("a worker has ended with code %s: it is replaced", worker.exitcode)
                 if self._common.shared is not None:
-                    forget_what_was_open(self._common.shared, name)
+                    reset_gauges(self._common.shared, name)
             try:
                 started = self._started(name)
             except OSError as error:  # the limit of processes or descriptors

@@ -433,7 +433,7 @@ def test_what_a_dead_worker_had_open_is_not_shown_by_the_next_of_its_name(tmp_pa
     code = (
         "import sys; from pathlib import Path; from proxy.metrics import Metrics;"
         "name, folder = sys.argv[1:]; metrics = Metrics(Path(folder), '0');"
-        "metrics.reloaded(fine=True); metrics.standing(3, 2, {name: (1, 0)});"
+        "metrics.reloaded(fine=True); metrics.set_gauges(3, 2, {name: (1, 0)});"
         "sys.stdout.write(metrics.page().decode())"
     )
     for name in ("before", "now"):
@@ -514,7 +514,7 @@ def everything() -> dict[str, set[str]]:
     record.bytes_received = record.bytes_sent = record.upstream_bytes = 1
     record.events_received = record.events_sent = 1
     metrics.count(record)
-    metrics.standing(1, 1, {"api": (1, 1)})
+    metrics.set_gauges(1, 1, {"api": (1, 1)})
     families = text_string_to_metric_families((metrics.page() or b"").decode())
     samples = [sample for family in families for sample in family.samples]
     return {sample.name: {*sample.labels, "job", "instance"} for sample in samples}

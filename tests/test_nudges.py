@@ -26,7 +26,7 @@ from support import (
 )
 
 from proxy import config
-from proxy.app import build
+from proxy.app import App
 from proxy.nudges import SECOND, Brownout, Nudge, Window
 from proxy.server import running
 
@@ -64,7 +64,7 @@ async def asking(
 
     async with (
         raw_upstream(play) as upstream,
-        running(build(settings(upstream, nudge, **more))) as url,
+        running(App(settings(upstream, nudge, **more))) as url,
     ):
         yield url, heard
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import Side, raw_upstream, settings
 
-from proxy.app import build
+from proxy.app import App
 from proxy.server import running
 
 pytestmark = pytest.mark.anyio
@@ -40,14 +40,14 @@ async def probe(url: str, path: str = "/-/healthy") -> tuple[int | None, str]:
 
 
 async def test_a_proxy_that_takes_work_is_healthy_and_ready() -> None:
-    async with running(build(settings("http://127.0.0.1:9"))) as url:
+    async with running(App(settings("http://127.0.0.1:9"))) as url:
         port = url.rpartition(":")[2]
         assert await python("-m", "proxy.probe", PORT=port) == (0, "")
         assert await probe(url, "/-/ready") == (0, "")
 
 
 async def test_one_that_drains_is_healthy_but_not_ready() -> None:
-    app = build(settings("http://127.0.0.1:9"))
+    app = App(settings("http://127.0.0.1:9"))
     async with running(app) as url:
         app.drain()
         port = url.rpartition(":")[2]

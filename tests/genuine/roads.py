@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import config, sandbox
-from proxy.app import build
+from proxy.app import App
 from proxy.server import running
 
 CONFIGS = Path(__file__).parents[2] / "config"
@@ -84,7 +84,7 @@ async def _open(servers: AsyncExitStack) -> dict[str, Road]:
         upstream = Upstream(app)
         environ = {variable: await servers.enter_async_context(running(upstream)), "PORT": "0"}
         settings = config.parse((CONFIGS / file).read_bytes(), file, environ)
-        return Road(await servers.enter_async_context(running(build(settings))), upstream)
+        return Road(await servers.enter_async_context(running(App(settings))), upstream)
 
     api = sandbox.build(delay=0)
     return {

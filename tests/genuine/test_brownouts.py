@@ -12,7 +12,7 @@ from old_clients import CLIENTS, OldClient, perform
 from plays import Scenario
 
 from proxy import config
-from proxy.app import build
+from proxy.app import App
 from proxy.observe import Record
 from proxy.server import running
 
@@ -38,7 +38,7 @@ def settings() -> config.Config:
 @pytest.mark.parametrize("client", PLAYED, ids=str)
 async def test_a_client_of_2023_is_refused_once(client: OldClient, installed: Installed) -> None:
     installed.require(client.places)
-    app = build(settings())
+    app = App(settings())
     records: list[Record] = []
     app.observers.append(records.append)
     async with running(app) as url:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy import config, sandbox
-from proxy.app import build
+from proxy.app import App
 from proxy.fields import values
 from proxy.server import running
 
@@ -162,7 +162,7 @@ async def _serve(road: Road, closing: anyio.Event, *, task_status: TaskStatus[St
     app = service_of_2023.build(messages=road.messages) if old else sandbox.build(delay=0)
     strict = Strict(app, road)
     async with running(strict) as upstream:
-        proxy = build(config.parse(json.dumps(_settings(road, upstream)), str(road), {}))
+        proxy = App(config.parse(json.dumps(_settings(road, upstream)), str(road), {}))
         async with running(proxy) as address:
             task_status.started(Stage(address, upstream, strict.received))
             await closing.wait()
