@@ -28,7 +28,7 @@ from pathlib import Path
 from . import config, jsontext
 from .daemonthread import DaemonThread
 from .errors import Busy
-from .ledger import Ledger, OtherForm
+from .ledger import Ledger, OtherFormat
 from .observe import Record
 
 log = logging.getLogger("proxy")
@@ -166,9 +166,9 @@ class Journal:
             return
         counted, self._counted = self._counted, Ledger(self._limit)
         if self._file is None or self._failed:
-            await _in_slices(self._summed.adding(counted, self._clock()))
+            await _in_slices(self._summed.merging(counted, self._clock()))
         if self._unwritten.revision:
-            await _in_slices(self._unwritten.adding(counted, self._clock()))
+            await _in_slices(self._unwritten.merging(counted, self._clock()))
         elif self._file is not None:
             self._unwritten = counted
         self.revision += 1
@@ -185,14 +185,14 @@ class Journal:
         if starts_over or lines:
             into = Ledger(self._limit) if starts_over else self._summed
             self._all_understood = self._all_understood or starts_over
-            await _in_slices(self._adding_lines(lines, into, file.path))
+            await _in_slices(self._merging_lines(lines, into, file.path))
             self._summed = into
             self.revision += 1
         # Compacting would lose the lines of a newer proxy, after a downgrade to this one.
         if file.read_up_to > self._compact_at and self._all_understood:
             await self._compact(file, thread)
 
-    def _adding_lines(self, lines: list[bytes], into: Ledger, path: Path) -> Iterator[None]:
+    def _merging_lines(self, lines: list[bytes], into: Ledger, path: Path) -> Iterator[None]:
         """Add what the lines of the file say, in steps; how many cannot be read is logged."""
         unread = 0
         for line in lines:
@@ -200,10 +200,10 @@ class Journal:
                 part = Ledger.read(jsontext.loads(line), into.limit, self._clock())
             except ValueError as error:
                 unread += 1
-                self._all_understood = self._all_understood and not isinstance(error, OtherForm)
+                self._all_understood = self._all_understood and not isinstance(error, OtherFormat)
             else:
                 yield
-                yield from into.adding(part, self._clock())
+                yield from into.merging(part, self._clock())
         if unread:
             log.warning("ledger: %d lines of %s cannot be read, and are not counted", unread, path)
 
@@ -241,7 +241,7 @@ class Journal:
             if self._unwritten.revision and self._file is not None and self._thread is not None:
                 with suppress(OSError):  # what cannot be written to can still be read
                     await self._read(self._file, self._thread)
-            await _in_slices(self._summed.adding(self._unwritten, self._clock()))
+            await _in_slices(self._summed.merging(self._unwritten, self._clock()))
         self._failed = True
         if self._timer is None:
             self._flush_in(RETRY)

@@ -1,15 +1,15 @@
 """The migration ledger: who still needs the proxy, for what, and since when.
 
-Counts only ever grow, and adding two ledgers is adding their counts. So several processes can
-each count for themselves, write down what was added, and sum up what all have written, in any
-order. Strangers choose most of the names in here: each is short, and there are so many and no
-more; what exceeds that is counted as OTHER, never lost.
+Counts only ever grow, and two ledgers are merged by adding their counts. So several processes can
+each count for themselves, write down what they have counted, and add up what all have written, in
+any order. Strangers choose most of the names in here: their length and their number are bounded;
+whatever exceeds that is counted as OTHER, never lost.
 
-Clocks are set: a time that lies ahead of now is kept, but believed only where there is no other, or
-once it has come: it may be now that is wrong, as where a clock is set only after the start.
+Clocks can be wrong: a time in the future is kept, but believed only where there is no other, or
+once it has come. It may be now that is wrong, as where a clock is set only after the start.
 
-What takes long for many entries comes in steps, iterators with nothing in them, so that whoever
-has a loop to serve can do so in between.
+What takes long for many entries is done in steps, by iterators that yield nothing, so that an event
+loop can serve others in between.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .versions.messages_became_incremental import MessagesBecameIncremental
 from .versions.unset_parameters_refused import ONLY_THEN
 
 UNKNOWN = "-"
-"""What a record says where it does not know."""
+"""Stands in a record for what is not known."""
 
 NEWER = "newer"
-"""The version of clients whose version is newer than all we know, and passes through."""
+"""Stands for any version that is newer than all we know."""
 
 OTHER = "(other)"
-"""Under what is counted that there is no room for."""
+"""Stands for all names beyond those that there is room for."""
 
 HIDDEN = "(hidden)"
-"""What stands for a name that looks like a key."""
+"""Stands for a name that looks like a key."""
 
 LONGEST = 100
 """The most that is kept of a name, in characters."""
@@ -47,16 +47,16 @@ NAMES = 24
 
 HOUR, DAY = 3_600, 86_400
 HOURS, DAYS = 72, 90
-"""For how many hours and days is kept how many exchanges they had."""
+"""The number of hours and of days for which exchanges are counted one by one."""
 
 END_OF_TIME = 253_402_300_800
 """The first second of the year 10000, which RFC 3339 cannot write."""
 
 AHEAD = HOUR
-"""How far from now a time may lie in the future and be believed: clocks differ, and are set."""
+"""How many seconds a time may lie in the future and still be believed: clocks differ."""
 
 FORGET = 10
-"""Which part of the entries is summed up, one in so many, when there are too many."""
+"""Where there are too many entries, one in so many is summed up with the others."""
 
 STEP = 25
 """How many entries a step handles, and a line holds: a millisecond's work."""
@@ -69,17 +69,17 @@ _SNAPSHOTS = {
     MessagesBecameIncremental.__name__: "whole Message in every event",
 }
 _NOTED = {"stop_sequences": "blank stop sequences", **{name: name for name in ONLY_THEN}}
-"""What clients use that today's API has no like of, by the version change or the note of the
-translation that tells; parameters that were left out are counted by their own names."""
+"""What clients use that today's API has no equivalent of, by the version change or the note of the
+translation that shows it. Parameters that were left out are counted apart, as ``dropped``."""
 
 FAILURES = frozenset(
     ("refused", "upstream refused", "upstream failed", "client stalled", "drained", "crashed")
 )
-"""The ways to end that are errors to a client; see observe.Ended."""
+"""The values of observe.Ended that are errors to a client."""
 
 
 class Who(NamedTuple):
-    """What an entry is kept for. ``key`` is a fingerprint, ``version`` the client's."""
+    """What an entry is about. ``key`` is a fingerprint, ``version`` the client's."""
 
     key: str
     client: str
@@ -89,28 +89,28 @@ class Who(NamedTuple):
 
 
 NOBODY = Who(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
-"""Whose requests are counted that no route takes: they are no use of the API."""
+"""Stands for whoever sends requests that no route takes: they are no use of the API."""
 
 Counts = dict[str, int]
 
 
-class OtherForm(ValueError):
-    """A line says that it is a ledger of another form, as a later proxy may write it."""
+class OtherFormat(ValueError):
+    """A line is in another format of the ledger, as a later proxy may write it."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """What somebody did. Times are in seconds since 1970, UTC; sizes in bytes, of bodies."""
+    """What one Who did. Times are in seconds since 1970, UTC; sizes in bytes, of bodies."""
 
     first: float
     last: float
     answered_by: str = UNKNOWN
-    """The model that was asked in place of theirs, lately."""
+    """The model that was last asked in place of theirs."""
     exchanges: int = 0
     translated: int = 0
     """How many the client could not have had without the proxy."""
     passed: int = 0
-    """How many passed through. What was refused before it was known which is neither."""
+    """How many passed through. One refused before that was decided is neither."""
     streams: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
@@ -118,9 +118,9 @@ class Entry:
     dropped: Counts = field(default_factory=dict)
     changes: Counts = field(default_factory=dict)
     features: Counts = field(default_factory=dict)
-    """What they use that today's API has no like of."""
+    """What they use that today's API has no equivalent of."""
     latest: float = 0.0
-    """The latest time that was added, though it lay ahead."""
+    """The latest time that was merged, even if it was in the future."""
 
     def seen(self, now: float) -> float:
         """When they were seen last, as far as that is believed ``now``."""
@@ -133,7 +133,7 @@ class Entry:
 
     def count(self, record: Record, now: float, *, translated: bool, passed: bool) -> None:
         """Add one exchange that is over ``now``."""
-        # Clocks are set back now and then. Without a call this costs a third.
+        # Clocks are set back now and then. Calling min would cost three times as much.
         if now < self.first:  # noqa: PLR1730
             self.first = now
         self.last = now
@@ -178,18 +178,18 @@ class Entry:
         _add(self.changes, other.changes)
         _add(self.features, other.features)
 
-    def told(self) -> dict[str, Any]:
-        """The entry as JSON; see read."""
+    def as_json(self) -> dict[str, Any]:
+        """The entry as a value for JSON; see read."""
         return {field.name: getattr(self, field.name) for field in _FIELDS}
 
     @classmethod
-    def read(cls, told: dict[str, Any]) -> Entry:
-        """An entry as ``told`` tells it; raises what strange values raise."""
-        first, last = _moment(told["first"]), _moment(told["last"])
-        entry = cls(first, last, _kept(str(told["answered_by"])))
-        entry.latest = _moment(told.get("latest", 0.0))  # which older proxies do not write
+    def read(cls, data: dict[str, Any]) -> Entry:
+        """The entry of which ``data`` was made; raises whatever malformed values raise."""
+        first, last = _valid_time(data["first"]), _valid_time(data["last"])
+        entry = cls(first, last, _safe_name(str(data["answered_by"])))
+        entry.latest = _valid_time(data.get("latest", 0.0))  # which older proxies do not write
         for part in _FIELDS[3:-1]:
-            value = told[part.name]
+            value = data[part.name]
             if part.type == "int":
                 setattr(entry, part.name, int(value))
             else:
@@ -203,9 +203,9 @@ _FIELDS = fields(Entry)
 class Buckets:
     """How many exchanges there were in each of the last ``kept`` spans of ``seconds``.
 
-    As many are kept that lie ahead of now, the last of them: it may be now that is wrong. ``spans``
-    maps the number of a span since 1970 to, by version, how many were translated and how many
-    passed through.
+    As many spans of the future are kept, too, the last of them, in case it is now that is wrong.
+    ``spans`` maps the number of a span since 1970 to, by version, how many were translated and how
+    many passed.
     """
 
     def __init__(self, seconds: int, kept: int) -> None:
@@ -221,16 +221,16 @@ class Buckets:
         counts = span.get(version) or span.setdefault(version, [0, 0])
         counts[not translated] += 1
 
-    def add(self, told: Iterable[tuple[int, dict[str, list[int]]]], now: float) -> None:
-        """Add what others counted; raises what strange values raise."""
-        for number, versions in told:
-            _moment(number * self.seconds)
+    def add(self, data: Iterable[tuple[int, dict[str, list[int]]]], now: float) -> None:
+        """Add what another has counted; raises whatever malformed values raise."""
+        for number, versions in data:
+            _valid_time(number * self.seconds)
             span = self.spans.get(number)
             if span is None:
                 span = self._new(number, now)
             for version, (translated, passed) in versions.items():
                 known = version in span or len(span) < NAMES
-                counts = span.setdefault(_kept(version) if known else OTHER, [0, 0])
+                counts = span.setdefault(_safe_name(version) if known else OTHER, [0, 0])
                 counts[0] += int(translated)
                 counts[1] += int(passed)
 
@@ -245,15 +245,15 @@ class Buckets:
 
 
 class Ledger:
-    """At most ``limit`` entries. Those that were not seen for longest are summed up as others."""
+    """At most ``limit`` entries. Those not seen for longest are summed up as ``others``."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.entries: dict[Who, Entry] = {}
         self.others: Entry | None = None
-        """The sum of the entries there was no room for."""
+        """The sum of the entries that there was no room for."""
         self.summed_up = 0
-        """How many these were; one that came back counts again."""
+        """How many these were; an entry that came back and left again counts twice."""
         self.hours = Buckets(HOUR, HOURS)
         self.days = Buckets(DAY, DAYS)
         self.revision = 0
@@ -269,19 +269,19 @@ class Ledger:
             unread = not translated
         if version == UNKNOWN and not unread:
             version = NEWER
-        who: tuple[str, ...] = NOBODY  # a plain tuple finds what a Who is kept under, and is cheap
+        who: tuple[str, ...] = NOBODY  # a plain tuple is equal to a Who, and cheaper
         if record.route != UNKNOWN:
             who = (record.key, record.client, record.route, record.model[:LONGEST], version)
         entry = self.entries.get(who)  # type: ignore[call-overload]
         if entry is None:
-            entry = self._held(Who(*map(_kept, who)), Entry(now, now), now)
+            entry = self._entry_of(Who(*map(_safe_name, who)), Entry(now, now), now)
         entry.count(record, now, translated=translated, passed=not (translated or unread))
         if not unread:
             self.hours.count(now, version, translated=translated)
             self.days.count(now, version, translated=translated)
         self.revision += 1
 
-    def adding(self, other: Ledger, now: float) -> Iterator[None]:
+    def merging(self, other: Ledger, now: float) -> Iterator[None]:
         """Add all that ``other`` counted, in steps."""
         for number, who in enumerate(list(other.entries), 1):
             entry, mine = other.entries[who], self.entries.get(who)
@@ -299,8 +299,8 @@ class Ledger:
         self.revision += 1
         yield
 
-    def _held(self, who: Who, new: Entry, now: float) -> Entry:
-        """The entry of ``who``, which is ``new`` if there was none."""
+    def _entry_of(self, who: Who, new: Entry, now: float) -> Entry:
+        """The entry of ``who``; if there is none, ``new`` becomes it."""
         entry = self.entries.get(who)
         if entry is None:
             if len(self.entries) >= self.limit:
@@ -310,7 +310,7 @@ class Ledger:
         return entry
 
     def _making_room(self, now: float) -> Iterator[None]:
-        """Sum up those that have been gone for longest: who still calls stays to be seen."""
+        """Sum up those that were not seen for the longest time: who still calls stays listed."""
 
         def last(who: Who) -> float:
             seen = self.entries[who].seen(now)
@@ -333,46 +333,46 @@ class Ledger:
         self.others.add(entry, now)
         self.summed_up += count
 
-    # As text, to be read again.
+    # As text.
 
     def lines(self) -> Iterator[bytes]:
-        """All of it as lines of JSON, each a ledger; together they add up to this one."""
+        """Lines of JSON, each of them a ledger that read returns; merged they are this one."""
         everyone = list(self.entries)
         others = self.others
         rest: dict[str, Any] = {
-            "others": None if others is None else [self.summed_up, others.told()],
+            "others": None if others is None else [self.summed_up, others.as_json()],
             "hours": list(self.hours.spans.items()),
             "days": list(self.days.spans.items()),
         }
         for start in range(0, max(len(everyone), 1), STEP):
-            part = [[*who, self.entries[who].told()] for who in everyone[start : start + STEP]]
+            part = [[*who, self.entries[who].as_json()] for who in everyone[start : start + STEP]]
             yield dumps({"ledger": 1, "entries": part, **rest}) + b"\n"
             rest = {"others": None, "hours": [], "days": []}
 
     @classmethod
-    def read(cls, told: Any, limit: int, now: float) -> Self:
-        """What a line says, parsed; raises ValueError for one of another kind."""
+    def read(cls, data: Any, limit: int, now: float) -> Self:
+        """The ledger in a line whose JSON is ``data``; raises ValueError, also as OtherFormat."""
         made = cls(limit)
         try:
-            if told["ledger"] != 1:
-                raise OtherForm("the form of the line is not known")
-            for *names, entry in told["entries"]:
-                who = Who(*map(_kept, map(str, names)))
+            if data["ledger"] != 1:
+                raise OtherFormat("the form of the line is not known")
+            for *names, entry in data["entries"]:
+                who = Who(*map(_safe_name, map(str, names)))
                 read = Entry.read(entry)
-                if (held := made._held(who, read, now)) is not read:
+                if (held := made._entry_of(who, read, now)) is not read:
                     held.add(read, now)
-            if told["others"] is not None:
-                count, others = told["others"]
+            if data["others"] is not None:
+                count, others = data["others"]
                 made._sum_up(Entry.read(others), int(count), now)
-            made.hours.add(((int(number), span) for number, span in told["hours"]), now)
-            made.days.add(((int(number), span) for number, span in told["days"]), now)
+            made.hours.add(((int(number), span) for number, span in data["hours"]), now)
+            made.days.add(((int(number), span) for number, span in data["days"]), now)
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError("the line is not one of a ledger") from error
         return made
 
 
 def _features(record: Record) -> Iterator[str]:
-    """What an exchange used that today's API has no like of; its newest versions have nothing."""
+    """What an exchange used that today's API has no equivalent of."""
     if record.streams and record.client_version < record.upstream_version:
         for change in record.changes:
             if change in _SNAPSHOTS:
@@ -386,7 +386,7 @@ def _count(counts: Counts, name: str, more: int = 1) -> None:
     try:
         counts[name] += more
     except KeyError:
-        name = _kept(name)
+        name = _safe_name(name)
         if len(counts) >= NAMES and name not in counts:
             name = OTHER
         counts[name] = counts.get(name, 0) + more
@@ -397,19 +397,18 @@ def _add(counts: Counts, more: Counts) -> None:
         _count(counts, name, count)
 
 
-def _moment(told: Any) -> float:
-    """A time that can be shown, in seconds since 1970; raises ValueError for another."""
-    seconds = float(told)
+def _valid_time(data: Any) -> float:
+    """A time in seconds since 1970; raises ValueError for one that RFC 3339 cannot write."""
+    seconds = float(data)
     if not 0 <= seconds < END_OF_TIME:
         raise ValueError("the time is out of all bounds")
     return seconds
 
 
-def _kept(name: str) -> str:
-    """A name as far as it is kept; of what cannot be printed each character becomes ``?``.
+def _safe_name(name: str) -> str:
+    """``name`` as it may be kept: not too long, printable, and no key.
 
-    A terminal would do what such a character says. What looks like a key that has gone astray is
-    not kept at all.
+    A terminal would obey control characters: each that cannot be printed becomes ``?``.
     """
     if name.lstrip().startswith("sk-"):
         return HIDDEN

@@ -107,7 +107,7 @@ def sum_of(lines: Iterable[bytes], limit: int = 100, now: float = NOW) -> Ledger
     """What lines say together."""
     made = Ledger(limit)
     for line in lines:
-        for _ in made.adding(Ledger.read(jsontext.loads(line), limit, now), now):
+        for _ in made.merging(Ledger.read(jsontext.loads(line), limit, now), now):
             pass
     return made
 
@@ -391,7 +391,7 @@ async def test_a_clock_that_was_behind_at_the_start_hides_nothing(
 
 def test_who_was_seen_lately_by_a_clock_that_is_right_again_makes_no_room() -> None:
     made = counted(*(record(key=f"{n}") for n in range(100)), now=NOW - DAY)
-    for _ in made.adding(counted(record(key="0")), NOW - TEN_YEARS):
+    for _ in made.merging(counted(record(key="0")), NOW - TEN_YEARS):
         pass
     made.count(record(key="new"), NOW)
     assert "0" in {who.key for who in made.entries}
@@ -457,8 +457,8 @@ def test_a_line_that_is_none_is_refused(line: bytes) -> None:
 def test_an_entry_is_read_as_it_was_written() -> None:
     made = counted(record(streams=True, dropped=("a",), bytes_sent=3, ended="drained"))
     (entry,) = made.entries.values()
-    assert Entry.read(jsontext.loads(jsontext.dumps(entry.told()))) == entry
-    earlier = entry.told()
+    assert Entry.read(jsontext.loads(jsontext.dumps(entry.as_json()))) == entry
+    earlier = entry.as_json()
     del earlier["latest"]  # older proxies do not write it
     assert Entry.read(earlier) == entry
 
@@ -557,7 +557,7 @@ from proxy import config, journal
 from proxy.observe import Record
 
 journal.File.append = lambda *_: threading.Event().wait()
-journal.PATIENT = 0.1
+journal.DISK_PATIENCE = 0.1
 
 async def live():
     one = journal.Journal(config.Ledger(file=sys.argv[1]))
