@@ -14,7 +14,7 @@ from types import MappingProxyType
 from .config import Config, Route, Snapshots
 from .errors import InvalidVersion, UnsupportedVersion, VersionRequired
 from .routing import Match
-from .translation import Manner, Translation
+from .translation import Options, Translation
 from .versions import dates, path
 from .versions.complete_through_messages import CompleteThroughMessages
 from .versions.models import Learned
@@ -50,13 +50,13 @@ def negotiate(
         used = nearest(speaks, bridge.version, bridge.living)
     else:
         used = nearest(speaks, spoken, endpoint)
-    manner = _manner(route.snapshots, config.limits.event, strict=route.strict)
-    return Translation(spoken, used, bridge, manner)
+    options = _options(route.snapshots, config.limits.event, strict=route.strict)
+    return Translation(spoken, used, bridge, options)
 
 
 @lru_cache(maxsize=64)
-def _manner(snapshots: Snapshots, event_limit: int, *, strict: bool) -> Manner:
-    return Manner(strict=strict, newest_only=snapshots == "latest", event_limit=event_limit)
+def _options(snapshots: Snapshots, event_limit: int, *, strict: bool) -> Options:
+    return Options(strict=strict, newest_only=snapshots == "latest", event_limit=event_limit)
 
 
 def translates(match: Match, method: str, translation: Translation) -> bool:

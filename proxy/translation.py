@@ -1,7 +1,7 @@
-"""One exchange's translation: the changes that it takes, folded over it both ways.
+"""One exchange's translation: the version changes that it takes, folded over it both ways.
 
-The response retraces the steps that the request took; which ones these are is known once the
-request has climbed. Bytes of an upstream's stream go in, bytes for the client come out.
+The response goes back through the changes that the request took, which are known once ``request``
+has returned. Bytes of an upstream's stream go in, bytes for the client come out.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 
 MOST_VALUES = 300_000
-"""How many values a body may hold: in a request three for each message of text, up to all but a few
-of the 100,000 that the API takes.
-Each may be two bytes on the wire, takes up to 500 ns to read, all of them at once, and 90 bytes."""
+"""How many values a body may hold. A message of text has three, and the API takes 100,000 messages.
+A value may be two bytes on the wire, and takes up to 500 ns to parse and 90 bytes of memory."""
 
 SHOWN = 1000
-"""How much is told of what a strict route would leave out, in characters."""
+"""The most that the refusal of a strict route says of what it would leave out, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class Options:
     """How a route wants its exchanges translated.
 
-    ``strict`` refuses what would otherwise be left out. ``newest_only`` lets a snapshot supersede
-    those before it that arrived with it. ``event_limit`` bounds one upstream event, in bytes.
+    ``strict`` refuses a request of which something would be left out. ``newest_only`` sends only
+    the last of several snapshots that arrived together. ``event_limit`` bounds one event of the
+    upstream, in bytes.
     """
 
     strict: bool = False
@@ -45,54 +45,54 @@ class Translation:
     """Translates one exchange between a ``client`` version and an ``upstream`` version."""
 
     def __init__(
-        self, client: str, upstream: str, bridge: Bridge | None = None, manner: Manner = Manner()
+        self, client: str, upstream: str, bridge: Bridge | None = None, options: Options = Options()
     ) -> None:
         self.client = client
         self.upstream = upstream
         self.dropped: Mapping[str, str] = {}
-        """The parameters that the client set and the upstream does not get, and why."""
+        """The parameters that were left out of the request, and why."""
         self.notes: Sequence[str] = ()
-        """What else the request has different from the client's, and why."""
+        """What else was changed in the request, and why."""
         self.changes: Sequence[str] = ()
         """The names of the version changes that the request took."""
         self.model_asked = ""
-        """The model that the client asked for, as it wrote it."""
+        """The model that the client named."""
         self.streams = False
         """Whether the client asked for a stream."""
         self.events_taken = 0
-        """How many of the upstream's events were read."""
+        """How many events of the upstream were read."""
         self.events_made = 0
-        """How many the client was owed for them."""
+        """How many events were made of them for the client."""
         self.started = False
         """Whether the upstream's stream has begun with anything but an error."""
         self.ended = False
         """Whether the client's stream is complete."""
         self.failure: ProxyError | None = None
-        """With what error it ended, if it did."""
+        """The error that the client's stream ended with, if any."""
         self._bridge = bridge
-        self._manner = manner
+        self._options = options
         kind = type(bridge) if bridge else None
         self._path = path(client, upstream, kind)  # type: ignore[arg-type]  # classes can be hashed
         self._way_back: list[Step] = []
         self._runs = False
         self._run: Run | None = None
-        self._superseded: Callable[[], bytes] | None = None
-        """Prints the snapshot that the next one would supersede, if it came with it."""
+        self._held_back: Callable[[], bytes] | None = None
+        """Encodes a snapshot that is held back: the next piece may supersede it."""
         self._changes_of_events: list[Callable[[Event], Sequence[Event]]] = []
-        self._decoder = Decoder(manner.event_limit)
+        self._decoder = Decoder(options.event_limit)
 
     @property
     def model(self) -> str | None:
-        """The model that answers, where the client asked for another."""
+        """The model that answers, if the client has asked for another."""
         return self._bridge.answered_by if self._bridge else None
 
     @property
     def differs(self) -> bool:
-        """Whether client and upstream do not simply speak the same."""
+        """Whether client and upstream speak different versions, or any change was taken."""
         return self.client != self.upstream or bool(self.changes)
 
     def concerns(self, endpoint: str) -> bool:
-        """Whether anything differs for ``endpoint`` between the two versions."""
+        """Whether requests or responses of ``endpoint`` differ between the two versions."""
         for taken in self._path:
             if endpoint in taken.kind.endpoints and (taken.asks or taken.answers):
                 return True
@@ -100,13 +100,13 @@ class Translation:
 
     @property
     def answers(self) -> bool:
-        """Whether answers differ, too; known once the request was made."""
+        """Whether responses differ, too; known once ``request`` has returned."""
         return bool(self._way_back)
 
     def request(self, endpoint: str, body: bytes) -> tuple[str, bytes]:
-        """The endpoint and body to call; raises InvalidRequest.
+        """The endpoint to call and the body to send; raises InvalidRequest.
 
-        A body that no change altered is sent as it came, byte for byte.
+        A body that no change has altered is sent as it came, byte for byte.
         """
         original = _object(body)
         self.streams = original.get("stream") is True
@@ -114,7 +114,7 @@ class Translation:
             self.model_asked = model
         call = self._climb(Call(endpoint, dict(original)))
         self.dropped, self.notes = call.dropped, call.notes
-        if self._manner.strict and call.dropped:
+        if self._options.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
             shown = beginning(reasons, SHOWN)
             raise InvalidRequest(f"this route is strict, and would leave out {shown}")
@@ -129,7 +129,7 @@ class Translation:
         return call.endpoint, made
 
     def _climb(self, call: Call) -> Call:
-        """Take the changes that concern the call, and remember the way back."""
+        """Apply the changes that concern the call, and remember the way back for the response."""
         changes: list[str] = []
         for direction in self._path:
             if call.endpoint in direction.kind.endpoints:
@@ -171,32 +171,33 @@ class Translation:
     def feed(self, chunk: bytes) -> Iterable[bytes]:
         """The client's events for a chunk of the upstream's stream, in blocks of whole events.
 
-        They are made as they are taken. Raises UpstreamRefused if the stream begins with an
-        error, and UpstreamNonsense where it cannot be understood, but not before what came before
-        was taken; either way finish() tells what the client is owed.
+        Lazy: each is made when it is asked for. Raises, behind all events that came before it,
+        UpstreamRefused for a stream that begins with an error, and UpstreamNonsense for what cannot
+        be understood; either way finish() returns what the client is still owed.
         """
         if self._run is not None and self._decoder.between and not self.ended:
             snapshot = self._run.snapshot_of(chunk)
-            if snapshot is not None:  # as of nearly all chunks; the long way costs twice as much
+            if snapshot is not None:  # as for nearly all chunks; the long way costs twice as much
                 self.events_taken += 1
                 self.events_made += 1
                 return (snapshot,)
         return self.feed_piece(chunk, more=False)
 
     def feed_piece(self, chunk: bytes, *, more: bool) -> Iterator[bytes]:
-        """As feed, of a piece of what arrived at once; ``more`` of that follows.
+        """As feed, for a piece of what arrived together; ``more`` says that another one follows.
 
-        So what is in there may supersede a snapshot of this one.
+        The next piece may then supersede the last snapshot of this one.
         """
         return self._blocks(self._encoded(chunk, more=more))
 
-    def _blocks(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Whole events, joined."""
+    def _blocks(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
+        """Count the events, and join them up to BLOCK."""
         block: list[bytes] = []
         size = 0
         failed: ProxyError | None = None
         try:
-            for piece in pieces:
+            for events, piece in pieces:
+                self.events_made += events
                 if block and size + len(piece) > BLOCK:
                     yield b"".join(block)
                     block.clear()
@@ -217,10 +218,10 @@ class Translation:
         if failed is not None:
             raise failed
 
-    def _encoded(self, chunk: bytes, *, more: bool) -> Iterator[bytes]:
-        """One event or some of a run at a time; what stands alone may begin one."""
-        newest_only = self._manner.newest_only
-        superseded, self._superseded = self._superseded, None
+    def _encoded(self, chunk: bytes, *, more: bool) -> Iterator[tuple[int, bytes]]:
+        """One event at a time, or several of a run: how many, and as they go on the wire."""
+        newest_only = self._options.newest_only
+        held_back, self._held_back = self._held_back, None
         at = 0
         while at < len(chunk) and not self.ended:
             run = self._run if self._decoder.between else None
@@ -230,33 +231,28 @@ class Translation:
                 self.events_taken += count
                 if newest_only:
                     run.grow(insides)
-                    superseded = run.snapshot
-                    continue
-                for made, block in run.blocks(insides):
-                    self.events_made += made
-                    yield block
+                    held_back = run.snapshot
+                else:
+                    yield from run.blocks(insides)
                 continue
             frames, end = self._decoder.event_at(chunk, at)
             for event in self._events(frames, chunk[at:end]):
                 if newest_only and event.snapshot:
-                    superseded = event.encode
+                    held_back = event.encode
                     continue
-                if superseded is not None:
-                    self.events_made += 1
-                    yield superseded()
-                    superseded = None
-                self.events_made += 1
-                yield event.encode()
+                if held_back is not None:
+                    yield 1, held_back()
+                    held_back = None
+                yield 1, event.encode()
             at = end
         if more and not self.ended:
-            self._superseded = superseded
-        elif superseded is not None:
-            self.events_made += 1
-            yield superseded()
+            self._held_back = held_back
+        elif held_back is not None:
+            yield 1, held_back()
 
     def _events(self, frames: Iterable[Frame], raw: bytes) -> Iterator[Event]:
-        """What ``frames`` become; if one is the whole of what stands on the wire, ``raw``, it may
-        begin a run.
+        """What ``frames`` become. ``raw`` is what they were decoded from: if it is exactly one
+        event, that one may begin a run.
         """
         whole = self._runs and self._decoder.between
         seen = 0
@@ -268,23 +264,23 @@ class Translation:
             self.events_taken += 1
             made = self._translated(Event(name, None, data))
             if self._run is not None and not self._is_text(made):
-                self._run = None  # deltas may become something else from here on
+                self._run = None  # from here on deltas may become something else
             text = made[-1].text if made and not self.ended else None
             if text is not None and len(text.escaped) > LARGEST:
                 raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
             yield from made
         if whole and seen == 1 and self._decoder.between and self._is_text(made):
             lets_pass = self._bridge.lets_pass if self._bridge else None
-            self._run = begun(raw, made[0], lets_pass, self._manner.event_limit)
+            self._run = begun(raw, made[0], lets_pass, self._options.event_limit)
 
     def _is_text(self, made: Sequence[Event]) -> bool:
-        """Whether an event became more text and nothing else, as the next like it will."""
+        """Whether an event only made the text grow, and the next one like it will do so, too."""
         if len(made) != 1 or made[0].text is None:
             return False
         return self._bridge is None or self._bridge.grows
 
     def keepalive(self, now: datetime) -> bytes:
-        """What the client's version sent into a silence; ``now`` is in UTC."""
+        """What servers of the client's version send into a silence; ``now`` is in UTC."""
         if self.client < PINGS_HAVE_A_BODY:
             return historical_ping(now)
         return Event("ping", {"type": "ping"}).encode()
@@ -314,7 +310,7 @@ class Translation:
         if not self.started:
             if event.name == "error":
                 raise refused_in_stream(event.body)
-            if event.name == "ping":  # the head waits for the first event, and a ping is none
+            if event.name == "ping":  # a ping does not count as the first event
                 return ()
         events: Sequence[Event] = (event,)
         for change in self._changes_of_events:
@@ -337,7 +333,7 @@ class Translation:
 def _up_to_last(
     change: Callable[[Event], Sequence[Event]], events: Iterable[Event]
 ) -> Sequence[Event]:
-    """What ``events`` become, up to the last of the answer: a stop can be before theirs."""
+    """What ``events`` become, up to one that ends the answer: a change may end it early."""
     made: list[Event] = []
     for event in events:
         made += (became := change(event))
@@ -347,7 +343,7 @@ def _up_to_last(
 
 
 def _check_first(made: Event) -> None:
-    """Let a stream begin with an event; raises the error that it tells, whatever its form."""
+    """Raise the error that the first event of a stream reports, if it does, whatever its form."""
     if made.failure is not None:
         raise made.failure
     if made.name == "error":
@@ -358,7 +354,7 @@ def _object(body: bytes) -> Body:
     if not jsontext.holds_at_most(MOST_VALUES, body):
         raise InvalidRequest(f"The request body holds more than {MOST_VALUES} values")
     try:
-        body.decode()  # what is read in place of an odd byte would be another question
+        body.decode()  # replacing invalid bytes would make it another question
         value = jsontext.loads_exactly(body)
     except (UnicodeDecodeError, jsontext.NotJSON) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}") from error

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import ProxyError, RequestError, UpstreamBrokeOff, UpstreamError
-from proxy.translation import Manner, Translation
+from proxy.translation import Options, Translation
 from proxy.versions import dates
 from proxy.versions.complete_through_messages import CompleteThroughMessages
 from proxy.versions.models import ModelTarget
@@ -151,7 +151,7 @@ MANY = settings(max_examples=int(os.environ.get("PROXY_FUZZ", "200")))
 def translation(road: Road) -> Translation:
     client, upstream, bridge, _ = road
     made = CompleteThroughMessages(MAP) if bridge else None
-    return Translation(client, upstream, made, Manner(event_limit=4096))
+    return Translation(client, upstream, made, Options(event_limit=4096))
 
 
 def begun(road: Road, call: dict[str, Any]) -> Translation:

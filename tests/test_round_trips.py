@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import STATUS_OF_TYPE, ProxyError, UpstreamBrokeOff, UpstreamRefused
 from proxy.sse import Decoder
-from proxy.translation import Manner, Translation
+from proxy.translation import Options, Translation
 
 Json = dict[str, Any]
 
@@ -178,7 +178,7 @@ def translation(
     client: str, upstream: str, endpoint: str, *, stream: bool = True, newest_only: bool = False
 ) -> Translation:
     """A translation whose client has made its request."""
-    made = Translation(client, upstream, None, Manner(newest_only=newest_only))
+    made = Translation(client, upstream, None, Options(newest_only=newest_only))
     made.request(endpoint, json.dumps({"stream": stream}).encode())
     return made
 

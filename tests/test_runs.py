@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proxy import jsontext, runs
 from proxy.change import Event, GrowingText
 from proxy.errors import ProxyError, UpstreamNonsense
-from proxy.translation import Manner, Translation
+from proxy.translation import Options, Translation
 from proxy.versions.complete_through_messages import CompleteThroughMessages
 
 PIECES = st.one_of(
@@ -106,8 +106,8 @@ def translated(
     of that size.
     """
     bridge = CompleteThroughMessages() if road == "bridge" else None
-    manner = Manner(newest_only=newest_only)
-    translation = Translation("2023-01-01", "2023-06-01", bridge, manner)
+    options = Options(newest_only=newest_only)
+    translation = Translation("2023-01-01", "2023-06-01", bridge, options)
     translation.request("/v1/complete", json.dumps(ASKED).encode())
     got: list[bytes] = []
     error: ProxyError | None = None
@@ -198,7 +198,9 @@ def test_a_delta_of_a_run_has_the_limit_of_any_event(end: str) -> None:
         event = wire([("completion", completion("x" * length))], [], end, numbered=False)
         too_large = len(event) - 3 * len(end) > limit  # the ends of its lines do not count
         for size in (1, len(begin), len(event)):
-            translation = Translation("2023-01-01", "2023-06-01", manner=Manner(event_limit=limit))
+            translation = Translation(
+                "2023-01-01", "2023-06-01", options=Options(event_limit=limit)
+            )
             translation.request("/v1/complete", json.dumps(ASKED).encode())
             assert b"".join(translation.feed(begin))
             with pytest.raises(UpstreamNonsense) if too_large else nullcontext():

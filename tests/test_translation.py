@@ -18,7 +18,7 @@ from proxy import jsontext, runs
 from proxy import translation as translations
 from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.sse import Decoder
-from proxy.translation import MOST_VALUES, Manner, Translation
+from proxy.translation import MOST_VALUES, Options, Translation
 from proxy.versions import message_so_far, messages_became_incremental
 from proxy.versions.complete_through_messages import (
     LOOKED_THROUGH,
@@ -43,7 +43,7 @@ def translation(
         "2023-01-01",
         "2023-06-01",
         CompleteThroughMessages(MAP) if bridge else None,
-        Manner(newest_only=newest_only),
+        Options(newest_only=newest_only),
     )
     body = {**BODY, "stream": True, "stop_sequences": stops}
     made.request("/v1/complete", json.dumps(body).encode())
@@ -145,7 +145,7 @@ def test_superseded_snapshots_cost_nothing_but_events(
 
 
 def test_a_message_that_is_superseded_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
     made.request("/v1/messages", b'{"stream":true}')
     printer = Mock(wraps=jsontext.dumps)
     monkeypatch.setattr(jsontext, "dumps", printer)
@@ -160,7 +160,7 @@ def test_a_message_that_is_superseded_is_not_printed(monkeypatch: pytest.MonkeyP
 
 
 def test_a_message_that_is_superseded_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
     made.request("/v1/messages", b'{"stream":true}')
     blocks = [{"type": "text"} for _ in range(9_000)]
     list(made.feed(named("message_start", {"message": {"content": blocks}})))
@@ -520,7 +520,7 @@ def test_the_input_that_never_becomes_whole_is_read_once(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("grows", ["text", "usage", "citations"])
 def test_what_grows_is_not_copied_for_each_event(grows: str) -> None:
     """Where only the last snapshot is sent nothing else would bound the work."""
-    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
     made.request("/v1/messages", b'{"stream":true}')
 
     def event(size: int) -> bytes:
@@ -567,7 +567,7 @@ def test_no_snapshot_is_larger_than_others_can_wait_for() -> None:
 @pytest.mark.parametrize("told", ["at first", "later"])
 def test_a_message_of_very_many_fields_is_ended(told: str) -> None:
     """Each delta copied them all: 300,000, and the next 8 KiB of deltas took 1.4 seconds."""
-    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
     made.request("/v1/messages", b'{"stream":true}')
     fields = {f"x{number}": number for number in range(MOST_FIELDS)}
     events = named("message_start", {"message": fields if told == "at first" else {}})
@@ -580,7 +580,7 @@ def test_a_message_of_very_many_fields_is_ended(told: str) -> None:
 @pytest.mark.parametrize("told", ["blocks", "signatures", "citations", "inputs"])
 def test_a_message_of_very_many_values_is_ended(told: str) -> None:
     """16 MiB of empty lists were 384 in memory, for each stream."""
-    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
     made.request("/v1/messages", b'{"stream":true}')
     lists: list[Any] = [[]] * 9000
     block: dict[str, Any] = {"type": "text", "text": ""}
@@ -621,7 +621,7 @@ def test_what_a_message_does_not_keep_is_not_counted(monkeypatch: pytest.MonkeyP
 
 
 def test_texts_of_a_message_are_not_counted_as_values() -> None:
-    made = Translation("2023-01-01", "2023-06-01", manner=Manner(newest_only=True))
+    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
     made.request("/v1/messages", b'{"stream":true}')
     text = '"[,{' * (MOST_VALUES // 30)
     page = {"type": "web_fetch_tool_result", "content": text * 11}
