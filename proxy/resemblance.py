@@ -1,10 +1,10 @@
-"""Whether a server might take a path for one that a route has, though it is written otherwise.
+"""Whether some server might take a path for one of a route's, though it is written differently.
 
 Servers decode a path once or twice, or all but its slashes; they merge slashes, cut parameters off,
-take a backslash for a slash and a beginning for a host, and overlook capitals, a suffix or a slash
-at the end. None of them is modelled here, but what becomes of doubled slashes. A path is no route's
-only if that is plain: by a segment up to which nobody can divide it in two ways, or by their number
-if that is so up to its end.
+take a backslash for a slash and ``//name`` for a host, and ignore case, a suffix or a slash at the
+end. Only doubled slashes are modelled here. Otherwise a path is certainly not a route's only if one
+of its segments differs, and nobody can divide the path up to there in another way; or if nobody can
+do so up to its end, and the number of segments differs.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 _DIVIDES = re.compile(r"[/\\;?#%\0]")
-"""What ends a segment or a path to some servers, or may be decoded once more."""
+"""What ends a segment or a path for some servers, or may be decoded once more."""
 
 _HOST = re.compile("^//+[^/]*")
 _SLASHES = re.compile(r"(?:[/\\]|%2f|%5c)+", re.IGNORECASE)
 _OPENING = re.compile(r"\{\w+:path\}|;|%(?:3b|3f|23|25)", re.IGNORECASE)
-"""Behind what anything may stand in the path of a route, or nothing to some servers."""
+"""What in the path of a route may be followed by anything, or for some servers by nothing."""
 
 _SUFFIX = r"(?:[.\s].*)?"
 
 
 class Beginning(NamedTuple):
-    """The segments that a path begins with to all servers, decoded; ``whole``: it has no more."""
+    """What all servers agree a path begins with, in decoded segments; ``whole`` if that is all."""
 
     segments: Sequence[str]
     whole: bool
 
 
 def beginnings(path: str, enough: int) -> Iterator[Beginning]:
-    """As much of ``path`` as all servers divide alike, for each way to take doubled slashes.
+    """The Beginning of ``path``, for each way to read doubled slashes.
 
-    They may be one, or what stands behind the first may be a host (RFC 3986 §4.2). A path is
-    divided ``enough`` times at most, for whoever asks for it could make that many.
+    They may count as one, or the first may introduce a host (RFC 3986 §4.2). A path is divided
+    ``enough`` times at most, for a client may send any number of segments.
     """
     readings = {path, _HOST.sub("", path) or "/"}
     if "//" in path:
@@ -56,15 +56,15 @@ def _beginning(path: str, enough: int) -> Beginning:
 def _is_clear(segment: str) -> bool:
     try:
         return not _DIVIDES.search(unquote(segment, errors="strict"))
-    except UnicodeDecodeError:  # some leave such bytes out, or find a slash in them
+    except UnicodeDecodeError:  # some servers drop such bytes, or find a slash in them
         return False
 
 
 class Likeness:
-    """What the ``path`` of a route, with its parameters, may look like."""
+    """All that some server might take for the ``path`` of a route, with its parameters."""
 
     def __init__(self, path: str) -> None:
-        # A path that all servers divide alike has these slashes as they are.
+        # Requests are compared only as far as all servers agree where their slashes are.
         path = _SLASHES.sub("/", path)
         before, opening, _ = _OPENING.sub("\0", path).partition("\0")
         *inner, last = before.split("/")[1:]
@@ -73,10 +73,10 @@ class Likeness:
         self._is_open = bool(opening)
         self._least = len(segments) + (self._is_open and not last)
         self.enough = len(segments) + 2
-        """How often a path is divided to tell: it may have a slash at the end, or even more."""
+        """Into how many segments a path must be divided to tell: the route's, a slash, and more."""
 
     def may_be(self, path: Beginning) -> bool:
-        """Whether a server might take a path that begins so for one of the route's."""
+        """Whether some server might take a path with this beginning for one of the route's."""
         known, whole = path
         ends_in_slash = whole and known[-1] == ""
         return self._may_be(known, whole) or (ends_in_slash and self._may_be(known[:-1], whole))
@@ -93,10 +93,10 @@ class Likeness:
 
 
 def _lenient(segment: str) -> str:
-    """A segment of a route's path as a regular expression: decoded, without capitals, any suffix.
+    """A segment of a route's path as a regular expression: decoded, in lower case, with any suffix.
 
-    A parameter may be nothing. It ends where what stands behind it comes first: no later place is
-    tried, for whoever asks for a path could make that many.
+    A parameter may be empty. It ends at the first occurrence of the text behind it, without
+    backtracking to later ones: a client could make that take very long.
     """
     first, *others = (
         re.escape(unquote(literal).casefold()) for literal in re.split(r"\{\w+\}", segment)

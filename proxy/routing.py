@@ -1,9 +1,9 @@
 """(method, raw path) -> route; the first that matches wins.
 
-Paths are compared as they stand on the wire, never decoded or cleaned: what a route allows must
-be what the upstream is asked. How servers may read a path is only looked at to refuse those that
-would slip past a route so. The one exception is how SDKs of 2023 join URLs: their
-``//v1/complete`` and ``/v1/v1/complete`` mean ``/v1/complete``.
+Paths are compared as they stand on the wire, never decoded or normalized: what a route allows must
+be what the upstream is asked for. That servers may read a path in other ways is considered only to
+refuse those that would slip past an earlier route. The one exception is how SDKs of 2023 join URLs:
+their ``//v1/complete`` and ``/v1/v1/complete`` mean ``/v1/complete``.
 """
 
 from __future__ import annotations
@@ -18,23 +18,22 @@ from .errors import MethodNotAllowed, NoRoute
 from .resemblance import Likeness, beginnings
 
 SHOWN = 600
-"""How much of a path is repeated to say what is wrong with it, in characters."""
+"""How much of a path an error message quotes, in characters."""
 
 _JOINED_AS_IN_2023 = re.compile(r"/+(?:v1/+)*v1/complete")
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 _BETWEEN = re.compile(r"[^/{]+(?=\{)")
-"""What stands between two parameters of one segment."""
-
+"""The literal text between two parameters of one segment."""
 _ENCODED_AGAIN = re.compile("%(?:25|u00)+", re.IGNORECASE)
-"""What each server decodes once that asks another; IIS and Jetty 9 have the second form, too."""
+"""An encoded percent sign, encoded again any number of times; IIS and Jetty 9 know ``%u00``."""
 
 _DOTS = re.compile(r"/\.{1,2}(?:[/;?#]|$)")
 _UNCLEAR = re.compile(r"//|\\|;|%(?:2f|5c|3b|3f|23|25|u)", re.IGNORECASE)
-"""What some servers take for the end of a segment or a path, or decode, and others do not."""
+"""What only some servers take for the end of a segment or of a path, or decode."""
 
 
 class Match(NamedTuple):
-    """A route that takes a request, and the ``path`` to ask of its upstream."""
+    """The route of a request, and the ``path`` to ask its upstream for."""
 
     route: Route
     path: str
@@ -45,7 +44,7 @@ class Match(NamedTuple):
 
 
 Avoidable = Sequence[tuple[Route, Likeness]]
-"""Routes that no path may avoid by how it is written."""
+"""Earlier routes that a path might slip past by how it is written."""
 
 
 class Routes:
@@ -57,13 +56,13 @@ class Routes:
             (route, re.compile(_pattern(route.path)), _avoidable(route, routes[:place]))
             for place, route in enumerate(routes)
         ]
-        """Each with what its paths are, and with the earlier ones that none of them may avoid."""
+        """Each with the pattern of its paths, and earlier routes that these must not slip past."""
         self._literal = {route.path for route in routes}
 
     def find(self, method: str, path: str) -> Match:
         """The first route for the request; raises NoRoute or MethodNotAllowed.
 
-        An upstream may resolve segments of dots, or not: what it is asked for must be the same.
+        Whether or not the upstream resolves dot segments, the route and its path must be the same.
         """
         if _JOINED_AS_IN_2023.fullmatch(path) and path not in self._literal:
             path = "/v1/complete"
@@ -93,11 +92,11 @@ class Routes:
 
 
 def _avoidable(taken: Route, earlier: Iterable[Route]) -> Avoidable:
-    """The routes before one that no path may avoid by how it is written: it would be asked for
-    there with what another gives, a key, say.
+    """The earlier routes that a path of route ``taken`` must not slip past: a request of theirs
+    would be served with the settings of ``taken``, its key for instance.
 
-    What a route names to the letter avoids none. Whoever has both /v1/keys/{name} and
-    /v1/Keys/{name} knows that they are different there.
+    A path that a route names literally slips past none. Whoever has both /v1/keys/{name} and
+    /v1/Keys/{name} knows that their upstream tells them apart.
     """
     if "{" not in taken.path:
         return ()
@@ -131,7 +130,7 @@ def _match(route: Route, path: str) -> Match:
 
 
 def _decoded(path: str) -> str:
-    """``path`` decoded as by servers that stand behind one another, of which each decodes."""
+    """``path`` as it is after two servers in a row have each decoded it."""
     for _ in range(2 * ("%" in path)):
         path = unquote(_ENCODED_AGAIN.sub("%", path))
     return path.replace("\\", "/")
@@ -140,8 +139,8 @@ def _decoded(path: str) -> str:
 def _pattern(path: str) -> str:
     """A route's path as a regular expression; ``{x}`` is one segment, ``{x:path}`` the rest.
 
-    Of two within one segment the first ends where what stands between them comes first. No later
-    place is tried, for whoever asks for a path could make that many.
+    The first of two parameters in one segment ends at the first occurrence of what stands between
+    them. It does not backtrack to later ones: a client could make that take very long.
     """
     pattern, end = "", 0
     for parameter in _PARAMETER.finditer(path):
@@ -152,17 +151,17 @@ def _pattern(path: str) -> str:
             pattern += f"(?>(?P<{parameter[1]}>[^/]+?){re.escape(between[0])})"
             end = between.end()
         else:
-            # Behind a whole segment no shorter one is tried: it takes the time of all its letters.
+            # A parameter that is a whole segment need not backtrack, which would take long.
             segment = "[^/]++" if path[end : end + 1] in ("", "/") else "[^/]+"
             pattern += f"(?P<{parameter[1]}>{'.*' if parameter[2] else segment})"
     return pattern + re.escape(path[end:])
 
 
 def _resolved(path: str) -> str:
-    """``path`` without segments of dots (RFC 3986 §5.2.4); raises NoRoute.
+    """``path`` without dot segments (RFC 3986 §5.2.4); raises NoRoute.
 
-    That is where servers may not agree on it, as on what leads out of the root, before which there
-    may be the path in a base URL; and what is the proxy's own is no upstream's.
+    That is where servers may disagree on it, where it leads out of the root (a base URL may have a
+    path before that), and where it leads to what is the proxy's own.
     """
     kept: list[str] = []
     outside = bool(_UNCLEAR.search(path))
