@@ -19,7 +19,7 @@ from .arguments import parser
 from .errors import ConfigError, ProxyError
 from .explain import explain
 from .summary import summary
-from .terminal import BOLD, RED, harmless, open_streams, paint, tell, unheard
+from .terminal import BOLD, RED, escaped, open_streams, paint, silence, tell
 
 DEFAULT_CONFIG = Path("config/proxy.yaml")
 PACKAGED_CONFIG = Path(__file__).with_name("default.yaml")
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(error)
         return 1
     except ProxyError as error:
-        tell(harmless(f"{error.status} {error.type}: {error.message}"), sys.stderr)
+        tell(escaped(f"{error.status} {error.type}: {error.message}"), sys.stderr)
         return 1
     except BrokenPipeError:  # who reads has enough
-        unheard(sys.stdout)
+        silence(sys.stdout)
         return 0
     except OSError as error:
         tell(f"anthropic-version-proxy: {error}", sys.stderr)
@@ -94,7 +94,7 @@ def _explain(options: argparse.Namespace) -> int:
         print("type a request in JSON, and end it with Ctrl-D:", file=sys.stderr)
     body = sys.stdin.buffer.read()
     told = explain(loaded, body, options.route, options.client_version, options.path)
-    print(harmless(str(told)))
+    print(escaped(str(told)))
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Waiting between a client and the application, at the price of nothing while nobody waits.
+"""Flow control between a client and the application, which takes no memory while nobody waits.
 
-The library's events keep a queue for those who wait, which takes 700 bytes, and each of thousands
-of open streams would have two of them.
+An asyncio.Event keeps a queue of waiters, which takes 700 bytes even when it is empty, and each of
+thousands of open streams would have two of them.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class Signal:
-    """An event as asyncio has it."""
+    """Does as asyncio.Event."""
 
-    __slots__ = ("_given", "_waiting")
+    __slots__ = ("_is_set", "_waiting")
 
     def __init__(self) -> None:
-        self._given = False
+        self._is_set = False
         self._waiting: tuple[asyncio.Future[None], ...] = ()
 
     def set(self) -> None:
-        """Let everybody go on who waits, or will before it is cleared."""
-        self._given = True
+        """Wake all who wait, and let all through who will wait before clear is called."""
+        self._is_set = True
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
 
     def clear(self) -> None:
-        """Let nobody go on any more."""
-        self._given = False
+        """Have those wait who call wait from now on."""
+        self._is_set = False
 
     async def wait(self) -> None:
         """Return once it is set."""
-        if self._given:
+        if self._is_set:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiting += (waiter,)
@@ -44,39 +44,39 @@ class Signal:
 
 
 class Flow(FlowControl):
-    """uvicorn's, for one client: whether what it sends is read, and what it is sent is taken."""
+    """uvicorn's, for one client: whether we read from it, and whether it takes what we write."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self.read_paused = False
-        """Whether nothing is read."""
+        """Whether reading from the transport is paused, for either of the two reasons."""
         self.write_paused = False
         self._full = False
-        self._wanted = True
-        self._taken = Signal()
+        self._reading_wanted = True
+        self._writable = Signal()
 
     @property
     def full(self) -> bool:
-        """Whether so much waits that no more is read, whoever wants to read on."""
+        """Whether so much waits to be parsed that nothing is read, whoever wants more."""
         return self._full
 
     @full.setter
     def full(self, full: bool) -> None:
         self._full = full
-        self._heed()
+        self._apply()
 
     def pause_reading(self) -> None:
-        """Read no more until somebody wants to."""
-        self._wanted = False
-        self._heed()
+        """Stop reading: the application does not want more of the body yet."""
+        self._reading_wanted = False
+        self._apply()
 
     def resume_reading(self) -> None:
-        """Read on, unless enough waits already."""
-        self._wanted = True
-        self._heed()
+        """Read on, unless it is full."""
+        self._reading_wanted = True
+        self._apply()
 
-    def _heed(self) -> None:
-        paused = self._full or not self._wanted
+    def _apply(self) -> None:
+        paused = self._full or not self._reading_wanted
         if paused is self.read_paused:
             return
         self.read_paused = paused
@@ -88,14 +88,14 @@ class Flow(FlowControl):
     async def drain(self) -> None:
         """Wait until the client has taken most of what waits for it."""
         if self.write_paused:
-            await self._taken.wait()
+            await self._writable.wait()
 
     def pause_writing(self) -> None:
-        """Have everybody wait who wants to write."""
+        """Have all wait in drain from now on."""
         self.write_paused = True
-        self._taken.clear()
+        self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Let them go on."""
+        """Let all who wait in drain go on."""
         self.write_paused = False
-        self._taken.set()
+        self._writable.set()

@@ -25,20 +25,20 @@ class Keepalive:
         self._writing: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
-        self._timer = self._loop.call_later(SILENCE, self._look)
+        self._timer = self._loop.call_later(SILENCE, self._on_timer)
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         if self._writing is not None:
             self._writing.cancel()
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         now = self._loop.time()
         due = self._client.last_write + SILENCE
         if now < due:
-            self._timer = self._loop.call_at(due, self._look)
+            self._timer = self._loop.call_at(due, self._on_timer)
             return
-        self._timer = self._loop.call_later(SILENCE, self._look)
+        self._timer = self._loop.call_later(SILENCE, self._on_timer)
         if self._client.started and not self._client.behind and not self._waiting:
             wait = self._client.write(self._ping())
             if wait is not None:

@@ -1,4 +1,4 @@
-"""What the system is asked of each connection, to clients and to upstreams."""
+"""TCP options and counters of connections, to clients and to upstreams."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ if sys.platform == "linux":
     import fcntl
     import termios
 
-ASKED = 60
-"""Seconds of silence after which the other end is asked whether it is still there, and again, as by
-the API's own SDKs. What stands between forgets a silent connection without a word, and the answer
-is lost: NAT often after 350 seconds, where an answer may take longer to begin."""
+INTERVAL = 60
+"""Seconds of silence before a keep-alive probe, and between probes, as in the API's own SDKs. A NAT
+may forget a silent connection after 350 seconds without telling anyone, and an answer that takes
+longer to begin would be lost."""
 
-UNHEARD = 5
-"""How often it is asked in vain before it is taken for gone."""
+PROBES = 5
+"""How many probes may go unanswered before the other end is taken for gone."""
 
 
 def enable_keepalive(opened: socket.socket) -> None:
-    """Have the system ask for a silent other end; its own way, after two hours, comes too late.
+    """Enable keep-alive probes; by default the first is sent after two hours.
 
-    What a listening socket accepts takes it over.
+    Sockets that a listening one accepts inherit this.
     """
-    with suppress(OSError):  # it may be lost already
+    with suppress(OSError):  # the connection may be lost already
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("KEEPIDLE", ASKED), ("KEEPINTVL", ASKED), ("KEEPCNT", UNHEARD)):
+        for name, value in (("KEEPIDLE", INTERVAL), ("KEEPINTVL", INTERVAL), ("KEEPCNT", PROBES)):
             option = getattr(socket, f"TCP_{name}", None)  # not every platform has each
             if option is not None:
                 opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def untaken(opened: socket.socket) -> int:
-    """What it was given and the other end has not made room for, in bytes; 0 where it cannot say.
+def unacknowledged(opened: socket.socket) -> int:
+    """How much was written that the other end has not acknowledged, in bytes; 0 if unknown.
 
-    It asks for more only once a third of what it holds is gone, and that may be 4 MB.
+    The event loop learns of less: a socket becomes writable only once a third of its buffer, which
+    may be 4 MB, is free.
     """
     if sys.platform == "linux":
-        with suppress(OSError, ValueError):  # it may be lost already
+        with suppress(OSError, ValueError):  # the connection may be lost already
             told = fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4))
             return int.from_bytes(told, sys.byteorder)
     return 0

@@ -1,6 +1,6 @@
-"""On what terms clients are served: how long they are waited for, and how much they may say.
+"""The terms on which clients are served: how long they are waited for, how much they may send.
 
-Most are the same for all; what applications decide for themselves is in Terms.
+Most are constants; those that depend on the application are in Terms.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from . import observe
 from .observe import Observer
 
 PATIENCE = 120.0
-"""Seconds in which a client must take what waits for it, if nobody says otherwise."""
+"""Seconds in which a client must take some of what waits for it; see Patience."""
 
 HEAD_WITHIN = 20.0
-"""Seconds that a head may take to arrive, from its first byte on."""
+"""Seconds within which a head must arrive, from its first byte on."""
 
 BODY_SILENCE = 30.0
-"""Seconds that a client may send nothing of a body that is waited for."""
+"""Seconds within which more of a body must arrive."""
 
 BODY_WITHIN = 60.0
-"""Seconds that a body may take however small it is."""
+"""Seconds within which the whole body must arrive, and one more for each SLOWEST_BODY of it."""
 
 SLOWEST_BODY = 1 << 10
-"""What buys a body another second, in bytes: without that, one byte now and then would hold an
-exchange for ever."""
+"""The slowest that a body may arrive in the long run, in bytes a second: otherwise one byte now and
+then would hold an exchange for ever."""
 
 LINGER = 2.0
-"""Seconds that a client which was refused may take to read why; a connection that is closed upon
-bytes on their way is reset, and the answer lost (RFC 9112 §9.6)."""
+"""Seconds for which what a refused client still sends is read and thrown away: closing a connection
+while bytes are on their way resets it, and the answer is lost (RFC 9112 §9.6)."""
 
 FIELDS = 200
 """How many fields a head may have."""
 
 HEAD_SIZE = 64 << 10
-"""The most that a head may take before applications that set no limit, in bytes."""
+"""The largest head for applications that set no limit of their own, in bytes."""
 
 UNCOUNTED = 1 << 10
 """How far a head that is not complete may pass its limit, in bytes: what the limit does not count
 (method and version, blanks, line ends) can only be told from the rest once all of it is there."""
 
 PIPELINED = 8
-"""How many requests may wait behind the one that is answered before the client is made to wait.
-While it waits nobody hears that it left, until something is written to it."""
+"""How many requests may wait behind the one that is being answered before reading is paused. While
+it is, nobody notices that the client left until something is written to it."""
 
 KEPT = 16 << 20
 """How much of heads may wait in memory, of all clients together, in bytes: of those that have no
@@ -53,20 +53,20 @@ REQUEST, FIELD = 4 << 10, 150
 """What a request that waits takes beside its head, in bytes, and each of its fields."""
 
 PIECE = 4 << 10
-"""How much is read at a time, in bytes. The event loop hands over 256 KiB at once, in which there
-may be nine thousand requests."""
+"""How much is parsed at a time, in bytes. The event loop hands over 256 KiB at once, which may hold
+nine thousand requests."""
 
 SLICE = 0.0005
-"""Seconds of reading after which the loop may serve others. They wait for as much of each of the
-connections that are read in the same turn."""
+"""Seconds of parsing after which the loop may serve others, who wait that long for each connection
+that is read in the same turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms an application deals with clients.
+    """The terms that an application sets.
 
-    ``head_size`` is the most that a head may take, in bytes, ``patience`` the seconds in which a
-    client must take what waits for it. ``tell`` hears of requests that no exchange will tell of.
+    ``head_size`` is the largest head, in bytes, ``patience`` the seconds of a client that takes
+    nothing. ``tell`` is called with the records of requests that the application never sees.
     """
 
     head_size: int = HEAD_SIZE

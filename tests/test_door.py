@@ -1392,7 +1392,7 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
 ) -> None:
     looks: list[bool] = []
     left = asyncio.Event()
-    look = Patience._look  # noqa: SLF001
+    look = Patience._on_timer  # noqa: SLF001
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -1412,7 +1412,7 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
         if looks[-1]:
             left.set()
 
-    monkeypatch.setattr(Patience, "_look", looked)
+    monkeypatch.setattr(Patience, "_on_timer", looked)
     monkeypatch.setattr(server, "Terms", partial(terms.Terms, patience=0.05))
     async with running(answers) as url:
         with socket.socket() as client:

@@ -432,13 +432,13 @@ async def test_no_ping_overtakes_the_end_that_waits_for_a_slow_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     silences = asyncio.Semaphore(0)
-    look = Keepalive._look  # noqa: SLF001
+    look = Keepalive._on_timer  # noqa: SLF001
 
     def looked(pinger: Keepalive) -> None:
         look(pinger)
         silences.release()
 
-    monkeypatch.setattr(Keepalive, "_look", looked)
+    monkeypatch.setattr(Keepalive, "_on_timer", looked)
     monkeypatch.setattr(keepalive, "SILENCE", 0.15)
 
     async def play(side: Side) -> None:
@@ -491,7 +491,7 @@ async def test_a_ping_that_had_to_wait_is_neither_the_last_nor_left_behind(
     monkeypatch.setattr(keepalive, "SILENCE", 0)
     before = asyncio.all_tasks()
     looks = asyncio.Semaphore(0)
-    look = Keepalive._look  # noqa: SLF001
+    look = Keepalive._on_timer  # noqa: SLF001
     pings = 0
 
     def looked(pinger: Keepalive) -> None:
@@ -510,7 +510,7 @@ async def test_a_ping_that_had_to_wait_is_neither_the_last_nor_left_behind(
         pings += 1
         return b""
 
-    monkeypatch.setattr(Keepalive, "_look", looked)
+    monkeypatch.setattr(Keepalive, "_on_timer", looked)
     with Keepalive(cast(Client, Slow()), ping):
         async with asyncio.timeout(PATIENCE):
             for _ in range(9):
@@ -886,7 +886,7 @@ async def test_whoever_is_silent_is_asked_whether_it_is_there() -> None:
             return [kind for kind, _ in waiting] == [KEEPALIVE, KEEPALIVE]
 
         await until(only_that)
-        assert max(left for _, left in waiting) <= sockets.ASKED
+        assert max(left for _, left in waiting) <= sockets.INTERVAL
 
 
 async def test_a_finished_exchange_makes_room_at_once() -> None:
