@@ -1,4 +1,4 @@
-"""Streams under ``/-/`` that are counted, so that only so many are held at once."""
+"""Streamed responses under ``/-/`` that are counted, so that their number can be limited."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from .interruption import Interruptible
 
 
 class Counted(StreamingResponse):
-    """One of ``those`` like it, from its start until its reader has all of it or has left.
+    """A response of ``parts`` and header ``fields``, in the set ``open_ones`` until its end.
 
-    It has ``parts`` for its body, and no header fields but ``fields``.
+    It ends once the client has all of it, or has left.
     """
 
     def __init__(
-        self, those: set[Counted], parts: AsyncGenerator[bytes], fields: Mapping[str, str]
+        self, open_ones: set[Counted], parts: AsyncGenerator[bytes], fields: Mapping[str, str]
     ) -> None:
         super().__init__(parts, headers=fields)
         self._parts = parts
-        self._those = those
-        those.add(self)
+        self._open_ones = open_ones
+        open_ones.add(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Stream until the reader has left, for which our server has a word.
+        """Stream until the client has left, which our server reports by an extension.
 
-        The library's task that waits for it leaves a circle behind, with the last part in it, which
-        only the garbage collector frees.
+        Starlette's own task, which waits for that, leaves a reference cycle behind with the last
+        part in it, and only the garbage collector would free it.
         """
         work = Interruptible()
         connection = scope.get("extensions", {}).get(CONNECTION)
         try:
-            # Closed here: whoever counts on the end of what is cut would else wait for it.
+            # Closed here: the generator's clean-up must not wait for the garbage collector.
             async with aclosing(self._parts):
                 with work:
                     if connection is not None:
                         connection.when_left(work.interrupt)
                     await self.stream_response(send)
         except (ClientLeft, RequestError) as error:
-            error.__traceback__ = error.__context__ = None  # which lead back here: a circle
+            error.__traceback__ = error.__context__ = None  # reference cycles
         finally:
-            self._those.discard(self)
+            self._open_ones.discard(self)

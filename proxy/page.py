@@ -1,8 +1,8 @@
-"""The page that answers who still speaks an old version, and the ledger that it reads.
+"""The page that shows who still speaks an old version, and the ledger that it reads.
 
-The page is one file that needs no other and no network but the ledger's own endpoint. What it shows
-was named by strangers, so its policy lets nothing run but its own script, and nothing be fetched
-from elsewhere. https://www.w3.org/TR/CSP3/
+The page is a single file, which loads nothing but the ledger and the playground beside it. Clients
+choose the names that it shows, so its Content-Security-Policy lets only its own script run and
+nothing be fetched from elsewhere. https://www.w3.org/TR/CSP3/
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .report import as_csv, as_json
 FILE = Path(__file__).with_name("page.html")
 
 AT_ONCE = 16
-"""How many read the ledger at a time: each keeps a list of all entries until it has the last."""
+"""How many clients may read the ledger at a time: each takes a list of all entries to its end."""
 
 Form = Literal["json", "csv", "html"]
 
@@ -43,11 +43,11 @@ _MEDIA_TYPES: dict[Form, str] = {
 
 
 def routes(journal: Journal) -> list[Route]:
-    """``GET /-/ledger`` in its three forms, and ``GET /-/``, which leads there."""
+    """``GET /-/ledger`` in its three forms, and ``GET /-/``, which redirects there."""
     process = uuid4().hex
     turn = asyncio.Lock()
     reading: set[Counted] = set()
-    _page()  # while a file can be opened: clients may hold all that there are
+    _page()  # now: later the limit of open files may be reached
 
     async def ledger(request: Request) -> Response:
         form = _form(request)
@@ -68,14 +68,14 @@ def routes(journal: Journal) -> list[Route]:
         return Counted(reading, _unhurried(as_json(ledger, now), turn), fields)
 
     async def top(_: Request) -> Response:
-        # Relative, because something in front of us may have put it below a path of its own.
+        # Relative: a proxy in front of us may serve it below a path of its own.
         return RedirectResponse("ledger?format=html", headers={"date": formatdate(usegmt=True)})
 
     return [Route("/-/", top), Route("/-/ledger", ledger)]
 
 
 def _form(request: Request) -> Form:
-    """The form that is asked for, by name or as browsers and spreadsheets do; else JSON."""
+    """The form that ``?format=`` names, else the first in ``Accept``, else JSON."""
     forms: tuple[Form, ...] = get_args(Form)
     asked = request.query_params.get("format")
     if asked is None:
@@ -109,7 +109,7 @@ def _page_fields(policy: str) -> dict[str, str]:
 
 @cache
 def _page() -> tuple[bytes, str]:
-    """The page, and its policy: its own style and script by their hashes, and what is beside it."""
+    """The page, and its policy: its own style and script by hash, requests to its own origin."""
     text = FILE.read_bytes()
     policy = {
         "default-src": "'none'",
@@ -125,13 +125,13 @@ def _page() -> tuple[bytes, str]:
 
 
 def _hash(text: bytes, element: bytes) -> str:
-    """What the one ``element`` of the page holds, as CSP names it."""
+    """The CSP hash of what the only ``element`` of its name in the page contains."""
     (held,) = re.findall(rb"<%b>(.*?)</%b>" % (element, element), text, re.DOTALL)
     return f"'sha256-{b64encode(sha256(held).digest()).decode()}'"
 
 
 async def _unhurried(parts: Iterator[bytes], turn: asyncio.Lock) -> AsyncGenerator[bytes]:
-    """Part by part, with the streams of others served in between, however many read."""
+    """The parts, one for each turn of the event loop, however many clients read at once."""
     while True:
         async with turn:
             part = next(parts, None)

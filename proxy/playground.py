@@ -1,9 +1,9 @@
-"""One exchange to look at: what goes over both wires, told while it happens.
+"""One exchange to look at: what goes over both wires, shown while it happens.
 
-It goes by the same routes as any other, on a relay and connections of its own, so that nothing
-listens on those of real clients. It is counted among the open exchanges and logged, but it is no
-use of the API that somebody depends on, so the ledger and the metrics leave it out. What it shows
-is bounded in size and time, and no key is in it.
+It takes the same routes as any other, but on a relay and connections of its own, so that those of
+real clients are never tapped. It counts as an open exchange and is logged, but not in the ledger
+and the metrics, for nobody depends on it. What it shows is bounded in size and time, and contains
+no key.
 """
 
 from __future__ import annotations
@@ -43,58 +43,58 @@ from .versions.models import Learned
 log = logging.getLogger("proxy")
 
 LARGEST_BODY = 1 << 20
-"""The largest request that is tried, in bytes."""
+"""The largest request that can be tried, in bytes."""
 
 LARGEST_SHOW = 8 << 20
-"""How much is shown of an exchange, in bytes; then it ends."""
+"""The most that is shown of an exchange, in bytes; then it is ended."""
 
 AT_ONCE = 16
-"""How many are shown or explained at a time: what a viewer has not taken yet is kept in memory."""
+"""How many can be played or explained at a time: what a viewer has not taken is kept in memory."""
 
 PART = 64 << 10
-"""How much of an explanation is sent at a time, in bytes."""
+"""How much of an explanation is sent at once, in bytes."""
 
 LONGEST = 120.0
-"""How long one may take, in seconds; then it ends."""
+"""The most seconds that an exchange may take; then it is ended."""
 
 NO_KEY = b"no-key-needed"
-"""The key of a request without one: the sandbox wants one and takes any, the API will refuse it."""
+"""The key of a request without one: the sandbox takes any, the API will refuse it."""
 
-_WORTH_SHOWING = (b"content-type", VERSION, b"x-proxy-", b"retry-after", b"request-id")
-"""How fields begin that are shown; any other may hold what is not for everyone."""
+_SHOWN = (b"content-type", VERSION, b"x-proxy-", b"retry-after", b"request-id")
+"""The beginnings of the fields that are shown; others may hold secrets."""
 
 _KEYS = (b"x-api-key", b"authorization")
 
 Tell = Callable[[dict[str, Any]], None]
-"""Takes what has happened, as a line to be."""
+"""Takes what has happened, to make a line of it."""
 
-Telling = Callable[["Asked", dict[str, Any]], AsyncGenerator[bytes]]
-"""The answer to what was asked and is explained, part by part."""
+Answering = Callable[["Asked", dict[str, Any]], AsyncGenerator[bytes]]
+"""Makes the parts of an answer from what was asked and its explanation."""
 
 
 def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[Route]:
     """``POST /-/playground`` and ``POST /-/explain``.
 
-    Both take a request as an old client would send it, with its fields and its body, and the path
-    that it would call as ``?path=``. The first answers with JSON lines, see Play; the second says
-    what would go upstream, and why.
+    Both take a request with the fields and the body of an old client's, and the path that it would
+    call as ``?path=``. The first answers with JSON lines, see Play; the second with what would go
+    upstream, and why.
     """
-    answered: set[Counted] = set()
+    answers: set[Counted] = set()
     arriving = 0
 
-    async def shown(request: Request, tell: Telling, media_type: str) -> Response:
-        # One of so many from its first byte on until the last of its answer is taken: all of that
-        # is in memory, however long it takes. The large requests of clients wait behind what is
-        # explained, and not even who has left is left out.
+    async def answer(request: Request, parts: Answering, media_type: str) -> Response:
+        # Counted from the first byte of the request to the last of the answer, for all of it is in
+        # memory. What is explained queues with the large requests of clients, even if its viewer
+        # has left.
         nonlocal arriving
-        if arriving + len(answered) >= AT_ONCE:
-            raise Busy(f"{AT_ONCE} others are shown something, try again shortly")
+        if arriving + len(answers) >= AT_ONCE:
+            raise Busy(f"{AT_ONCE} others are served, try again shortly")
         arriving += 1
         try:
-            asked = await _asked(request)
+            asked = await _read_request(request)
             told = await offload(partial(_explained, config, asked, learned))
             fields = _fields() | {"content-type": media_type, "x-accel-buffering": "no"}
-            return Counted(answered, tell(asked, told), fields)
+            return Counted(answers, parts(asked, told), fields)
         finally:
             arriving -= 1
 
@@ -102,10 +102,10 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[R
         return Play(config, exchanges, learned).lines(asked, told)
 
     async def playground(request: Request) -> Response:
-        return await shown(request, played, "application/x-ndjson")
+        return await answer(request, played, "application/x-ndjson")
 
     async def explanation(request: Request) -> Response:
-        return await shown(request, _in_parts, "application/json")
+        return await answer(request, _in_parts, "application/json")
 
     return [
         Route("/-/playground", playground, methods=["POST"]),
@@ -114,9 +114,9 @@ def routes(config: Config, exchanges: OpenExchanges, learned: Learned) -> list[R
 
 
 async def _in_parts(asked: Asked, told: dict[str, Any]) -> AsyncGenerator[bytes]:
-    """What is explained; whole, all of it would be copied for a client that takes none of it."""
+    """The explanation as JSON; sent whole, it would be copied for a client that takes none."""
     text = jsontext.dumps(told)
-    del asked, told  # a client may take its time, and they are as large
+    del asked, told  # they are as large, and a client may be slow
     for start in range(0, len(text), PART):
         yield text[start : start + PART]
 
@@ -133,39 +133,39 @@ class Play:
     def __init__(self, config: Config, exchanges: OpenExchanges, learned: Learned) -> None:
         self._settings = config.upstreams
         self._upstreams: dict[str, TappedUpstream] = {}
-        self._relay = Relay(config, self._upstreams, exchanges, self._over)
+        self._relay = Relay(config, self._upstreams, exchanges, self._finish)
         self._relay.learned |= learned
         self._began = time.monotonic()
         self._lines: deque[bytes] = deque()
-        self._news = asyncio.Event()
-        self._room = LARGEST_SHOW
+        self._changed = asyncio.Event()
+        self._left_to_show = LARGEST_SHOW
         self._viewer = Viewer(self._tell)
         self._ended: dict[str, Any] = {"ended": "crashed", "error": "a fault of the proxy's"}
-        self._why = ""
+        self._stopped_why = ""
 
     async def lines(self, asked: Asked, explained: dict[str, Any]) -> AsyncGenerator[bytes]:
-        """The lines, as they come to be; the exchange ends with whoever reads them."""
+        """The lines, as they come into being; closing the generator ends the exchange."""
         try:
             await offload(partial(self._tell_asked, asked, explained))
-            del explained  # it may be megabytes, and what is shown may be taken slowly
+            del explained  # it may be megabytes, and a viewer may be slow
             playing = asyncio.create_task(self._play(asked))
             try:
                 while not playing.done() or self._lines:
                     while self._lines:
                         yield self._lines.popleft()
-                    self._news.clear()
+                    self._changed.clear()
                     if not playing.done():
-                        await self._news.wait()
+                        await self._changed.wait()
             finally:
                 self._viewer.leave()
                 await asyncio.wait([playing])
-        finally:  # they hold us: a circle, with all that whoever left has not taken
+        finally:  # they refer to us: a reference cycle, with all the lines that were not taken
             del self._relay, self._viewer
 
     def _tell_asked(self, asked: Asked, explained: dict[str, Any]) -> None:
-        """Tell what may be the longest lines; it is nobody's turn yet, so that a thread may."""
+        """Make the first lines, which may be long: in a thread, as nothing else makes any yet."""
         self._tell({"explain": explained})
-        sent = {"sent": f"POST {asked.path}", "fields": _worth_showing(asked.fields)}
+        sent = {"sent": f"POST {asked.path}", "fields": _shown_fields(asked.fields)}
         self._tell({"wire": "client", **sent, "body": asked.body.decode("utf-8", "replace")})
 
     async def _play(self, asked: Asked) -> None:
@@ -174,7 +174,7 @@ class Play:
         )
         try:
             for name, settings in self._settings.items():
-                # It reads the certificates to trust, which no stream of others shall wait for.
+                # Off the loop, as it reads the trusted certificates.
                 self._upstreams[name] = await offload(partial(TappedUpstream, settings, self._tell))
             await self._relay(asked.scope(self._viewer), _receive(asked.body), self._viewer.take)
         except Exception:
@@ -183,32 +183,32 @@ class Play:
             limit.cancel()
             for upstream in self._upstreams.values():
                 await upstream.close()
-            # The certificates to trust are a megabyte, and what is shown may be taken slowly.
+            # Now: the trusted certificates are a megabyte, and the viewer may be slow.
             self._upstreams.clear()
-            self._room = LARGEST_SHOW
+            self._left_to_show = LARGEST_SHOW
             self._tell(self._ended)
 
     def _tell(self, line: dict[str, Any]) -> None:
         ms = round((time.monotonic() - self._began) * 1000, 1)
         told = jsontext.dumps({"ms": ms, **line}) + b"\n"
-        self._room -= len(told)
-        if self._room >= 0:
+        self._left_to_show -= len(told)
+        if self._left_to_show >= 0:
             self._lines.append(told)
-            self._news.set()
+            self._changed.set()
         else:
             self._stop(f"it is longer than the {LARGEST_SHOW >> 20} MiB that are shown")
 
     def _stop(self, why: str) -> None:
-        self._why = self._why or why
+        self._stopped_why = self._stopped_why or why
         self._viewer.leave()
 
-    def _over(self, record: Record) -> None:
-        self._ended = {"ended": record.ended, "error": self._why or record.error}
+    def _finish(self, record: Record) -> None:
+        self._ended = {"ended": record.ended, "error": self._stopped_why or record.error}
         observe.write(record)
 
 
 class Viewer:
-    """The client of such an exchange; see client.Connection. It shows what it gets."""
+    """The client of a play, which shows what it gets; see client.Connection."""
 
     def __init__(self, tell: Tell) -> None:
         self._show = tell
@@ -223,11 +223,11 @@ class Viewer:
             self._tell_left = tell
 
     def leave(self) -> None:
-        """Want no more; the exchange ends as it does when a client leaves."""
+        """End the exchange, as when a client leaves."""
         if not self._left and self._tell_left is not None:
             self._tell_left(ClientLeft())
         self._left = True
-        self._tell_left = None  # which leads back here: a circle, with the request in it
+        self._tell_left = None  # it refers to us: a reference cycle, with the request in it
 
     def write(self, data: bytes) -> bool:
         if text := self._decode(data):
@@ -235,16 +235,16 @@ class Viewer:
         return True
 
     async def take(self, message: Message) -> None:
-        """Take what is sent; see the ASGI specification."""
+        """Take what is sent: ASGI's ``send``."""
         if message["type"] == "http.response.start":
-            fields = _worth_showing(message["headers"])
+            fields = _shown_fields(message["headers"])
             self._show({"wire": "client", "status": message["status"], "fields": fields})
         else:
             self.write(message["body"])
 
 
 class TappedUpstream(Upstream):
-    """An upstream whose wire is shown."""
+    """An upstream whose wire is shown with ``tell``."""
 
     def __init__(self, settings: config.Upstream, tell: Tell) -> None:
         super().__init__(settings)
@@ -253,14 +253,14 @@ class TappedUpstream(Upstream):
     async def call(
         self, method: str, target: str, fields: Fields, body: bytes | AsyncIterator[bytes] | None
     ) -> Answer:
-        """As any upstream's; a ``body`` is shown that is whole, as all translated ones are."""
-        # What the configuration sets may be a secret, whatever its name begins with.
+        """As any upstream; a ``body`` is shown if it is whole, as all translated ones are."""
+        # Fields that the configuration sets may be secret, whatever their names.
         shown = [field for field in self._fields(fields) if field not in self._set]
-        sent = {"sent": f"{method} {target}", "fields": _worth_showing(shown)}
+        sent = {"sent": f"{method} {target}", "fields": _shown_fields(shown)}
         text = body.decode("utf-8", "replace") if isinstance(body, bytes) else None
         self._show(sent | {"body": text, "upstream": self.name})
         answer = await super().call(method, target, fields, body)
-        self._show({"status": answer.status, "fields": _worth_showing(answer.fields)})
+        self._show({"status": answer.status, "fields": _shown_fields(answer.fields)})
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         answer.tap(lambda part: self._show({"text": decode(part)}))
         return answer
@@ -293,7 +293,7 @@ class Asked:
         return fields
 
     def scope(self, viewer: Viewer) -> Scope:
-        """The request as an application is told of it; see the ASGI specification."""
+        """The request as an ASGI scope."""
         return {
             "type": "http",
             "method": "POST",
@@ -305,11 +305,11 @@ class Asked:
         }
 
 
-async def _asked(request: Request) -> Asked:
+async def _read_request(request: Request) -> Asked:
     """The request to try; raises RequestError.
 
-    That it must be JSON and come from the page's own origin keeps other pages out: they would need
-    the consent of a preflight, which nobody answers. https://fetch.spec.whatwg.org/#http-cors-protocol
+    This keeps other pages out: JSON from another origin takes a CORS preflight, which we refuse.
+    https://fetch.spec.whatwg.org/#http-cors-protocol
     """
     origin = request.headers.get("origin")
     host = request.headers.get("host")
@@ -353,7 +353,7 @@ def _explained(config: Config, asked: Asked, learned: Learned) -> dict[str, Any]
 
 
 def _receive(body: bytes) -> Receive:
-    """A client that has sent ``body``, and waits."""
+    """ASGI's ``receive`` for a client that has sent ``body``, and waits."""
     rest = [body]
 
     async def receive() -> Message:
@@ -364,12 +364,12 @@ def _receive(body: bytes) -> Receive:
     return receive
 
 
-def _worth_showing(fields: Fields) -> list[tuple[str, str]]:
-    """Some fields, by name and value; of a key, that there is one."""
+def _shown_fields(fields: Fields) -> list[tuple[str, str]]:
+    """The fields to show, by name and value; of a key only that there is one."""
     return [
         (name.decode("latin-1"), "…" if name in _KEYS else value.decode("latin-1"))
         for name, value in fields
-        if name.startswith(_WORTH_SHOWING) or name in _KEYS
+        if name.startswith(_SHOWN) or name in _KEYS
     ]
 
 
