@@ -23,9 +23,9 @@ ledger          who still needs the proxy, for what, and since when
 
 The rooms; each imports only from those before it, which tests/test_layers.py holds:
 
-pure: nothing waits, logs, or looks at a clock or a network
+pure: nothing waits, logs, or uses a clock or a network
     redaction                               what looks like a key is hidden
-    errors, fields, identity, hosts         failures, header fields, who a client is, who we are
+    errors, fields, identity, hosts         failures, header fields, who a client is, our own names
     jsontext, sse                           JSON and server-sent events as bytes
     nudges                                  announcements and rehearsals of a version's end
     change, versions                        what a version change is, and all there are
@@ -36,12 +36,12 @@ the configuration
     schema, summary                         the same for editors, and for people
 
 one exchange
-    resemblance, routing                    its route, whoever reads its path
-    negotiation, explain                    its versions, what it would become
+    resemblance, routing                    its route, however a server may read its path
+    negotiation, explain                    its versions, and what it would become
     guard, interruption, offload            what is let in, how it is cut, what leaves the loop
-    observe, logs, metrics                  its record, and the lines and figures of it
+    observe, logs, metrics                  its record, the log line and the metrics made of it
     exchanges, client, keepalive            those under way, and the client's side of one
-    sockets, daemonthread, lookup           what the system is asked of connections, and for hosts
+    sockets, daemonthread, lookup           TCP options, threads for blocking calls, host names
     coding, answer, http1, pool, upstream   the upstream's side
     spans, tracing                          OpenTelemetry, where it is asked for
     ledger, journal, report                 who needs the proxy: counted, kept, printed
@@ -52,10 +52,10 @@ the application and its processes
     counted, page, playground, admin        what is under /-/
     app                                     the rooms put together
     sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
-    terms, flow, patience                   how long a client is waited for, and by whom
-    response, protocol                      one connection to it
+    terms, flow, patience                   limits and deadlines of clients, back-pressure
+    response, protocol                      the server's side of one client connection
     terminal                                the standard streams
-    server, workers                         one process, several
+    server, workers                         one process; several, and their supervisor
     probe, demo                             the health check, both wires to look at
     arguments, cli, __main__                the command line
 """

@@ -1,7 +1,7 @@
 """One record per exchange, and the line of the log that it becomes.
 
 A record never holds a prompt, an answer, a key or words of the upstream, so that none can leak.
-Whoever wants to know of exchanges is told of the record when the exchange is over.
+Observers are called with it when the exchange is over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONGEST = 300
 """The most that is logged of one value, in characters."""
 
 MOST_DROPPED = 20
-"""The most names of parameters that are logged of those that were left out."""
+"""How many of the parameters that were left out are logged by name."""
 
 Ended = Literal[
     "complete",
@@ -41,8 +41,8 @@ Ended = Literal[
 class Record:
     """What is known of one exchange when it is over. Times are in seconds, sizes in bytes.
 
-    ``-`` stands for what is not known. Of a request that passes through neither model nor events
-    are: nothing of it is read.
+    ``-`` stands for what is not known. The model and the events of a request that passes through
+    are not, for its body is not parsed.
     """
 
     method: str
@@ -61,13 +61,13 @@ class Record:
     changes: Sequence[str] = ()
     """The names of the version changes that the request took."""
     notes: Sequence[str] = ()
-    """What else the request had made different, and why; see change.Call."""
+    """What else was changed in the request, and why; see change.Call."""
     model: str = "-"
     """The model that was asked for."""
     answered_by: str = "-"
     """The model that was asked in its place."""
     streams: bool = False
-    """Whether a stream was asked for, or came where nothing of the request is read."""
+    """Whether a stream was asked for, or, where the request passed through, was the answer."""
     status: int = 0
     first_byte: float | None = None
     bytes_received: int = 0
@@ -81,9 +81,9 @@ class Record:
     ended: Ended = "complete"
     error: str = ""
     fault: str = "-"
-    """The class of that error, one of those in errors."""
+    """The class of the error, one of those in errors."""
     dropped: tuple[str, ...] = ()
-    """The parameters that were left out, by name as far as they are told apart."""
+    """The parameters that were left out, by name; see relay.NAMED."""
     request_id: str = "-"
 
     @property
@@ -164,14 +164,14 @@ class Record:
 
 
 Observer = Callable[[Record], None]
-"""Is told of each exchange that is over."""
+"""Is called with the record of each exchange that is over."""
 
 
 def write(record: Record) -> None:
     """Log a finished exchange: failures of ours and the upstream's as warnings.
 
-    The record itself is the message, so that whoever writes the line decides what it looks like.
-    Looking up the place in the code that logs, as ``log.info`` would, costs half as much again.
+    The record itself is the message: the formatter decides what the line looks like. To call
+    ``log.info``, which looks up the place in the code, would cost half as much again.
     """
     level = logging.WARNING if record.failed else logging.INFO
     if log.isEnabledFor(level):
@@ -201,7 +201,7 @@ _WHO = (
 
 @lru_cache(maxsize=512)
 def _who(method: str, path: str, *values: str) -> str:
-    """The words for what exchanges of one client have in common, which are most of a line."""
+    """The part of a line that the exchanges of one client have in common; cached, as it is long."""
     words = [_shown(method), _shown(path)]
     named = zip(_WHO, values, strict=True)
     words += [f"{name}={_shown(value)}" for name, value in named if value not in ("", "-")]
@@ -210,7 +210,7 @@ def _who(method: str, path: str, *values: str) -> str:
 
 _WORD = re.compile(r"[!#-<>-~]+")
 
-_escaped = codecs.getencoder("unicode_escape")  # now: later there may be no file left to import it
+_escaped = codecs.getencoder("unicode_escape")  # now: this opens a file to import it
 
 
 @lru_cache(maxsize=512)
