@@ -226,3 +226,8 @@ class _Rooms:
         """Close the connections to all upstreams."""
         for upstream in self._upstreams.values():
             await upstream.close()
+
+
+def build(config: Config) -> App:
+    """The application for one process, for those who embed it in a server of their own."""
+    return App(config)

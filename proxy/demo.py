@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import config, sandbox, server
-from .app import App
+from .app import build
 from .sse import Decoder
 from .terminal import CYAN, GREEN, paint, tell
 
@@ -80,7 +80,7 @@ async def _play(*, keep: bool) -> int:
     upstream = Tapped(sandbox.build(delay=0.08), wires.upstream_said)
     async with server.running(upstream) as upstream_url:
         settings = config.parse(CONFIG.format(upstream=upstream_url), "demo", {})
-        async with server.running(App(settings)) as proxy_url:
+        async with server.running(build(settings)) as proxy_url:
             wires.headings(upstream_url, proxy_url)
             loop = asyncio.get_running_loop()
 
