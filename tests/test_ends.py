@@ -847,7 +847,7 @@ async def test_no_request_needs_a_thread_that_was_not_there_from_the_start(tmp_p
                 await client.say(old_request(prompt="x" * OFFLOAD_FROM))
                 await client.until(b"data: [DONE]\r\n\r\n")
             async with asyncio.timeout(PATIENCE):
-                while threads(proxy.process.pid) != before:
+                while threads(proxy.process.pid) != before:  # noqa: ASYNC110  (nobody tells of it)
                     await asyncio.sleep(0)  # that of the look-up is about to end
 
 

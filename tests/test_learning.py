@@ -7,8 +7,9 @@ import json
 import threading
 from dataclasses import replace
 
+import httpx
 import pytest
-from support import Side, connect, old_request, raw_upstream, settings
+from support import PLAIN, Side, connect, old_request, raw_upstream, settings
 
 from proxy import learning
 from proxy.app import App
@@ -83,15 +84,15 @@ async def test_what_was_told_is_heeded_where_a_request_is_explained() -> None:
         await side.request()
         await side.say(b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(LISTING).encode())
 
+    _, asked = old_request(tokens=100).split(b"\r\n\r\n", 1)
     async with (
         raw_upstream(play) as url,
         running(App(heeding(url))) as proxy,
-        await connect(proxy) as client,
+        httpx.AsyncClient(verify=PLAIN, base_url=proxy) as client,
     ):
-        asked = old_request(tokens=100).replace(b"/v1/complete", b"/-/explain", 1)
-        await client.say(asked.replace(b"host: proxy", b"host: localhost", 1))
-        _, told = await client.request()
-    assert json.loads(json.loads(told)["body"])["max_tokens"] == 50
+        fields = {"content-type": "application/json"}
+        told = await client.post("/-/explain", content=asked, headers=fields)
+    assert json.loads(told.json()["body"])["max_tokens"] == 50
 
 
 async def test_an_upstream_is_believed_of_its_own_models_alone() -> None:

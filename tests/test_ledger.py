@@ -364,11 +364,11 @@ async def test_a_clock_that_was_ten_years_ahead_for_long_hides_nothing(
     assert len(found.hours.spans) <= 2 * ledger.HOURS
 
 
-@pytest.mark.parametrize("small", [0, 10**9], ids=["written anew", "as it was"])
+@pytest.mark.parametrize("from_size", [0, 10**9], ids=["compacted", "as it was"])
 async def test_a_clock_that_was_behind_at_the_start_hides_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_size: int
 ) -> None:
-    monkeypatch.setattr(journal, "SMALL", small)
+    monkeypatch.setattr(journal, "COMPACT_FROM", from_size)
     file = tmp_path / "ledger"
     moments = [NOW - hour * 3_600 for hour in reversed(range(1_000))]
     lines = [line for now in moments for line in counted(record(), now=now).lines()]
@@ -376,7 +376,7 @@ async def test_a_clock_that_was_behind_at_the_start_hides_nothing(
     now = NOW - TEN_YEARS
     one = Journal(config.Ledger(str(file), 100), clock=lambda: now)
     await one.sync()
-    assert (len(file.read_bytes().splitlines()) == 1) is (small == 0)
+    assert (len(file.read_bytes().splitlines()) == 1) is (from_size == 0)
     now = NOW
     for each in (one, kept(file)):
         found = await each.ledger()
