@@ -51,16 +51,16 @@ class GrowingText:
     cost as much as the text is long; here every character is escaped once.
     """
 
-    __slots__ = ("escaped", "last")
+    __slots__ = ("appended", "escaped")
 
     def __init__(self) -> None:
         self.escaped = bytearray()
-        self.last = b""
+        self.appended = b""
         """What was appended last, escaped."""
 
     def append(self, text: str) -> None:
-        self.last = jsontext.dumps(text)[1:-1]
-        self.escaped += self.last
+        self.appended = jsontext.dumps(text)[1:-1]
+        self.escaped += self.appended
 
 
 class Event:
@@ -144,10 +144,10 @@ class Event:
         """The event for the wire; the text of a snapshot is copied once."""
         if self.text is None:
             return sse.encode(self.name, self.data)
-        before, after = self.around()
+        before, after = self.around_text()
         return b"".join((before, memoryview(self.text.escaped)[: self._length], after))
 
-    def around(self) -> tuple[bytes, bytes]:
+    def around_text(self) -> tuple[bytes, bytes]:
         """What stands on the wire before and after the text that the event repeats."""
         opening = b'%b{"%b":"' % (sse.opening(self.name), self._key.encode())
         return opening, b'",%b%b' % (jsontext.dumps(self._body)[1:], sse.END)
@@ -230,17 +230,18 @@ class Bridge(VersionChange):
     answered_by: str | None = None
     """The model that the upstream said is answering."""
 
-    grows: bool = False
-    """Whether a piece of the answer was the last that was said of it."""
+    in_content: bool = False
+    """Whether content has arrived since the upstream last gave a reason to stop."""
 
     @property
-    def lets_pass(self) -> Callable[[str], bool]:
-        """Tells of a text whether a delta of it would become what the one before it became.
+    def passes_unchanged(self) -> Callable[[str], bool]:
+        """Whether a delta with a certain text would become what the delta before it became, with
+        this text.
 
-        It is asked for after a delta that let a text grow. A bridge that lets a text pass must do
-        without having seen it.
+        The caller looks it up behind a delta, and asks it about the texts that follow. A delta of
+        which it says so is not shown to the bridge any more.
         """
-        return _none
+        return _never
 
 
 class Step:
@@ -291,7 +292,7 @@ class Direction:
         """Whether answers differ: others need not be read."""
 
 
-def _none(_: str) -> bool:
+def _never(_: str) -> bool:
     return False
 
 

@@ -1,8 +1,28 @@
-"""Runs: deltas that differ from the one before in nothing but their text.
+"""Runs: deltas of a stream, one after another, that differ in nothing but their text.
 
-Nearly all events of a stream are such. What the changes made of the one before they would make of
-the next, with the other text; so it is known by its bytes, and only its text is read. That is
-right only where no change looks into the text, or one that does has let it pass.
+Nearly all events of a stream are such deltas. So only the first of a run goes through the version
+changes; those behind it are translated by their bytes alone. In this example, without line ends
+and most fields, the upstream sends increments, and the client gets snapshots, each of which repeats
+the text so far.
+
+    upstream:  event: completion  data: {"completion":" Hel","stop_reason":null}
+    client:    data: {"completion":" Hel","stop":null,"stop_reason":null}
+
+That was made by the version changes. Both events are cut in two where their text stands:
+
+               before the text                            after the text
+    delta      event: completion  data: {"completion":"   ","stop_reason":null}
+    snapshot   data: {"completion":"                      ","stop":null,"stop_reason":null}
+
+If the next bytes are ``before``, some text, ``after`` of the delta, the client gets ``before`` of
+the snapshot, the text so far with this one appended, ``after`` of the snapshot:
+
+    upstream:  event: completion  data: {"completion":"lo","stop_reason":null}
+    client:    data: {"completion":" Hello","stop":null,"stop_reason":null}
+
+This is right only where no version change depends on the text. The bridge does, as it looks for
+stop sequences; it is asked about each text whether that passes unchanged. Whatever does not fit
+goes through the version changes, event by event, as if there were no runs.
 """
 
 from __future__ import annotations
@@ -14,51 +34,51 @@ from . import jsontext
 from .change import LARGEST, Event, GrowingText
 from .sse import BOM
 
-LetsPass = Callable[[str], bool]
+PassesUnchanged = Callable[[str], bool]
 
 BLOCK = 64 << 10
-"""Up to what size events are joined, in bytes. Snapshots that arrived in one chunk of 64 KiB can
-be 25 MB: in one block they would all be in memory, each alone would cost a system call."""
+"""The size up to which snapshots are joined, in bytes. Those of one chunk of 64 KiB can be 25 MB:
+joined, they would all be in memory at once; sent one by one, each would cost a system call."""
 
-AHEAD = 4 << 10
-"""How far texts are looked for at once, in bytes: where one of them cannot be taken, all that stand
+LOOKAHEAD = 4 << 10
+"""How far deltas are looked for at a time, in bytes. Where one of them cannot be accepted, those
 behind it are looked for again."""
 
-JOINT = 64
-"""How much is searched for at a time, in bytes: for more than 99 Python prepares anew at each place
-that it finds, which takes longer than the search."""
+LONGEST_NEEDLE = 64
+"""The longest separator that is searched for, in bytes. From 100 bytes on CPython prepares a table
+for each search, again behind each separator that it finds, which takes longer than the search."""
 
 _INSIDE = rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*'
-"""The inside of a JSON string, or what comes close enough to be looked at."""
+"""The inside of a JSON string, or nearly: what stands behind a backslash is left to the parser."""
 
 _PLAIN = re.compile(rb"[ !#-\[\]-~]+")
-"""The inside of a JSON string that stands for itself, as nearly all do."""
+"""The inside of a JSON string in ASCII without escapes, as most texts are."""
 
 _TEXT = re.compile(rb'"(?:completion|text)": ?"(' + _INSIDE + rb')"')
-"""Where a delta has its text: of a completion, of a Message."""
+"""The text of a delta, with its key: of a completion or of a Message."""
 
-_NAME = re.compile(rb'"(?:completion|text)"(?![,}])')
-"""What may be the name of a text, however the colon behind it is set off."""
+_KEY = re.compile(rb'"(?:completion|text)"(?![,}])')
+"""What may be the key of a text, whatever white space is around the colon."""
 
 
 class Run:
-    """What deltas like one become: the text, which they make grow, between the same bytes.
+    """A run of deltas, and the snapshots that they become.
 
-    They are alike in what stands ``before`` and ``after`` their text on the wire. ``lets_pass`` is
-    asked of every text. None takes more than ``limit`` on the wire, in bytes.
+    On the wire each delta is ``before``, its text, ``after``, in ``limit`` bytes at most; together
+    they become what the first one became, ``snapshot``, with their texts appended to its ``text``.
+    ``passes_unchanged`` is asked about each text, unless it is None.
     """
 
     __slots__ = (
         "_after",
-        "_after_size",
-        "_ahead",
         "_before",
-        "_latest",
-        "_lets_pass",
-        "_made_after",
-        "_made_before",
-        "_start",
+        "_lookahead",
+        "_passes_unchanged",
+        "_snapshot_after",
+        "_snapshot_before",
         "_text",
+        "_text_ends_by",
+        "_text_starts",
         "size",
     )
 
@@ -66,144 +86,149 @@ class Run:
         self,
         before: bytes,
         after: bytes,
-        made: Event,
+        snapshot: Event,
         text: GrowingText,
         *,
-        lets_pass: LetsPass | None,
+        passes_unchanged: PassesUnchanged | None,
         limit: int,
     ) -> None:
         self._before = before
-        self._start = len(before)
         self._after = after
-        self._after_size = len(after)
         self.size = len(before) + len(after)
         """What a delta takes on the wire beside its text, in bytes."""
-        self._ahead = min(AHEAD, max(0, limit - self.size))
-        self._latest = limit - len(after)
-        """Where the text of a delta ends at the latest, in bytes from its beginning."""
+        self._lookahead = min(LOOKAHEAD, max(0, limit - self.size))
+        self._text_starts = len(before)
+        self._text_ends_by = limit - len(after)
+        """Where the text of a delta within the limit ends at the latest."""
         self._text = text
-        self._made_before, self._made_after = made.around()
-        self._lets_pass = lets_pass
+        self._snapshot_before, self._snapshot_after = snapshot.around_text()
+        self._passes_unchanged = passes_unchanged
 
-    def texts(self, chunk: bytes, at: int) -> list[bytes]:
-        """What stands from ``at`` on where deltas of the run have their texts, one by one.
+    def take(self, chunk: bytes) -> bytes | None:
+        """The snapshot for ``chunk`` if that is exactly one delta of the run; else None.
 
-        They are to be taken as long as that can be: not all of them may be texts. It is not looked
-        further than AHEAD, nor at all once the text is larger than any may be.
+        This is how nearly all chunks arrive. Comparing slices costs less than startswith().
+        """
+        start, end = self._text_starts, len(chunk) - len(self._after)
+        if end > self._text_ends_by or chunk[:start] != self._before or chunk[end:] != self._after:
+            return None
+        escaped = self._accepted(chunk[start:end])
+        text = self._text.escaped
+        if escaped is None or len(text) > LARGEST:
+            return None
+        text += escaped
+        return b"".join((self._snapshot_before, text, self._snapshot_after))
+
+    def texts_at(self, chunk: bytes, at: int) -> list[bytes]:
+        """The texts of the deltas that stand in ``chunk`` from ``at`` on, as they are on the wire.
+
+        At most those within LOOKAHEAD, and none once the text so far is larger than LARGEST. What
+        only looks like deltas may be among them: let accepted() tell.
         """
         if len(self._text.escaped) > LARGEST or not chunk.startswith(self._before, at):
             return []
-        at += self._start
-        ahead = chunk[at : at + self._ahead]
-        between = self._after + self._before
-        joint, rest = between[:JOINT], max(0, len(between) - JOINT)
-        pieces = ahead.split(joint)
-        if len(pieces) > 1 and len(pieces[-1]) < rest:  # it is cut off there
-            *pieces, last, cut = pieces
-            pieces.append(last + joint + cut)
-        texts = [pieces[0], *[piece[rest:] for piece in pieces[1:]]]
-        if rest and between.join(texts) != ahead:  # something else begins like it
-            texts = ahead.split(between)
+        at += self._text_starts
+        texts = self._split(chunk[at : at + self._lookahead])
         last = texts.pop()
         end = last.find(self._after)
         return [*texts, last[:end]] if end >= 0 else texts
 
-    def snapshot_of(self, chunk: bytes) -> bytes | None:
-        """What the client gets for ``chunk`` if it is one delta of the run and nothing else.
+    def _split(self, ahead: bytes) -> list[bytes]:
+        """``ahead`` split at what stands between two texts, by a search for the first of it."""
+        separator = self._after + self._before
+        needle, rest = separator[:LONGEST_NEEDLE], max(0, len(separator) - LONGEST_NEEDLE)
+        pieces = ahead.split(needle)
+        if len(pieces) > 1 and len(pieces[-1]) < rest:  # the last separator is cut off
+            *pieces, last, cut = pieces
+            pieces.append(last + needle + cut)
+        texts = [pieces[0], *[piece[rest:] for piece in pieces[1:]]]
+        if rest and separator.join(texts) != ahead:  # the needle stands elsewhere, too
+            return ahead.split(separator)
+        return texts
 
-        Slices are compared because that costs less than asking with what a chunk begins.
-        """
-        start, end = self._start, len(chunk) - self._after_size
-        if end > self._latest or chunk[:start] != self._before or chunk[end:] != self._after:
-            return None
-        inside = self._inside(chunk[start:end])
-        text = self._text.escaped
-        if inside is None or len(text) > LARGEST:
-            return None
-        text += inside
-        return b"".join((self._made_before, text, self._made_after))
-
-    def snapshot(self) -> bytes:
-        """What the client gets for the last delta; the text is copied once."""
-        return b"".join((self._made_before, self._text.escaped, self._made_after))
-
-    def insides(self, texts: Sequence[bytes]) -> Sequence[bytes]:
-        """What ``texts`` let the text grow by, one by one, as far as they can be taken."""
-        if self._lets_pass is None and b"" not in texts and jsontext.as_printed(texts):
+    def accepted(self, texts: Sequence[bytes]) -> Sequence[bytes]:
+        """Those ``texts`` that stand before the first that needs the version changes, escaped."""
+        if self._passes_unchanged is None and b"" not in texts and jsontext.as_printed(texts):
             return texts
-        found: list[bytes] = []
+        accepted: list[bytes] = []
         for raw in texts:
-            inside = self._inside(raw)
-            if inside is None:
+            escaped = self._accepted(raw)
+            if escaped is None:
                 break
-            found.append(inside)
-        return found
+            accepted.append(escaped)
+        return accepted
 
-    def grow(self, insides: Iterable[bytes]) -> None:
-        """Take deltas that nobody is to see."""
-        self._text.escaped += b"".join(insides)
-
-    def blocks(self, insides: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Take deltas; how many at a time, and what the client gets for them.
-
-        Their snapshots are joined as far as BLOCK allows: so all that they repeat of the text is
-        copied just once.
-        """
-        before, text, after = self._made_before, self._text.escaped, self._made_after
-        at_once = BLOCK // (len(before) + len(text) + len(after))
-        if at_once <= 1:
-            for inside in insides:
-                text += inside
-                yield 1, b"".join((before, text, after))
-            return
-        for start in range(0, len(insides), at_once):
-            some = insides[start : start + at_once]
-            grown = b""
-            pieces: list[bytes | bytearray] = []
-            for inside in some:
-                grown += inside
-                pieces += (before, text, grown, after)
-            block = b"".join(pieces)
-            text += grown
-            yield len(some), block
-
-    def _inside(self, raw: bytes) -> bytes | None:
-        """What a delta that has the text ``raw`` on the wire lets the text grow by, if it may."""
+    def _accepted(self, raw: bytes) -> bytes | None:
+        """A text as snapshots have it, escaped; None if its delta needs the version changes."""
         if _PLAIN.fullmatch(raw):
-            if self._lets_pass is None or self._lets_pass(raw.decode("ascii")):
+            if self._passes_unchanged is None or self._passes_unchanged(raw.decode("ascii")):
                 return raw
             return None
-        text = _read(raw)
-        if not text or not (self._lets_pass is None or self._lets_pass(text)):
+        text = _unescaped(raw)
+        if not text or not (self._passes_unchanged is None or self._passes_unchanged(text)):
             return None
         return jsontext.dumps(text)[1:-1]
 
+    def append(self, accepted: Iterable[bytes]) -> None:
+        """Append texts without making their snapshots, which nobody will get."""
+        self._text.escaped += b"".join(accepted)
 
-def begun(frame: bytes, made: Event, lets_pass: LetsPass | None, limit: int) -> Run | None:
-    """The run that may begin with an event, which stood on the wire as ``frame``.
+    def latest_snapshot(self) -> bytes:
+        """The snapshot for the last delta; the text is copied once."""
+        return b"".join((self._snapshot_before, self._text.escaped, self._snapshot_after))
 
-    ``made`` is all that it became; ``lets_pass`` and ``limit`` are as above.
+    def snapshots(self, accepted: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Append texts and make their snapshots: how many at a time, and these, joined.
+
+        They are joined up to BLOCK: so the text that all of them repeat is copied just once.
+        """
+        before, text, after = self._snapshot_before, self._text.escaped, self._snapshot_after
+        at_once = BLOCK // (len(before) + len(text) + len(after))
+        if at_once <= 1:
+            for escaped in accepted:
+                text += escaped
+                yield 1, b"".join((before, text, after))
+            return
+        for start in range(0, len(accepted), at_once):
+            batch = accepted[start : start + at_once]
+            appended = b""
+            parts: list[bytes | bytearray] = []
+            for escaped in batch:
+                appended += escaped
+                parts += (before, text, appended, after)
+            block = b"".join(parts)
+            text += appended
+            yield len(batch), block
+
+
+def begin_run(
+    frame: bytes, snapshot: Event, passes_unchanged: PassesUnchanged | None, limit: int
+) -> Run | None:
+    """The run that begins with a delta, None if none can.
+
+    The delta stood on the wire as ``frame`` and became ``snapshot``, and nothing else.
     """
-    text = made.text
-    if text is None or made.last:
+    text = snapshot.text
+    if text is None or snapshot.last:
         return None
     found = _TEXT.search(frame)
-    if found is None or frame.startswith(BOM):  # only a stream begins with one
+    if found is None or frame.startswith(BOM):  # a BOM stands only where the stream begins
         return None
-    read = _read(found[1])
-    if read is None or jsontext.dumps(read)[1:-1] != text.last:
+    unescaped = _unescaped(found[1])
+    if unescaped is None or jsontext.dumps(unescaped)[1:-1] != text.appended:
         return None
     before, after = frame[: found.start(1)], frame[found.end(1) :]
-    others = before + after
-    if b"\\" in others or len(_NAME.findall(others)) != 1:  # the last of the name counts
+    around = before + after
+    # Of two members with one key a parser takes the last, however their keys are escaped.
+    if b"\\" in around or len(_KEY.findall(around)) != 1:
         return None
-    return Run(before, after, made, text, lets_pass=lets_pass, limit=limit)
+    return Run(before, after, snapshot, text, passes_unchanged=passes_unchanged, limit=limit)
 
 
-def _read(raw: bytes) -> str | None:
-    """The inside of a JSON string, None where it is none."""
+def _unescaped(inside: bytes) -> str | None:
+    """The string whose JSON has that ``inside`` between its quotes; None if none has."""
     try:
-        text = jsontext.loads(b'"%b"' % raw)
+        text = jsontext.loads(b'"%b"' % inside)
     except jsontext.NotJSON:
         return None
     return text if isinstance(text, str) else None

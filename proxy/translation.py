@@ -14,7 +14,7 @@ from . import jsontext
 from .change import LARGEST, Body, Bridge, Call, Direction, End, Event, Step
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .redaction import beginning
-from .runs import BLOCK, Run, begun
+from .runs import BLOCK, Run, begin_run
 from .sse import Decoder, EventTooLarge, Frame
 from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
@@ -74,7 +74,7 @@ class Translation:
         kind = type(bridge) if bridge else None
         self._path = path(client, upstream, kind)  # type: ignore[arg-type]  # classes can be hashed
         self._way_back: list[Step] = []
-        self._runs = False
+        self._runs_possible = False
         self._run: Run | None = None
         self._held_back: Callable[[], bytes] | None = None
         """Encodes a snapshot that is held back: the next piece may supersede it."""
@@ -143,7 +143,7 @@ class Translation:
         if self.streams:
             self._changes_of_events = [step.event for step in self._way_back]
             seeing = [step.change for step in self._way_back if step.change.reads_text]
-            self._runs = all(change is self._bridge for change in seeing)
+            self._runs_possible = all(change is self._bridge for change in seeing)
         return call
 
     def response(self, body: bytes) -> bytes:
@@ -176,7 +176,7 @@ class Translation:
         be understood; either way finish() returns what the client is still owed.
         """
         if self._run is not None and self._decoder.between and not self.ended:
-            snapshot = self._run.snapshot_of(chunk)
+            snapshot = self._run.take(chunk)
             if snapshot is not None:  # as for nearly all chunks; the long way costs twice as much
                 self.events_taken += 1
                 self.events_made += 1
@@ -225,15 +225,15 @@ class Translation:
         at = 0
         while at < len(chunk) and not self.ended:
             run = self._run if self._decoder.between else None
-            if run is not None and (insides := run.insides(texts := run.texts(chunk, at))):
-                count = len(insides)
+            if run is not None and (accepted := run.accepted(texts := run.texts_at(chunk, at))):
+                count = len(accepted)
                 at += count * run.size + sum(map(len, texts[:count]))
                 self.events_taken += count
                 if newest_only:
-                    run.grow(insides)
-                    held_back = run.snapshot
+                    run.append(accepted)
+                    held_back = run.latest_snapshot
                 else:
-                    yield from run.blocks(insides)
+                    yield from run.snapshots(accepted)
                 continue
             frames, end = self._decoder.event_at(chunk, at)
             for event in self._events(frames, chunk[at:end]):
@@ -254,7 +254,7 @@ class Translation:
         """What ``frames`` become. ``raw`` is what they were decoded from: if it is exactly one
         event, that one may begin a run.
         """
-        whole = self._runs and self._decoder.between
+        whole = self._runs_possible and self._decoder.between
         seen = 0
         made: Sequence[Event] = ()
         for name, data in frames:
@@ -270,14 +270,14 @@ class Translation:
                 raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
             yield from made
         if whole and seen == 1 and self._decoder.between and self._is_text(made):
-            lets_pass = self._bridge.lets_pass if self._bridge else None
-            self._run = begun(raw, made[0], lets_pass, self._options.event_limit)
+            passes_unchanged = self._bridge.passes_unchanged if self._bridge else None
+            self._run = begin_run(raw, made[0], passes_unchanged, self._options.event_limit)
 
     def _is_text(self, made: Sequence[Event]) -> bool:
         """Whether an event only made the text grow, and the next one like it will do so, too."""
         if len(made) != 1 or made[0].text is None:
             return False
-        return self._bridge is None or self._bridge.grows
+        return self._bridge is None or self._bridge.in_content
 
     def keepalive(self, now: datetime) -> bytes:
         """What servers of the client's version send into a silence; ``now`` is in UTC."""

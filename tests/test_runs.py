@@ -310,10 +310,10 @@ def test_what_cannot_be_taken_has_not_all_that_stands_behind_it_looked_for_again
     text.append("a")
     made = Event("completion", {"stop": None})
     made.show(text, "completion")
-    run = runs.begun(delta("a"), made, None, limit=1 << 20)
+    run = runs.begin_run(delta("a"), made, None, limit=1 << 20)
     assert run is not None
-    found = run.texts((delta("a") + delta("")) * 10_000, 0)
-    assert 2 <= len(found) * run.size <= runs.AHEAD
+    found = run.texts_at((delta("a") + delta("")) * 10_000, 0)
+    assert 2 <= len(found) * run.size <= runs.LOOKAHEAD
 
 
 INSIDES = st.one_of(

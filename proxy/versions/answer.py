@@ -39,12 +39,12 @@ class AnswerText:
         return self._scanner.feed(self._continuing(text))
 
     @property
-    def lets_pass(self) -> Callable[[str], bool]:
-        """Tells of a text whether it would be given out as it is, and nothing be kept in mind.
+    def passes_unchanged(self) -> Callable[[str], bool]:
+        """Whether feed() would return just a certain text, and remember nothing of it.
 
-        It is right as soon as text was given out: how the answer begins is behind it then.
+        Not to be asked before feed() has returned any: the beginning of an answer is special.
         """
-        return self._scanner.lets_pass
+        return self._scanner.passes_unchanged
 
     def flush(self, stop: str | None = None) -> str:
         """The rest, when no more text will come; ``stop`` is at what the upstream ended it.

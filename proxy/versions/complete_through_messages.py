@@ -73,9 +73,9 @@ class CompleteThroughMessages(Bridge):
         )
 
     @property
-    def lets_pass(self) -> Callable[[str], bool]:
-        """Text within the answer that no stop sequence begins in or ends in."""
-        return self._answer.lets_pass
+    def passes_unchanged(self) -> Callable[[str], bool]:
+        """Whether no stop sequence begins or ends in a certain text, and none is held back for."""
+        return self._answer.passes_unchanged
 
     def downgrade_response(self, body: Body) -> Body:
         """The text of the Message as a completion."""
@@ -115,7 +115,7 @@ class CompleteThroughMessages(Bridge):
 
         That is, unless it went on behind it: some tell the reason first.
         """
-        if self._stop_reason is not None and not self.grows:
+        if self._stop_reason is not None and not self.in_content:
             return self._closed()
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
         return (*self._said(self._answer.flush()), error_event(error))
@@ -130,7 +130,7 @@ class CompleteThroughMessages(Bridge):
         message = message if isinstance(message, dict) else {}
         self._open(message)
         opened = (self._event(""), *self._grown(_text_of(message)))
-        self.grows, self._stop_reason = False, None
+        self.in_content, self._stop_reason = False, None
         self._take_stop(message)
         return opened
 
@@ -147,7 +147,7 @@ class CompleteThroughMessages(Bridge):
         return self._grown(_text(body.get("delta")))
 
     def _grown(self, text: str) -> Sequence[Event]:
-        self.grows = True
+        self.in_content = True
         self._check_cost(text, LOOKED_THROUGH)
         grown = self._said(self._answer.feed(text))
         if self._answer.stop is None:
@@ -181,7 +181,7 @@ class CompleteThroughMessages(Bridge):
             stop = _string(delta.get("stop_sequence"))
             self._check_cost(stop, LOOKED_THROUGH)  # others may have been complete within it
             self._stop_reason = delta["stop_reason"]
-            self.grows = False
+            self.in_content = False
             self._stop_sequence = stop or None
 
     def _stop(self) -> tuple[str, str | None]:

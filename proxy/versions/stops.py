@@ -48,8 +48,8 @@ class StopScanner:
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
-    def lets_pass(self, text: str) -> bool:
-        """Whether ``text``, added now, would be given out as it is, and nothing be kept in mind."""
+    def passes_unchanged(self, text: str) -> bool:
+        """Whether feed() would return just ``text``, and remember nothing of it."""
         if self._held or self.hit is not None:
             return False
         for character in self._begins:  # in most texts there is none
