@@ -1,13 +1,31 @@
-"""What one version change is: the type that carries the design.
+"""What a version change is: the type that every module of ``versions`` is written in.
 
-A change says what differs between two neighbouring versions, in both directions. It knows neither
-HTTP nor time nor its neighbours. An instance lives for one exchange, so that on the way back it
-may remember the way out.
+A version change is one difference between two neighbouring versions of the API, as a subclass of
+VersionChange. Suppose that 2099-01-01 renames ``max_tokens`` to ``budget``:
 
-The request of an old client climbs through the changes oldest first, and its response comes back
-through them newest first; for a client newer than its upstream it is the other way round. What a
-change does not override passes through, and so does what it does not know: the API promises to
-add events, fields and values (https://docs.anthropic.com/en/api/versioning).
+    class BudgetReplacedMaxTokens(VersionChange):
+        '''`max_tokens` is called `budget`.'''
+
+        endpoints = ("/v1/messages",)
+
+        def upgrade_request(self, call: Call) -> Call:
+            call.body["budget"] = call.body.pop("max_tokens", None)
+            return call
+
+*Upgrade* is always from old to new, *downgrade* from new to old. The request of an old client is
+upgraded by one change after another, oldest version first, and the response is downgraded by the
+same changes in reverse. A client newer than its upstream needs the opposite: its request is
+downgraded, the response upgraded. A method that is not overridden leaves everything as it is.
+
+Rules for a change:
+
+- It knows neither HTTP nor time nor other changes; it sees parsed JSON and one event at a time.
+- An instance serves one exchange: what the request said it may remember for the response.
+- What it does not know it passes on: the API promises to add events, fields and values
+  (https://docs.anthropic.com/en/api/versioning).
+
+What makes it part of the proxy is its place in VERSIONS, in ``versions/__init__.py``. The test
+``test_adding_a_version.py`` adds one like the above, and serves all older clients with it.
 """
 
 from __future__ import annotations
@@ -22,23 +40,28 @@ from .errors import ProxyError
 Body = dict[str, Any]
 
 LARGEST = 16 << 20
-"""The most that is remembered of a streamed answer, in bytes of JSON. Each delta repeats it,
-however short, and to print a Message of four times as much takes half a second."""
+"""The most that is remembered of a streamed answer, in bytes of JSON. Every snapshot repeats all of
+it, and to print a Message of four times that size takes half a second."""
 
 
 @dataclass(slots=True)
 class Call:
-    """A request as version changes see it."""
+    """A request as version changes see it.
+
+    Its own fields, and the members of ``body``, may be altered in place. What is nested deeper
+    belongs to the original request, too: a change replaces it by an altered copy.
+    """
 
     endpoint: str
+    """Its path, without the prefix of the route."""
     body: Body
     dropped: dict[str, str] = field(default_factory=dict)
-    """The parameters that the client set and the upstream will not get, and why."""
+    """The parameters that the client set and the upstream will not get, each with the reason."""
     notes: list[str] = field(default_factory=list)
-    """What else was made different, and why."""
+    """What else was changed, for people to read, each with the reason."""
 
     def discard(self, parameter: str) -> None:
-        """Take out a parameter by which the client asked for nothing."""
+        """Remove a parameter that has no effect, so that nothing is lost with it."""
         if parameter in self.body:
             del self.body[parameter]
             self.notes.append(f"{parameter}: left out, it asks for nothing")
@@ -47,8 +70,8 @@ class Call:
 class GrowingText:
     """A text that is only ever appended to, kept as the inside of a JSON string.
 
-    Streams of 2023-01-01 repeat the whole text in every event. Escaping it anew each time would
-    cost as much as the text is long; here every character is escaped once.
+    Streams of 2023-01-01 repeat the whole text in every event. To escape all of it for each event
+    would take the square of its length; here every character is escaped once.
     """
 
     __slots__ = ("appended", "escaped")
@@ -66,9 +89,9 @@ class GrowingText:
 class Event:
     """One server-sent event as version changes see it: a name, and data that is mostly JSON.
 
-    What came from the wire is parsed when its ``body`` is first asked for; what has a new body is
-    printed when it is encoded. So an event that passes through is not parsed, and one that every
-    change alters is printed once.
+    The data is parsed when ``body`` is first read, and a body that was replaced is printed when the
+    event is encoded. So an event that no change looks at is never parsed, and one that every change
+    alters is printed once. A changed body is therefore assigned, not altered in place.
     """
 
     __slots__ = (
@@ -95,15 +118,15 @@ class Event:
     ) -> None:
         self.name = name
         self.last = last
-        """Whether the answer ends with this event; nothing after it is for the client."""
+        """Whether the answer ends with this event: the client gets nothing behind it."""
         self.failure = failure
-        """The error that ends the answer, for the log; the client reads it in the event."""
+        """The error that the event reports to the client, for the log."""
         self.snapshot = snapshot
-        """Whether the event repeats all that the snapshot before it said."""
+        """Whether the event repeats all that the one before it said, so that it supersedes it."""
         self._body = body
         self._data = data
         self.text: GrowingText | None = None
-        """The text that the event repeats; see show."""
+        """The text that the event repeats; see repeat_text."""
 
     @property
     def body(self) -> Body:
@@ -122,18 +145,19 @@ class Event:
 
     @property
     def data(self) -> bytes:
-        """What stands behind ``data:`` on the wire; not of a snapshot of a text.
+        """What stands behind ``data:`` on the wire, without the text that repeat_text() adds.
 
-        It is one line, but for an event that passes as it came.
+        JSON that is printed here is one line; what came from the upstream may have several.
         """
         if self._data is None:
             self._data = jsontext.dumps(self._body)
         return self._data
 
-    def show(self, text: GrowingText, key: str) -> None:
-        """Let the event repeat ``text``, as it is now, under ``key`` before its other members.
+    def repeat_text(self, text: GrowingText, key: str) -> None:
+        """Add ``text``, as it is now, to the body under ``key``, as its first member.
 
-        There is one other member at least. What the text grows later does not show.
+        It must not be the only one. The body is printed anew, even if it was altered in place. What
+        is appended to the text later is not part of the event.
         """
         self.snapshot = True
         self.text = text
@@ -141,7 +165,7 @@ class Event:
         self._length = len(text.escaped)
 
     def encode(self) -> bytes:
-        """The event for the wire; the text of a snapshot is copied once."""
+        """The event as it goes on the wire; a text that it repeats is copied once."""
         if self.text is None:
             return sse.encode(self.name, self.data)
         before, after = self.around_text()
@@ -155,80 +179,95 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How the upstream's stream ended: properly, or with an ``error``."""
+    """The end of the upstream's stream: by itself, or by an ``error``."""
 
     error: ProxyError | None = None
 
 
 class VersionChange:
-    """One difference between two neighbouring versions; the docstring tells it to users."""
+    """One difference between two neighbouring versions.
+
+    The first line of a subclass's docstring says which, in one sentence for users: the command
+    ``versions`` prints it.
+    """
 
     endpoints: ClassVar[tuple[str, ...]]
     """The paths of the requests that the change concerns, as the older version has them."""
 
     drops: ClassVar[tuple[str, ...]] = ()
-    """The parameters that it may leave out of a request, by the names that ``Call.dropped`` has.
-    Names that only a request knows cannot stand here."""
+    """The parameters that it may leave out of a request, by their names in ``Call.dropped``, as far
+    as they are known beforehand."""
 
-    reads_text: ClassVar[bool] = True
-    """Whether what it makes of a delta depends on its text, but for the text itself.
+    depends_on_text: ClassVar[bool] = True
+    """Whether what a delta becomes depends on what its text says. True is always safe.
 
-    Where no change says so, a delta that differs from the one before in its text alone need not be
-    shown to them: it becomes what that one became, with its own text.
+    False promises that of two deltas which differ in nothing but their text, the change makes
+    events that differ in nothing but their text. Where all changes promise that, it is shown only
+    the first of a run of such deltas (see ``runs``), which makes streams several times as fast.
     """
 
-    # A client older than the upstream.
+    # For a client older than the upstream.
 
     def upgrade_request(self, call: Call) -> Call:
-        """Old to new: the request that the client would send today; raises InvalidRequest."""
+        """The request of an old client as a new upstream takes it; raises InvalidRequest."""
         return call
 
     def downgrade_response(self, body: Body) -> Body:
-        """New to old: the body of a response that was not streamed."""
+        """The body of a new upstream's response, not streamed, as an old client reads it."""
         return body
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
-        """New to old: what one event of a stream becomes; none, one or many."""
+        """The events that an old client gets for one event of a new upstream: none, one or many."""
         return (event,)
 
-    def finish(self, end: End) -> Sequence[Event]:  # noqa: ARG002
-        """The upstream's stream has ended: what an older client is still owed."""
+    def downgrade_end(self, end: End) -> Sequence[Event]:  # noqa: ARG002
+        """The events that an old client still needs where a stream ends without a last one."""
         return ()
 
-    # A client newer than the upstream: a service that has not migrated.
+    # For a client newer than the upstream, which is a service that has not migrated.
 
     def downgrade_request(self, call: Call) -> Call:
-        """New to old: the request that the service understands; raises InvalidRequest."""
+        """The request of a new client as an old upstream takes it; raises InvalidRequest."""
         return call
 
     def upgrade_response(self, body: Body) -> Body:
-        """Old to new: the body of a response that was not streamed; raises UpstreamRefused."""
+        """The body of an old upstream's response, not streamed, as a new client reads it.
+
+        Raises UpstreamRefused where the body reports an error.
+        """
         return body
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """Old to new: what one event of a stream becomes; none, one or many."""
+        """The events that a new client gets for one event of an old upstream: none, one or many."""
         return (event,)
 
-    def upgrade_error(self, error: ProxyError) -> ProxyError:
-        """Old to new: a refusal of the service, as the client should read it."""
-        return error
-
-    def finish_upgraded(self, end: End) -> Sequence[Event]:  # noqa: ARG002
-        """The service's stream has ended: what a newer client is still owed."""
+    def upgrade_end(self, end: End) -> Sequence[Event]:  # noqa: ARG002
+        """The events that a new client still needs where a stream ends without a last one."""
         return ()
+
+    def upgrade_error(self, error: ProxyError) -> ProxyError:
+        """The error that an old upstream answered with, as a new client reads it.
+
+        There is no downgrade_error: errors of new upstreams have the form that they always had.
+        """
+        return error
 
 
 class Bridge(VersionChange):
-    """The version change that serves a retired endpoint through a living one."""
+    """A change that serves a retired endpoint by a living one, where a route asks for it.
+
+    It stands between versions like any other change, but only old clients take it, and Translation
+    is given the instance.
+    """
 
     living: ClassVar[str]
-    """The endpoint that it calls."""
+    """The living endpoint."""
 
     version: ClassVar[str]
-    """The version at which it calls it."""
+    """The version of the API at which it calls that endpoint."""
 
     answered_by: str | None = None
-    """The model that the upstream said is answering."""
+    """The model that answers, as the upstream names it, once that is known."""
 
     in_content: bool = False
     """Whether content has arrived since the upstream last gave a reason to stop."""
@@ -245,51 +284,61 @@ class Bridge(VersionChange):
 
 
 class Step:
-    """A version change in the direction in which an exchange takes it: out and back.
+    """One step on the way between two versions: a version change, and the direction it is taken in.
 
-    ``older`` says that the client is older than the upstream, so that its request is upgraded and
-    the answer downgraded; else it is the other way round.
+    ``client_is_older`` means that the request is upgraded and the answer downgraded; for a client
+    newer than its upstream it is the other way round.
     """
 
-    __slots__ = ("change", "older")
+    __slots__ = ("alters_answers", "alters_requests", "client_is_older", "kind")
 
-    def __init__(self, change: VersionChange, *, older: bool) -> None:
+    def __init__(self, kind: type[VersionChange], *, client_is_older: bool) -> None:
+        self.kind = kind
+        self.client_is_older = client_is_older
+        self.alters_requests = _overrides(
+            kind, "upgrade_request" if client_is_older else "downgrade_request"
+        )
+        self.alters_answers = _overrides(
+            kind,
+            *(
+                ("downgrade_response", "downgrade_event", "downgrade_end")
+                if client_is_older
+                else ("upgrade_response", "upgrade_event", "upgrade_end", "upgrade_error")
+            ),
+        )
+
+
+class BoundStep:
+    """A step of one exchange: bound to the instance of the change that serves it."""
+
+    __slots__ = ("change", "client_is_older")
+
+    def __init__(self, change: VersionChange, *, client_is_older: bool) -> None:
         self.change = change
-        self.older = older
+        self.client_is_older = client_is_older
 
     @property
     def request(self) -> Callable[[Call], Call]:
-        return self.change.upgrade_request if self.older else self.change.downgrade_request
+        change = self.change
+        return change.upgrade_request if self.client_is_older else change.downgrade_request
 
     @property
     def response(self) -> Callable[[Body], Body]:
-        return self.change.downgrade_response if self.older else self.change.upgrade_response
+        change = self.change
+        return change.downgrade_response if self.client_is_older else change.upgrade_response
 
     @property
     def event(self) -> Callable[[Event], Sequence[Event]]:
-        return self.change.downgrade_event if self.older else self.change.upgrade_event
+        change = self.change
+        return change.downgrade_event if self.client_is_older else change.upgrade_event
 
     @property
-    def finish(self) -> Callable[[End], Sequence[Event]]:
-        return self.change.finish if self.older else self.change.finish_upgraded
+    def end(self) -> Callable[[End], Sequence[Event]]:
+        change = self.change
+        return change.downgrade_end if self.client_is_older else change.upgrade_end
 
     def error(self, error: ProxyError) -> ProxyError:
-        """Every version words its errors alike, but for a service that has not migrated."""
-        return error if self.older else self.change.upgrade_error(error)
-
-
-class Direction:
-    """A kind of version change and the way in which it will be taken; see Step."""
-
-    __slots__ = ("answers", "asks", "kind", "older")
-
-    def __init__(self, kind: type[VersionChange], *, older: bool) -> None:
-        self.kind = kind
-        self.older = older
-        self.asks = _overrides(kind, *(_UPGRADE if older else _DOWNGRADE))
-        """Whether requests differ: others need not be read."""
-        self.answers = _overrides(kind, *(_DOWNGRADES if older else _UPGRADES))
-        """Whether answers differ: others need not be read."""
+        return error if self.client_is_older else self.change.upgrade_error(error)
 
 
 def _never(_: str) -> bool:
@@ -298,9 +347,3 @@ def _never(_: str) -> bool:
 
 def _overrides(kind: type[VersionChange], *methods: str) -> bool:
     return any(getattr(kind, name) is not getattr(VersionChange, name) for name in methods)
-
-
-_UPGRADE = ("upgrade_request",)
-_DOWNGRADE = ("downgrade_request",)
-_DOWNGRADES = ("downgrade_response", "downgrade_event", "finish")
-_UPGRADES = ("upgrade_response", "upgrade_event", "upgrade_error", "finish_upgraded")

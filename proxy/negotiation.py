@@ -96,7 +96,7 @@ def nearest(speaks: Sequence[str], client: str, endpoint: str) -> str:
     known = dates()
 
     def cost(version: str) -> tuple[int, int, bool]:
-        changes = sum(endpoint in taken.kind.endpoints for taken in path(client, version))
+        changes = sum(endpoint in step.kind.endpoints for step in path(client, version))
         return changes, abs(known.index(version) - known.index(client)), version < client
 
     return min(speaks, key=cost)

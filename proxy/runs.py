@@ -71,6 +71,7 @@ class Run:
 
     __slots__ = (
         "_after",
+        "_after_size",
         "_before",
         "_lookahead",
         "_passes_unchanged",
@@ -94,6 +95,7 @@ class Run:
     ) -> None:
         self._before = before
         self._after = after
+        self._after_size = len(after)
         self.size = len(before) + len(after)
         """What a delta takes on the wire beside its text, in bytes."""
         self._lookahead = min(LOOKAHEAD, max(0, limit - self.size))
@@ -109,7 +111,7 @@ class Run:
 
         This is how nearly all chunks arrive. Comparing slices costs less than startswith().
         """
-        start, end = self._text_starts, len(chunk) - len(self._after)
+        start, end = self._text_starts, len(chunk) - self._after_size
         if end > self._text_ends_by or chunk[:start] != self._before or chunk[end:] != self._after:
             return None
         escaped = self._accepted(chunk[start:end])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from . import jsontext
-from .change import LARGEST, Body, Bridge, Call, Direction, End, Event, Step
+from .change import LARGEST, Body, BoundStep, Bridge, Call, End, Event, Step
 from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .redaction import beginning
 from .runs import BLOCK, Run, begin_run
@@ -73,7 +73,7 @@ class Translation:
         self._options = options
         kind = type(bridge) if bridge else None
         self._path = path(client, upstream, kind)  # type: ignore[arg-type]  # classes can be hashed
-        self._way_back: list[Step] = []
+        self._way_back: list[BoundStep] = []
         self._runs_possible = False
         self._run: Run | None = None
         self._held_back: Callable[[], bytes] | None = None
@@ -93,10 +93,11 @@ class Translation:
 
     def concerns(self, endpoint: str) -> bool:
         """Whether requests or responses of ``endpoint`` differ between the two versions."""
-        for taken in self._path:
-            if endpoint in taken.kind.endpoints and (taken.asks or taken.answers):
-                return True
-        return False
+        return any(
+            step.alters_requests or step.alters_answers
+            for step in self._path
+            if endpoint in step.kind.endpoints
+        )
 
     @property
     def answers(self) -> bool:
@@ -131,19 +132,19 @@ class Translation:
     def _climb(self, call: Call) -> Call:
         """Apply the changes that concern the call, and remember the way back for the response."""
         changes: list[str] = []
-        for direction in self._path:
-            if call.endpoint in direction.kind.endpoints:
-                changes.append(direction.kind.__name__)
-                step = self._step(direction)
-                if direction.asks:
-                    call = step.request(call)
-                if direction.answers:
-                    self._way_back.insert(0, step)
+        for step in self._path:
+            if call.endpoint in step.kind.endpoints:
+                changes.append(step.kind.__name__)
+                bound = self._bound(step)
+                if step.alters_requests:
+                    call = bound.request(call)
+                if step.alters_answers:
+                    self._way_back.insert(0, bound)
         self.changes = tuple(changes)
         if self.streams:
             self._changes_of_events = [step.event for step in self._way_back]
-            seeing = [step.change for step in self._way_back if step.change.reads_text]
-            self._runs_possible = all(change is self._bridge for change in seeing)
+            dependent = [step.change for step in self._way_back if step.change.depends_on_text]
+            self._runs_possible = all(change is self._bridge for change in dependent)
         return call
 
     def response(self, body: bytes) -> bytes:
@@ -293,17 +294,16 @@ class Translation:
         for step in self._way_back:
             events = _up_to_last(step.event, events)
             if not any(event.last for event in events):
-                events = (*events, *step.finish(End(error)))
+                events = (*events, *step.end(End(error)))
         self.ended = True
         for event in events:
             self.failure = self.failure or event.failure
         self.events_made += len(events)
         yield b"".join(event.encode() for event in events)
 
-    def _step(self, direction: Direction) -> Step:
-        if isinstance(self._bridge, direction.kind):
-            return Step(self._bridge, older=True)
-        return Step(direction.kind(), older=direction.older)
+    def _bound(self, step: Step) -> BoundStep:
+        change = self._bridge if isinstance(self._bridge, step.kind) else step.kind()
+        return BoundStep(change, client_is_older=step.client_is_older)
 
     def _translated(self, event: Event) -> Sequence[Event]:
         """What one event of the upstream becomes."""

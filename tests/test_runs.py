@@ -309,7 +309,7 @@ def test_what_cannot_be_taken_has_not_all_that_stands_behind_it_looked_for_again
     text = GrowingText()
     text.append("a")
     made = Event("completion", {"stop": None})
-    made.show(text, "completion")
+    made.repeat_text(text, "completion")
     run = runs.begin_run(delta("a"), made, None, limit=1 << 20)
     assert run is not None
     found = run.texts_at((delta("a") + delta("")) * 10_000, 0)

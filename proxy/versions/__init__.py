@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from ..change import Bridge, Direction, VersionChange
+from ..change import Bridge, Step, VersionChange
 from .citations_left_user_text import CitationsLeftUserText
 from .complete_through_messages import CompleteThroughMessages
 from .completions_became_incremental import CompletionsBecameIncremental
@@ -71,7 +71,7 @@ def droppable() -> frozenset[str]:
 
 
 @cache
-def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tuple[Direction, ...]:
+def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tuple[Step, ...]:
     """The changes from a client's version to an upstream's, in the order of a request.
 
     ``bridge`` stands in for a retired endpoint: the way leads over the version that it calls.
@@ -80,18 +80,18 @@ def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tupl
         return tuple(_up(client, upstream) if client <= upstream else _down(client, upstream))
     return (
         *path(client, bridge.version),
-        Direction(bridge, older=True),
+        Step(bridge, client_is_older=True),
         *path(bridge.version, upstream),
     )
 
 
-def _up(client: str, upstream: str) -> Iterator[Direction]:
+def _up(client: str, upstream: str) -> Iterator[Step]:
     for version in VERSIONS:
         if client < version.date <= upstream:
-            yield from (Direction(change, older=True) for change in version.changes)
+            yield from (Step(change, client_is_older=True) for change in version.changes)
 
 
-def _down(client: str, upstream: str) -> Iterator[Direction]:
+def _down(client: str, upstream: str) -> Iterator[Step]:
     for version in reversed(VERSIONS):
         if upstream < version.date <= client:
-            yield from (Direction(change, older=False) for change in reversed(version.changes))
+            yield from (Step(change, client_is_older=False) for change in reversed(version.changes))

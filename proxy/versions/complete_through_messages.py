@@ -104,13 +104,13 @@ class CompleteThroughMessages(Bridge):
             case "message_stop":
                 return self._closed()
             case "error":
-                return self.finish(End(refused_in_stream(event.body)))
+                return self.downgrade_end(End(refused_in_stream(event.body)))
             case "ping":
                 return (event,)
             case _:
                 return ()
 
-    def finish(self, end: End) -> Sequence[Event]:
+    def downgrade_end(self, end: End) -> Sequence[Event]:
         """An upstream that gave its reason to stop has said all, even if it then failed.
 
         That is, unless it went on behind it: some tell the reason first.

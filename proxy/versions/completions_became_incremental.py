@@ -14,7 +14,7 @@ class CompletionsBecameIncremental(VersionChange):
     """Streamed completions are increments. Before, each event repeated the whole text so far."""
 
     endpoints = ("/v1/complete",)
-    reads_text = False
+    depends_on_text = False
 
     def __init__(self) -> None:
         self._text = GrowingText()
@@ -33,7 +33,7 @@ class CompletionsBecameIncremental(VersionChange):
             self._text.append(increment)
         elif not event.last:
             return ()
-        event.show(self._text, "completion")
+        event.repeat_text(self._text, "completion")
         return (event,)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:

@@ -11,7 +11,7 @@ class DoneEventRemoved(VersionChange):
     """Streams end with their last event. Before, a `data: [DONE]` followed it."""
 
     endpoints = ("/v1/complete", "/v1/messages")
-    reads_text = False
+    depends_on_text = False
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Send `[DONE]` right behind the last event: some clients read the two as a pair."""

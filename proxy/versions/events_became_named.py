@@ -13,7 +13,7 @@ class EventsBecameNamed(VersionChange):
     """Events of a stream have names: `completion`, `ping`, `error`. Before, they were data only."""
 
     endpoints = ("/v1/complete", "/v1/messages")
-    reads_text = False
+    depends_on_text = False
 
     def __init__(self) -> None:
         self._name = "completion"

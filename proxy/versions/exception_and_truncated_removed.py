@@ -18,7 +18,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
     """`exception` and `truncated` are gone; a stream that fails ends in an `error` event."""
 
     endpoints = ("/v1/complete",)
-    reads_text = False
+    depends_on_text = False
 
     def __init__(self) -> None:
         self._log_id = self._model = ""
@@ -47,7 +47,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
             return (self._failure(event.failure or refused_in_stream(event.body)),)
         return (event,)
 
-    def finish(self, end: End) -> Sequence[Event]:
+    def downgrade_end(self, end: End) -> Sequence[Event]:
         """An upstream that stops without an end has failed, and the client must know."""
         return (self._failure(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 
@@ -73,7 +73,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
             return (error,)
         return (Event("completion", body | {"stop_reason": None, "stop": None}), error)
 
-    def finish_upgraded(self, end: End) -> Sequence[Event]:
+    def upgrade_end(self, end: End) -> Sequence[Event]:
         """A service that stops without an end has failed."""
         return (error_event(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 

@@ -55,7 +55,7 @@ class MessagesBecameIncremental(VersionChange):
     def downgrade_event(self, event: Event) -> Sequence[Event]:
         """Put the event into the Message, and send that if it is another one now."""
         if event.name == "error":
-            return self.finish(End(refused_in_stream(event.body)))
+            return self.downgrade_end(End(refused_in_stream(event.body)))
         if event.name == "message_stop":
             reason = (self._so_far.message or {}).get("stop_reason")
             no_reason = UpstreamNonsense(NO_REASON)
@@ -70,7 +70,7 @@ class MessagesBecameIncremental(VersionChange):
             self._so_far.count(event.data)
         return (self._growing(),) if grown and event.name != "message_delta" else ()
 
-    def finish(self, end: End) -> Sequence[Event]:
+    def downgrade_end(self, end: End) -> Sequence[Event]:
         """An upstream that gave its reason to stop has said all, even if it then failed.
 
         That is, unless it went on behind it: some tell the reason first.
@@ -114,7 +114,7 @@ class MessagesBecameIncremental(VersionChange):
             )
         return error
 
-    def finish_upgraded(self, end: End) -> Sequence[Event]:
+    def upgrade_end(self, end: End) -> Sequence[Event]:
         """A service that stops without an end has failed."""
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
         return (*self._increments.rest(), error_event(error))
