@@ -25,7 +25,7 @@ from .nudges import Brownout
 from .observe import Record
 from .versions.completions_became_incremental import CompletionsBecameIncremental
 from .versions.messages_became_incremental import MessagesBecameIncremental
-from .versions.unset_parameters_refused import ONLY_THEN
+from .versions.unset_parameters_refused import REMOVED_PARAMETERS
 
 UNKNOWN = "-"
 """Stands in a record for what is not known."""
@@ -68,7 +68,7 @@ _SNAPSHOTS = {
     CompletionsBecameIncremental.__name__: "whole text in every event",
     MessagesBecameIncremental.__name__: "whole Message in every event",
 }
-_NOTED = {"stop_sequences": "blank stop sequences", **{name: name for name in ONLY_THEN}}
+_NOTED = {"stop_sequences": "blank stop sequences", **{name: name for name in REMOVED_PARAMETERS}}
 """What clients use that today's API has no equivalent of, by the version change or the note of the
 translation that shows it. Parameters that were left out are counted apart, as ``dropped``."""
 

@@ -514,7 +514,7 @@ def test_the_input_that_never_becomes_whole_is_read_once(monkeypatch: pytest.Mon
     assert sum(b"{{" in text for text in texts) == 1
     reason = {"delta": {"stop_reason": "tool_use"}}
     end = b"".join(made.feed(named("message_delta", reason) + named("message_stop", {})))
-    assert b"asked for a tool without the whole of its input" in end
+    assert b"ended a tool call before its input was complete" in end
 
 
 @pytest.mark.parametrize("grows", ["text", "usage", "citations"])
@@ -714,7 +714,7 @@ def test_documents_that_move_are_told_of() -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [document]}]
     made.request("/v1/messages", json.dumps({"messages": messages}).encode())
     assert made.notes == [
-        "messages: documents of the assistant are handed in by the user before it"
+        "messages: documents in assistant messages moved to the user message before"
     ]
 
 

@@ -1,8 +1,8 @@
 """The history of the API: its versions, oldest first, each with the changes that made it.
 
-A new API version is one entry here and one module for each of its changes; nothing else in the
-proxy knows a date. Changes stand in the order in which a request climbs them; a response comes
-back through them in reverse.
+A new API version is one entry in VERSIONS and one module for each of its changes (see ``change``);
+nothing else in the proxy knows a date. The changes of a version stand in the order in which they
+upgrade a request; a response comes back through them in reverse.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from .unset_parameters_refused import UnsetParametersRefused
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A dated version of the API, and what changed with it, for users to read."""
+    """A dated version of the API, and what changed with it."""
 
     date: str
     about: str
+    """What changed, in one sentence for users."""
     changes: tuple[type[VersionChange], ...] = ()
     bridges: tuple[type[Bridge], ...] = ()
-    """What stands in for endpoints that were retired while this was the newest version."""
+    """Changes that serve an endpoint of this version which was retired later."""
 
 
 VERSIONS = (
@@ -52,7 +53,7 @@ VERSIONS = (
     ),
     Version(
         "2026-10-21",
-        "Requests for Messages lose what models no longer use.",
+        "Requests for Messages may no longer contain what today's models do not use.",
         (SamplingParametersRemoved, CitationsLeftUserText, DocumentsLeftAssistantTurns),
     ),
 )
@@ -65,16 +66,17 @@ def dates() -> tuple[str, ...]:
 
 
 def droppable() -> frozenset[str]:
-    """The parameters that some change may leave out, by their names in ``Call.dropped``."""
+    """The parameters that any change may leave out, by their names in ``Call.dropped``."""
     changes = (change for version in VERSIONS for change in (*version.changes, *version.bridges))
     return frozenset(name for change in changes for name in change.drops)
 
 
 @cache
 def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tuple[Step, ...]:
-    """The changes from a client's version to an upstream's, in the order of a request.
+    """The steps from a client's version to an upstream's, in the order of a request.
 
-    ``bridge`` stands in for a retired endpoint: the way leads over the version that it calls.
+    With a ``bridge`` they lead to the version at which it calls the living endpoint, over the
+    bridge, and from there to the upstream's version.
     """
     if bridge is None:
         return tuple(_up(client, upstream) if client <= upstream else _down(client, upstream))

@@ -1,4 +1,4 @@
-"""Version change of 2026-10-21: what a user's text may carry."""
+"""Version change of 2026-10-21: citations in what the user says."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .messages_requests import ENDPOINTS, edited, edited_messages
 
 
 class CitationsLeftUserText(VersionChange):
-    """Text blocks of user messages have no `citations`: those are the assistant's to give."""
+    """`citations` are refused on text blocks of user messages; only answers have them."""
 
     endpoints = ENDPOINTS
     drops = ("citations",)
 
     def upgrade_request(self, call: Call) -> Call:
-        """Leave them out, and say so. The text itself stays as it is."""
+        """Drop them; the text itself stays as it is."""
 
         def bare(content: list[Any]) -> list[Any]:
             return [_without_citations(block, call) for block in content]
@@ -29,5 +29,5 @@ class CitationsLeftUserText(VersionChange):
 def _without_citations(block: Any, call: Call) -> Any:
     if not isinstance(block, dict) or block.get("type") != "text" or not block.get("citations"):
         return block
-    call.dropped["citations"] = "not taken on a user's text since 2026-10-21"
+    call.dropped["citations"] = "not accepted on a user's text since 2026-10-21"
     return {field: value for field, value in block.items() if field != "citations"}

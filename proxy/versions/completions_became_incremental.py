@@ -1,4 +1,4 @@
-"""Version change of 2023-06-01: what the text of a streamed completion is."""
+"""Version change of 2023-06-01: how much of the text each event of a completion carries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .growth import growth
 
 
 class CompletionsBecameIncremental(VersionChange):
-    """Streamed completions are increments. Before, each event repeated the whole text so far."""
+    """Events of a completion carry only new text. Before, each repeated the whole text so far."""
 
     endpoints = ("/v1/complete",)
     depends_on_text = False
@@ -21,10 +21,9 @@ class CompletionsBecameIncremental(VersionChange):
         self._before = ""
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
-        """Add the increment to the text, and send that.
+        """Append the increment, and send the whole text so far.
 
-        A text that did not grow is not sent again, but for the last event: it says how the answer
-        ended, and repeats the text even so.
+        An event without new text is left out, unless it is the last one, which has the stop reason.
         """
         if event.name != "completion":
             return (event,)
@@ -37,7 +36,7 @@ class CompletionsBecameIncremental(VersionChange):
         return (event,)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """Send what the text has more than before; the last event is a whole answer."""
+        """Send what is new in the text; the last event must be a whole answer."""
         if event.name != "completion":
             return (event,)
         text = event.body.get("completion")

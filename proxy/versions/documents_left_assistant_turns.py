@@ -1,4 +1,4 @@
-"""Version change of 2026-10-21: where a document may stand."""
+"""Version change of 2026-10-21: which messages may have documents."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from .messages_requests import ENDPOINTS, edited
 
 
 class DocumentsLeftAssistantTurns(VersionChange):
-    """`document` blocks do not stand directly in assistant messages."""
+    """`document` blocks are refused as direct content of assistant messages."""
 
     endpoints = ENDPOINTS
 
     def upgrade_request(self, call: Call) -> Call:
-        """Move each to the end of the user message before it: so the model still reads it."""
+        """Move each to the end of the user message before it, so that the model still reads it."""
 
         def edit(request: Body) -> Body:
             messages = request.get("messages")
             if not isinstance(messages, list) or not any(map(_documents, messages)):
                 return request
-            note = "messages: documents of the assistant are handed in by the user before it"
-            call.notes.append(note)
+            call.notes.append(
+                "messages: documents in assistant messages moved to the user message before"
+            )
             return request | {"messages": _moved(messages)}
 
         return edited(call, edit)
@@ -29,25 +30,25 @@ class DocumentsLeftAssistantTurns(VersionChange):
 
 def _moved(messages: list[Any]) -> list[Any]:
     moved: list[Any] = []
-    handed_in: list[Any] | None = None  # the content of a last message that is our copy
+    content: list[Any] | None = None  # of the user message that the next document moves to
     for message in messages:
         documents = _documents(message)
         if not documents:
-            handed_in = None
+            content = None
             moved.append(message)
             continue
-        if handed_in is None:
-            handed_in = _handed_in(moved)
-        handed_in += documents
+        if content is None:
+            content = _user_content(moved)
+        content += documents
         rest = [block for block in message["content"] if not _is_document(block)]
         if rest:
-            handed_in = None
+            content = None
             moved.append(message | {"content": rest})
     return moved
 
 
-def _handed_in(moved: list[Any]) -> list[Any]:
-    """The content of the user's message at the end, which is made where there is none."""
+def _user_content(moved: list[Any]) -> list[Any]:
+    """The content of a user message at the end of ``moved``, to append to: a copy, or a new one."""
     content: list[Any] = []
     if moved and _takes_blocks(moved[-1]):
         user = moved.pop()
@@ -59,7 +60,7 @@ def _handed_in(moved: list[Any]) -> list[Any]:
 
 
 def _takes_blocks(message: Any) -> bool:
-    """Whether it is the user's, and sound: what is not is left for the API to refuse."""
+    """Whether it is a valid user message; an invalid one is left for the API to refuse."""
     if not isinstance(message, dict) or message.get("role") != "user":
         return False
     return isinstance(message.get("content"), str | list)

@@ -1,4 +1,4 @@
-"""Version change of 2023-06-01: how a stream says that it is over."""
+"""Version change of 2023-06-01: what marks the end of a stream."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from ..change import Event, VersionChange
 
 
 class DoneEventRemoved(VersionChange):
-    """Streams end with their last event. Before, a `data: [DONE]` followed it."""
+    """A stream ends with its last event. Before, a `data: [DONE]` followed that."""
 
     endpoints = ("/v1/complete", "/v1/messages")
     depends_on_text = False
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
-        """Send `[DONE]` right behind the last event: some clients read the two as a pair."""
+        """Send `[DONE]` right behind the last event: some clients take what stands before it."""
         if event.last:
             return (event, Event(None, data=b"[DONE]"))
         return (event,)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """Swallow it."""
+        """Leave `[DONE]` out."""
         return () if event.data == b"[DONE]" else (event,)

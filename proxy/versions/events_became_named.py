@@ -1,4 +1,4 @@
-"""Version change of 2023-06-01: the names of events."""
+"""Version change of 2023-06-01: the `event:` line of a server-sent event."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..change import Call, Event, VersionChange
 
 
 class EventsBecameNamed(VersionChange):
-    """Events of a stream have names: `completion`, `ping`, `error`. Before, they were data only."""
+    """Every event of a stream has an `event:` line with its name. Before, only pings had one."""
 
     endpoints = ("/v1/complete", "/v1/messages")
     depends_on_text = False
@@ -19,16 +19,17 @@ class EventsBecameNamed(VersionChange):
         self._name = "completion"
 
     def upgrade_request(self, call: Call) -> Call:
-        """Remember which name the events of this endpoint have."""
+        """Remember the name of the events that hold an answer of this endpoint."""
         self._name = "completion" if call.endpoint == "/v1/complete" else "message"
         return call
 
     downgrade_request = upgrade_request
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
-        """Take the name off. What only its name tells apart has no form without it.
+        """Remove the name of events that hold an answer, and all other events.
 
-        Pings are of that kind: a client of 2023 takes them for answers, or dies of them.
+        Without its name any other event looks like an answer. Pings would keep theirs, but many
+        clients of 2023 take even a named one for an answer, or crash.
         """
         if event.name != self._name:
             return ()
@@ -36,7 +37,7 @@ class EventsBecameNamed(VersionChange):
         return (event,)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """Give the event its name. Pings had one, but no JSON for data."""
+        """Add the name. Pings have theirs, but the time as text where today's have JSON."""
         if event.name == "ping":
             return (Event("ping", {"type": "ping"}),)
         if event.name is None:
@@ -45,12 +46,12 @@ class EventsBecameNamed(VersionChange):
 
 
 PINGS_HAVE_A_BODY = "2023-06-01"
-"""The version from which a ping is an event like any other."""
+"""The version from which on the data of a ping is JSON."""
 
 
 def historical_ping(now: datetime) -> bytes:
-    """The one named event of before: what its server sent into a silence, byte for byte.
+    """A ping of 2023-01-01, byte for byte as the API sent it while it had nothing else to send.
 
-    Official SDKs of then skip it; some hand-written clients do not.
+    The official SDKs of that time skip it; some hand-written clients do not.
     """
     return sse.encode("ping", f"{now:%Y-%m-%d %H:%M:%S.%f}".encode())

@@ -1,4 +1,4 @@
-"""Version change of 2023-06-01: the fields of a completion, and how a failed stream ends."""
+"""Version change of 2023-06-01: fields of a completion, and how a stream reports a failure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ..change import Body, Call, End, Event, VersionChange
 from ..errors import STATUS_OF_TYPE, ProxyError, UpstreamNonsense, refused_in_stream
 from .prompt import HUMAN
 
-ONLY_THEN = ("exception", "truncated")
+REMOVED_FIELDS = ("exception", "truncated")
 
 STOPPED_SHORT = "upstream stopped before the end of its answer"
 NO_REASON = "upstream ended its answer without a stop_reason"
 
 
 class ExceptionAndTruncatedRemoved(VersionChange):
-    """`exception` and `truncated` are gone; a stream that fails ends in an `error` event."""
+    """`exception` and `truncated` are removed; a stream that fails ends with an `error` event."""
 
     endpoints = ("/v1/complete",)
     depends_on_text = False
@@ -25,19 +25,19 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         self._only_stop: str | None = None
 
     def upgrade_request(self, call: Call) -> Call:
-        """Remember whether there is but one stop sequence: the one that every call had."""
+        """Remember whether the only stop sequence is the one that every call had."""
         stops = call.body.get("stop_sequences")
         others = [stop for stop in stops if stop != HUMAN] if isinstance(stops, list) else stops
         self._only_stop = None if others else HUMAN
         return call
 
     def downgrade_response(self, body: Body) -> Body:
-        """Put the two back, where they stood among the seven keys of then."""
+        """Restore the two fields, at their places among the seven of 2023-01-01."""
         check_completion(body)
         return self._as_in_2023_01_01(body)
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
-        """As a body; an `error` event becomes a last completion that carries the exception."""
+        """As a response; an `error` event becomes a last completion with an exception."""
         if event.name == "completion":
             event.body = body = self._as_in_2023_01_01(event.body)
             self._log_id, self._model = body["log_id"], body["model"]
@@ -48,18 +48,18 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         return (event,)
 
     def downgrade_end(self, end: End) -> Sequence[Event]:
-        """An upstream that stops without an end has failed, and the client must know."""
+        """A stream without a last event has failed, and must not look whole to the client."""
         return (self._failure(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 
     def upgrade_response(self, body: Body) -> Body:
-        """Take the two out; an exception is an error."""
+        """Remove the two fields; an exception is an error."""
         if body.get("exception") is not None:
-            raise told_by(body["exception"])
+            raise error_of(body["exception"])
         check_completion(body)
         return _as_in_2023_06_01(body)
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """As a body; an exception ends the stream with an `error` event."""
+        """As a response; an exception ends the stream with an `error` event."""
         if event.name == "error":
             return (error_event(refused_in_stream(event.body)),)
         if event.name != "completion":
@@ -68,54 +68,56 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         body = _as_in_2023_06_01(event.body)
         if exception is None:
             return (Event("completion", body, last=event.last),)
-        error = error_event(told_by(exception))
+        error = error_event(error_of(exception))
         if not body.get("completion"):
             return (error,)
         return (Event("completion", body | {"stop_reason": None, "stop": None}), error)
 
     def upgrade_end(self, end: End) -> Sequence[Event]:
-        """A service that stops without an end has failed."""
+        """A stream without a last event has failed."""
         return (error_event(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 
     def _failure(self, error: ProxyError) -> Event:
-        """The form that every client of 2023 survives: none can be told of an error otherwise.
+        """A last completion that reports ``error``: the one form that all clients of 2023 survive.
 
-        With `max_tokens` as the reason a cut text does not look whole, and without any reason old
-        clients wait for ever.
+        Without a stop reason some of them wait for ever; with `max_tokens` a cut text does not look
+        whole.
         """
-        failed = {
+        body = {
             "stop_reason": "max_tokens",
             "log_id": self._log_id,
             "model": self._model,
             "exception": f"{error.type}: {error.message}",
         }
-        return Event("completion", self._as_in_2023_01_01(failed), last=True, failure=error)
+        return Event("completion", self._as_in_2023_01_01(body), last=True, failure=error)
 
     def _as_in_2023_01_01(self, body: Body) -> Body:
-        """The seven keys. The documented answers of later say nothing of ``stop``, and some old
-        clients take an answer for unfinished without: where it can be but one, it is told.
+        """A completion with the seven fields of 2023-01-01.
+
+        Later ones are documented without ``stop``, but some old clients take an answer without it
+        for unfinished: it is filled in where only one stop sequence is possible.
         """
-        told = _told(body)
-        if "stop" not in body and told["stop_reason"] == "stop_sequence":
-            told["stop"] = self._only_stop
+        fields = _fields(body)
+        if "stop" not in body and fields["stop_reason"] == "stop_sequence":
+            fields["stop"] = self._only_stop
         return {
             "completion": body.get("completion", ""),
-            "stop": told["stop"],
-            "stop_reason": told["stop_reason"],
+            "stop": fields["stop"],
+            "stop_reason": fields["stop_reason"],
             "truncated": False,
-            "log_id": told["log_id"],
-            "model": told["model"],
+            "log_id": fields["log_id"],
+            "model": fields["model"],
             "exception": _text(body, "exception"),
         }
 
 
 def error_event(error: ProxyError) -> Event:
-    """The end of a failed stream, as every version but the first has it."""
+    """The last event of a failed stream, as every version but the first has it."""
     return Event("error", error.envelope(), last=True, failure=error)
 
 
-def told_by(exception: object) -> ProxyError:
-    """The error that an `exception` tells: its type and its message, as far as it has both."""
+def error_of(exception: object) -> ProxyError:
+    """The error that an `exception` of 2023-01-01 reports, with its type if that is named."""
     type_, _, message = str(exception).partition(": ")
     known = type_ in STATUS_OF_TYPE and bool(message)
     error = {"type": type_, "message": message} if known else {"message": str(exception)}
@@ -123,23 +125,24 @@ def told_by(exception: object) -> ProxyError:
 
 
 def check_completion(body: Body) -> None:
-    """Let a whole answer be a completion, or raise UpstreamNonsense: a cut one is none."""
+    """Raise UpstreamNonsense unless ``body`` is a completion with its end, the stop reason."""
     if not isinstance(body.get("completion"), str):
         raise UpstreamNonsense("upstream's answer is not a completion")
-    if _told(body)["stop_reason"] is None:
+    if _fields(body)["stop_reason"] is None:
         raise UpstreamNonsense(NO_REASON)
 
 
 def _as_in_2023_06_01(body: Body) -> Body:
-    told = _told(body)
-    kept = {key: told.get(key, value) for key, value in body.items() if key not in ONLY_THEN}
-    return {"type": "completion", "id": told["log_id"], **kept}
+    fields = _fields(body)
+    kept = {key: fields.get(key, value) for key, value in body.items() if key not in REMOVED_FIELDS}
+    return {"type": "completion", "id": fields["log_id"], **kept}
 
 
-def _told(body: Body) -> Body:
-    """What a completion tells beside its text; what is of another type than that tells nothing.
+def _fields(body: Body) -> Body:
+    """The fields of a completion beside its text; a value of a wrong type counts as missing.
 
-    The log_id was the id by the end, and the documentation has no more than that.
+    The last completions that the API gave had one value for log_id and id, and only id is
+    documented.
     """
     return {
         "stop": _text(body, "stop"),

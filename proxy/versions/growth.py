@@ -1,4 +1,4 @@
-"""What a text has more than it had before: the increments within snapshots."""
+"""The increment between two snapshots of a text."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from ..errors import UpstreamNonsense
 
 
 def growth(before: str, text: str) -> str:
-    """What follows ``before`` in ``text``; raises UpstreamNonsense if it was taken back.
+    """What ``text`` has behind ``before``; raises UpstreamNonsense if it begins otherwise.
 
-    A service that takes back what it said cannot be translated for a client that keeps what it
-    got: nobody can unsay what was sent.
+    A service that alters text which it has sent cannot be translated into increments: the client
+    has that text, and cannot be told to forget it.
     """
     if text.startswith(before):
         return text[len(before) :]
-    said, now = _units(before), _units(text)  # the pair of a surrogate may have arrived
-    if now.startswith(said):
-        return now[len(said) :].decode("utf-16-le", "surrogatepass")
+    # A snapshot may end in half of a surrogate pair, which the next one has as one character.
+    earlier, now = _utf_16(before), _utf_16(text)
+    if now.startswith(earlier):
+        return now[len(earlier) :].decode("utf-16-le", "surrogatepass")
     raise UpstreamNonsense("upstream took back text that it had sent")
 
 
-def _units(text: str) -> bytes:
+def _utf_16(text: str) -> bytes:
     return text.encode("utf-16-le", "surrogatepass")

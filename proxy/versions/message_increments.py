@@ -1,4 +1,4 @@
-"""The events that lead from one snapshot of a Message to the next: MessageSoFar, backwards.
+"""The events that lead from one snapshot of a Message to the next: the reverse of MessageSoFar.
 
 https://docs.anthropic.com/en/api/messages-streaming
 """
@@ -10,76 +10,89 @@ from typing import Any
 from .. import jsontext
 from ..change import Body, Event
 from ..errors import UpstreamNonsense
-from .exception_and_truncated_removed import ONLY_THEN
+from .exception_and_truncated_removed import REMOVED_FIELDS
 from .growth import growth
 from .message_so_far import TOOLS
 
 GROWING = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_delta")}
-"""Type of a block -> the field that grows, and the type of the delta that says so."""
+"""Type of a block -> its field that grows, and the type of the deltas that do it."""
 
-_TOLD_LAST = ("stop_reason", "stop_sequence", "stop_details", "container")
+_IN_MESSAGE_DELTA = ("stop_reason", "stop_sequence", "stop_details", "container")
 
-_TOLD_APART = frozenset(
-    (*_TOLD_LAST, *ONLY_THEN, "id", "type", "role", "model", "content", "usage", "delta")
+_PLACED = frozenset(
+    (
+        *_IN_MESSAGE_DELTA,
+        *REMOVED_FIELDS,
+        "id",
+        "type",
+        "role",
+        "model",
+        "content",
+        "usage",
+        "delta",
+    )
 )
-"""Fields of a Message that have their own place in events, or none; any other may be new."""
+"""Fields of a Message whose place in the events is fixed, or that have none."""
 
 
 class MessageIncrements:
     """Turns the snapshots of one stream into its events."""
 
     def __init__(self) -> None:
-        self._begun: Body | None = None
-        """The Message as it began."""
+        self._start: Body | None = None
+        """The Message as ``message_start`` had it."""
         self._blocks: list[Body] = []
 
     def events(self, message: Body) -> list[Event]:
-        """What is new in ``message``; raises UpstreamNonsense where it took something back."""
+        """What is new in ``message``, as events; raises UpstreamNonsense if anything is gone."""
         made: list[Event] = []
-        if self._begun is None:
-            self._begun = _opening(message)
-            made.append(_event("message_start", message=self._begun))
+        if self._start is None:
+            self._start = _without_content(message)
+            made.append(_event("message_start", message=self._start))
         content = message.get("content")
         blocks = [block for block in _list(content) if isinstance(block, dict)]
         if len(blocks) < len(self._blocks):
             raise UpstreamNonsense("upstream took back a block that it had sent")
         for index, block in enumerate(blocks):
             if index == len(self._blocks):
-                made += self._opened(index, block)
+                made += self._start_block(index, block)
             if block.get("type") != self._blocks[index].get("type"):
                 raise UpstreamNonsense("upstream took back a block that it had sent")
-            made += _grown(index, self._blocks[index], block)
+            made += _deltas(index, self._blocks[index], block)
             self._blocks[index] = dict(block)
         return made
 
     def end(self, message: Body) -> list[Event]:
-        """The events that end the stream with the last snapshot ``message``."""
-        told = {field: message[field] for field in _TOLD_LAST if field in message}
-        made = self._closed()
-        more = self._told_since(message)
-        made.append(_event("message_delta", delta=told, usage=message.get("usage", {}), **more))
+        """The events that end the stream, whose last snapshot is ``message``."""
+        delta = {field: message[field] for field in _IN_MESSAGE_DELTA if field in message}
+        others = self._other_news(message)
+        made = self._stop_block()
+        made.append(_event("message_delta", delta=delta, usage=message.get("usage", {}), **others))
         made.append(_event("message_stop"))
         made[-1].last = True
         return made
 
-    def _told_since(self, message: Body) -> Body:
-        """What stands beside the content and came later, such as `context_management`."""
-        began = self._begun or {}
+    def _other_news(self, message: Body) -> Body:
+        """Other fields that changed since the Message began, such as `context_management`."""
+        start = self._start or {}
         return {
             field: value
             for field, value in message.items()
-            if field not in _TOLD_APART and value is not None and value != began.get(field)
+            if field not in _PLACED and value is not None and value != start.get(field)
         }
 
-    def _opened(self, index: int, block: Body) -> list[Event]:
-        made = self._closed()
-        began = _emptied(block)
-        self._blocks.append(began)
-        made.append(_event("content_block_start", index=index, content_block=began))
+    def _start_block(self, index: int, block: Body) -> list[Event]:
+        made = self._stop_block()
+        start = _emptied(block)
+        self._blocks.append(start)
+        made.append(_event("content_block_start", index=index, content_block=start))
         return made
 
     def rest(self) -> list[Event]:
-        """What the last block is still owed: a tool's input, which can no longer grow."""
+        """The delta with the input of the last block, if that is of a tool.
+
+        Inputs are not sent earlier: a snapshot of one may still change in a way no delta can say.
+        """
         if not self._blocks or self._blocks[-1].get("type") not in TOOLS:
             return []
         text = jsontext.dumps(self._blocks[-1].get("input") or {}).decode()
@@ -88,19 +101,19 @@ class MessageIncrements:
         delta = {"type": "input_json_delta", "partial_json": text}
         return [_delta(len(self._blocks) - 1, delta)]
 
-    def _closed(self) -> list[Event]:
+    def _stop_block(self) -> list[Event]:
         if not self._blocks:
             return []
         return [*self.rest(), _event("content_block_stop", index=len(self._blocks) - 1)]
 
 
-def _opening(message: Body) -> Body:
-    kept = {field: value for field, value in message.items() if field not in ONLY_THEN}
+def _without_content(message: Body) -> Body:
+    kept = {field: value for field, value in message.items() if field not in REMOVED_FIELDS}
     return kept | {"content": [], "stop_reason": None, "stop_sequence": None}
 
 
 def _emptied(block: Body) -> Body:
-    """A block as it begins: what arrives in deltas is not there yet."""
+    """A block as ``content_block_start`` has it: without what arrives in deltas."""
     type_ = block.get("type")
     if type_ == "text":
         return block | {"text": ""} | ({"citations": []} if block.get("citations") else {})
@@ -109,8 +122,8 @@ def _emptied(block: Body) -> Body:
     return block | ({"input": {}} if type_ in TOOLS else {})
 
 
-def _grown(index: int, before: Body, block: Body) -> list[Event]:
-    """The deltas of one block."""
+def _deltas(index: int, before: Body, block: Body) -> list[Event]:
+    """The deltas that lead from a block ``before`` to ``block``."""
     deltas: list[Body] = []
     field, delta = GROWING.get(str(block.get("type")), ("", ""))
     if field:

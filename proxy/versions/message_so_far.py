@@ -1,7 +1,7 @@
-"""A Message put together from the events of its stream, as the official SDKs put it together.
+"""Assembles a Message from the events of its stream, as the official SDKs do.
 
-A delta of an unknown kind is left out, as the API may add some. One for a block that never began
-is a fault, as it is to the SDKs: left out, its text would be lost, and the Message look whole.
+A delta of an unknown type is ignored, as the API may add some. One for a block that never began is
+an error, as in the SDKs: were it ignored, text would be lost from a Message that looks whole.
 https://docs.anthropic.com/en/api/messages-streaming
 """
 
@@ -14,45 +14,46 @@ from ..change import Body
 from ..errors import UpstreamNonsense
 
 TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
-"""Types of blocks whose input arrives as parts of JSON."""
+"""Types of blocks whose input arrives as pieces of JSON."""
 
 MOST_FIELDS = 1000
-"""How many fields a Message may have: each event that lets it grow copies them."""
+"""How many fields a Message may have: each snapshot copies them."""
 
 MOST_VALUES = 300_000
-"""How many values it may hold beside its texts, as a whole answer may: a snapshot prints them all,
-and an empty list of two bytes on the wire takes sixty."""
+"""How many values it may hold beside its texts, the same as an answer that is not streamed: each
+snapshot prints them all, and an empty list, two bytes on the wire, takes sixty in memory."""
 
 TEXT_DELTAS = ("text_delta", "thinking_delta")
-"""Deltas that leave no value behind but their text."""
+"""Types of deltas that add no value, but only text to one that is there."""
 
-NEVER_WHOLE = "!"
-"""What no JSON begins with, for an input that ended before it was whole: it is read just once."""
+NOT_JSON = "!"
+"""Replaces a tool's input that ended before it was complete: so it is not parsed again, each time
+its block is said to stop."""
 
-TOLD = (
+MESSAGE_EVENTS = (
     "message_start",
     "content_block_start",
     "content_block_delta",
     "content_block_stop",
     "message_delta",
 )
-"""The events that a Message is told in. Others say nothing of it, and need not even be JSON."""
+"""The events that make up a Message. Others do not alter it, and need not even be JSON."""
 
 
 class MessageSoFar:
-    """The Message as of the last event; ``message`` is None before it began."""
+    """The Message as of the last event; ``message`` is None until it begins."""
 
     def __init__(self) -> None:
         self.message: Body | None = None
-        self.said_all = False
-        """Whether its reason to stop was told behind all content so far."""
+        self.complete = False
+        """Whether the stop reason has arrived, and no content behind it."""
         self._blocks: dict[int, Body] = {}
         self._inputs: dict[int, list[str]] = {}
-        """The JSON of tool inputs that are not whole yet, in parts."""
+        """The pieces of tool inputs that are not complete yet, by the index of their blocks."""
         self._values = 0
 
     def apply(self, name: str | None, body: Body) -> bool:
-        """Take one event; says whether the Message is another one now. Raises UpstreamNonsense."""
+        """Apply one event; returns whether the Message has changed. Raises UpstreamNonsense."""
         if self.message is None:
             return name == "message_start" and self._start(_object(body.get("message")))
         match name:
@@ -67,15 +68,18 @@ class MessageSoFar:
             case _:
                 return False
 
-    def count(self, told: bytes) -> None:
-        """Count the values in JSON that was kept, rather too many; raises UpstreamNonsense."""
-        self._values += jsontext.values(told)
+    def count(self, applied: bytes) -> None:
+        """Count the values of JSON that became part of the Message; raises UpstreamNonsense.
+
+        What later JSON replaced stays counted.
+        """
+        self._values += jsontext.values(applied)
         if self._values > MOST_VALUES:
             raise UpstreamNonsense(f"upstream's Message holds more than {MOST_VALUES} values")
 
     @property
     def lacks_input(self) -> bool:
-        """Whether it asks for a tool to be used, and the input of one never became whole."""
+        """Whether it stopped for a tool to be used, but the input of one never became complete."""
         return bool(self._inputs) and (self.message or {}).get("stop_reason") == "tool_use"
 
     def _start(self, message: Body) -> bool:
@@ -84,12 +88,12 @@ class MessageSoFar:
         self._blocks = dict(enumerate(blocks))
         self.message = {**message, "content": blocks}
         _check_fields(self.message)
-        self.said_all = message.get("stop_reason") is not None
+        self.complete = message.get("stop_reason") is not None
         return True
 
     def _start_block(self, index: int, block: Body) -> bool:
-        """Blocks stand in the order in which they begin, whatever index they are given."""
-        self.said_all = False
+        """Blocks are appended in the order in which they begin, whatever their index."""
+        self.complete = False
         self._blocks[index] = block
         if self.message is not None:
             self.message["content"].append(block)
@@ -98,7 +102,7 @@ class MessageSoFar:
         return True
 
     def _grow_block(self, index: int, delta: Body) -> bool:
-        self.said_all = False
+        self.complete = False
         if index not in self._blocks:
             raise UpstreamNonsense("upstream went on with a block that never began")
         block = self._blocks[index]
@@ -123,42 +127,42 @@ class MessageSoFar:
         return True
 
     def _stop_block(self, index: int) -> bool:
-        """A tool's input is parsed when it is whole; until then it stands as its block began."""
+        """Parse the input of a tool; until then the block has the one that it began with."""
         text = "".join(self._inputs.pop(index, ()))
         if not text:
             return False
         try:
-            whole = text.encode("utf-8", "replace")
-            self._blocks[index]["input"] = jsontext.loads_at_once(whole)
-        except jsontext.NotJSON:  # as where the answer was too long, which its reason tells
-            self._inputs[index] = [NEVER_WHOLE]
+            encoded = text.encode("utf-8", "replace")
+            self._blocks[index]["input"] = jsontext.loads_at_once(encoded)
+        except jsontext.NotJSON:  # for example cut at max_tokens, as the stop reason will say
+            self._inputs[index] = [NOT_JSON]
             return False
-        self.count(whole)
+        self.count(encoded)
         return True
 
     def _grow_message(self, message: Body, body: Body) -> bool:
-        """The last word counts. Usage comes in totals, never to be added up; null says nothing."""
+        """Later values replace earlier ones: usage, too, comes as totals. Null leaves a value."""
         delta = _object(body.get("delta"))
         if "stop_reason" in delta:
-            self.said_all = delta["stop_reason"] is not None
+            self.complete = delta["stop_reason"] is not None
         message |= {
             field: value
             for field, value in delta.items()
             if (value is not None or field.startswith("stop_")) and field != "content"
         }
-        told = _object(body.get("usage")).items()
-        usage = {name: count for name, count in told if count is not None}
+        totals = _object(body.get("usage")).items()
+        usage = {name: count for name, count in totals if count is not None}
         if usage:
             if not isinstance(message.get("usage"), dict):
                 message["usage"] = {}
             message["usage"] |= usage
-        others = {name: value for name, value in body.items() if name not in _PARTS}
+        others = {name: value for name, value in body.items() if name not in _HANDLED_APART}
         message |= {name: value for name, value in others.items() if value is not None}
         _check_fields(message)
         return True
 
 
-_PARTS = ("type", "delta", "usage", "content")
+_HANDLED_APART = ("type", "delta", "usage", "content")
 
 
 def _check_fields(message: Body) -> None:
@@ -171,7 +175,7 @@ def _append(block: Body, delta: Body, field: str) -> bool:
     if not grown:
         return False
     text = _string(block.get(field))
-    block[field] = None  # a text that nobody else holds grows where it is: it is not copied
+    block[field] = None  # CPython appends in place to a string with one reference
     text += grown
     block[field] = text
     return True

@@ -1,7 +1,8 @@
-"""Version change of 2023-06-01: what a streamed Message is.
+"""Version change of 2023-06-01: how much of a Message each event of its stream carries.
 
-No Message was ever streamed at 2023-01-01: the endpoint is younger. This is the format of then,
-carried over; who sends the old version to it out of habit sets ``translate: false`` in the route.
+The API never streamed a Message at 2023-01-01, as the endpoint is younger. What such a client gets
+is the format that completions had, applied to Messages. For clients that name the old version here
+only by habit, a route has ``translate: false``.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from ..change import LARGEST, Body, End, Event, VersionChange
 from ..errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .exception_and_truncated_removed import (
     NO_REASON,
-    ONLY_THEN,
+    REMOVED_FIELDS,
     STOPPED_SHORT,
     error_event,
-    told_by,
+    error_of,
 )
 from .message_increments import MessageIncrements
-from .message_so_far import TEXT_DELTAS, TOLD, MessageSoFar
+from .message_so_far import MESSAGE_EVENTS, TEXT_DELTAS, MessageSoFar
 
 NOT_FOUND = 404
 
-NO_INPUT = "upstream asked for a tool without the whole of its input"
+NO_INPUT = "upstream ended a tool call before its input was complete"
 
-NOTHING_SAID: Body = {
+NO_MESSAGE: Body = {
     "id": "",
     "type": "message",
     "role": "assistant",
@@ -34,11 +35,11 @@ NOTHING_SAID: Body = {
     "stop_sequence": None,
     "usage": {"input_tokens": 0, "output_tokens": 0},
 }
-"""What a stream that fails before its Message began has for one: its end is an event like any."""
+"""Stands for the Message in the last event of a stream that fails before its Message begins."""
 
 
 class MessagesBecameIncremental(VersionChange):
-    """Streamed Messages are increments. Before, each event was the whole Message so far."""
+    """Events of a Message carry only what is new. At 2023-01-01 each has the Message so far."""
 
     endpoints = ("/v1/messages",)
 
@@ -48,46 +49,46 @@ class MessagesBecameIncremental(VersionChange):
         self._increments = MessageIncrements()
 
     def downgrade_response(self, body: Body) -> Body:
-        """A Message with the two fields that every body had."""
+        """Add the two fields that every body has at 2023-01-01."""
         check_message(body)
         return _as_in_2023_01_01(body)
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
-        """Put the event into the Message, and send that if it is another one now."""
+        """Apply the event to the Message so far, and send that if its content has changed."""
         if event.name == "error":
             return self.downgrade_end(End(refused_in_stream(event.body)))
         if event.name == "message_stop":
-            reason = (self._so_far.message or {}).get("stop_reason")
-            no_reason = UpstreamNonsense(NO_REASON)
-            return (self._failure(no_reason) if reason is None else self._stopped(),)
-        if event.name not in TOLD:
+            if (self._so_far.message or {}).get("stop_reason") is None:
+                return (self._failure(UpstreamNonsense(NO_REASON)),)
+            return (self._last(),)
+        if event.name not in MESSAGE_EVENTS:
             return ()
         self._size += len(event.data)  # a tool's input is kept until it is whole
         if self._size > LARGEST:
             raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
-        grown = self._so_far.apply(event.name, event.body)
-        if grown and not _is_text(event):
+        changed = self._so_far.apply(event.name, event.body)
+        if changed and not _is_text(event):
             self._so_far.count(event.data)
-        return (self._growing(),) if grown and event.name != "message_delta" else ()
+        return (self._partial(),) if changed and event.name != "message_delta" else ()
 
     def downgrade_end(self, end: End) -> Sequence[Event]:
-        """An upstream that gave its reason to stop has said all, even if it then failed.
+        """A stream that breaks off behind its stop reason is complete.
 
-        That is, unless it went on behind it: some tell the reason first.
+        Unless content came behind that: some upstreams send the reason first.
         """
-        if self._so_far.said_all:
-            return (self._stopped(),)
+        if self._so_far.complete:
+            return (self._last(),)
         return (self._failure(end.error or UpstreamNonsense(STOPPED_SHORT)),)
 
     def upgrade_response(self, body: Body) -> Body:
-        """A Message without the two fields; an exception is an error."""
+        """Remove the two fields; an exception is an error."""
         if body.get("exception") is not None:
-            raise told_by(body["exception"])
+            raise error_of(body["exception"])
         check_message(body)
-        return {key: value for key, value in body.items() if key not in ONLY_THEN}
+        return {key: value for key, value in body.items() if key not in REMOVED_FIELDS}
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
-        """What the Message has more than before, as the events that say so; the last is whole."""
+        """The events that lead from the last snapshot to this one; the last one must be whole."""
         if event.name == "error":
             return (error_event(refused_in_stream(event.body)),)
         if event.name != "message":
@@ -102,11 +103,11 @@ class MessagesBecameIncremental(VersionChange):
         except UpstreamNonsense as error:
             return (error_event(error),)
         if exception is not None:
-            return (*made, *self._increments.rest(), error_event(told_by(exception)))
+            return (*made, *self._increments.rest(), error_event(error_of(exception)))
         return made + self._increments.end(message) if last else made
 
     def upgrade_error(self, error: ProxyError) -> ProxyError:
-        """A service of then that knows no Messages is asked for the wrong thing, not a lost one."""
+        """Explain the 404 of a service of 2023-01-01 that has no endpoint for Messages."""
         if error.status == NOT_FOUND and "model" not in error.message:
             return InvalidRequest(
                 "the service behind this proxy speaks 2023-01-01 and has completions only:"
@@ -115,29 +116,29 @@ class MessagesBecameIncremental(VersionChange):
         return error
 
     def upgrade_end(self, end: End) -> Sequence[Event]:
-        """A service that stops without an end has failed."""
+        """A stream without a last event has failed."""
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
         return (*self._increments.rest(), error_event(error))
 
     def _failure(self, error: ProxyError) -> Event:
-        """As for completions: what is there, cut by force, and why."""
-        message = (self._so_far.message or NOTHING_SAID) | {"stop_reason": "max_tokens"}
+        """The Message so far as the last event: cut, with the error as its exception."""
+        message = (self._so_far.message or NO_MESSAGE) | {"stop_reason": "max_tokens"}
         snapshot = _snapshot(message, f"{error.type}: {error.message}", last=True)
         snapshot.failure = error
         return snapshot
 
-    def _stopped(self) -> Event:
+    def _last(self) -> Event:
         if self._so_far.lacks_input:
             return self._failure(UpstreamNonsense(NO_INPUT))
         return _snapshot(self._so_far.message or {}, last=True)
 
-    def _growing(self) -> Event:
-        """The reason to stop is told last, even if the upstream told it first."""
+    def _partial(self) -> Event:
+        """The Message so far; only the last event has a stop reason, even if that came first."""
         return _snapshot((self._so_far.message or {}) | {"stop_reason": None})
 
 
 def check_message(body: Body) -> None:
-    """Let a whole answer be a Message, or raise UpstreamNonsense: a cut one is none."""
+    """Raise UpstreamNonsense unless ``body`` is a Message with its end, the stop reason."""
     if not isinstance(body.get("content"), list):
         raise UpstreamNonsense("upstream's answer is not a Message")
     if body.get("stop_reason") is None:
@@ -150,10 +151,10 @@ def _is_text(event: Event) -> bool:
 
 
 def _snapshot(message: Body, exception: str | None = None, *, last: bool = False) -> Event:
-    """The Message as it is now, printed only if it is sent.
+    """The event for ``message`` as it is now, which is printed only if it is sent.
 
-    Its content is not copied, of which there may be much: it grows only with the next snapshot,
-    and what that supersedes is not sent any more.
+    The content may be large, and is not copied. It changes only when the next snapshot is made: by
+    then this one was sent, or is superseded and never will be.
     """
     return Event("message", _as_in_2023_01_01(message, exception), last=last, snapshot=True)
 

@@ -15,7 +15,7 @@ from ..errors import InvalidRequest
 from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
 from .stops import LOOKED_FOR, MOST
-from .unset_parameters_refused import ONLY_THEN, is_unset
+from .unset_parameters_refused import REMOVED_PARAMETERS, is_unset
 
 SAMPLING = ("temperature", "top_p", "top_k")
 
@@ -104,7 +104,7 @@ _KNOWN = frozenset(
     (
         *("model", "prompt", "max_tokens_to_sample", "stop_sequences", "stream", "metadata"),
         *SAMPLING,
-        *ONLY_THEN,
+        *REMOVED_PARAMETERS,
     )
 )
 

@@ -1,4 +1,4 @@
-"""Where a call holds requests for Messages: it is one, it counts the tokens of one, or has many.
+"""Requests for Messages, wherever a call has them: alone, to count their tokens, or in a batch.
 
 https://docs.anthropic.com/en/api/creating-message-batches
 """
@@ -18,7 +18,7 @@ Edit = Callable[[Body], Body]
 
 
 def edited(call: Call, edit: Edit) -> Call:
-    """``call`` with ``edit`` made to each request for a Message in it; edits change copies."""
+    """Apply ``edit`` to each request for a Message in ``call``; it returns an altered copy."""
     if call.endpoint != BATCHES:
         call.body = edit(call.body)
         return call
@@ -29,7 +29,7 @@ def edited(call: Call, edit: Edit) -> Call:
 
 
 def edited_messages(request: Body, role: str, edit: Callable[[list[Any]], list[Any]]) -> Body:
-    """``request`` with ``edit`` made to the content of each message of ``role`` that has blocks."""
+    """``request`` with ``edit`` applied to the content of each message of ``role`` with blocks."""
     messages = request.get("messages")
     if not isinstance(messages, list):
         return request

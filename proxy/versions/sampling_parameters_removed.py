@@ -1,4 +1,4 @@
-"""Version change of 2026-10-21: how a model is told to vary its words."""
+"""Version change of 2026-10-21: parameters of how a model samples its words."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class SamplingParametersRemoved(VersionChange):
     drops = SAMPLING
 
     def upgrade_request(self, call: Call) -> Call:
-        """Leave them out, and say so: models of today decide by themselves."""
+        """Drop them."""
 
-        def left_out(request: Body) -> Body:
+        def without_sampling(request: Body) -> Body:
             for parameter in SAMPLING:
                 if request.get(parameter) is not None:
-                    call.dropped[parameter] = "gone from the API since 2026-10-21"
+                    call.dropped[parameter] = "removed from the API at 2026-10-21"
             return {name: value for name, value in request.items() if name not in SAMPLING}
 
-        return edited(call, left_out)
+        return edited(call, without_sampling)

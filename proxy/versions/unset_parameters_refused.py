@@ -1,24 +1,24 @@
-"""Version change of 2023-06-01: what a request may say without asking for anything."""
+"""Version change of 2023-06-01: parameters of a request that have no effect."""
 
 from __future__ import annotations
 
 from ..change import Call, VersionChange
 from ..errors import InvalidRequest
 
-ONLY_THEN = ("disable_checks", "stream_response", "tags")
+REMOVED_PARAMETERS = ("disable_checks", "stream_response", "tags")
 
 MOST_UNSET = 1000
-"""How many parameters may ask for nothing: each is noted for as long as the call lasts."""
+"""How many parameters of a request may be unset: there is a note on each until the call is over."""
 
 
 class UnsetParametersRefused(VersionChange):
-    """Values for "not set" are refused (`top_k: -1`, `stop_sequences: null`), and so is `tags`."""
+    """Placeholders for "not set", such as `top_k: -1`, are refused, and so is the unused `tags`."""
 
     endpoints = ("/v1/complete",)
 
     def upgrade_request(self, call: Call) -> Call:
-        """Leave out what asks for nothing; raises InvalidRequest where that is too much."""
-        for parameter in ONLY_THEN:
+        """Leave out what has no effect; raises InvalidRequest where that is too much."""
+        for parameter in REMOVED_PARAMETERS:
             call.discard(parameter)
         unset = [
             parameter
@@ -33,7 +33,7 @@ class UnsetParametersRefused(VersionChange):
 
 
 def is_unset(parameter: str, value: object) -> bool:
-    """Whether ``value`` is how clients of 2023 said that they do not use a sampling parameter."""
+    """Whether clients of 2023 sent ``value`` for a sampling parameter that they did not use."""
     if not isinstance(value, int | float):
         return False
     return (parameter in ("top_k", "top_p") and value < 0) or (parameter == "top_k" and value == 0)
