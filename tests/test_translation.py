@@ -21,8 +21,8 @@ from proxy.sse import Decoder
 from proxy.translation import MOST_VALUES, Options, Translation
 from proxy.versions import message_so_far, messages_became_incremental
 from proxy.versions.complete_through_messages import (
-    LOOKED_THROUGH,
-    LOOKED_THROUGH_WHOLE,
+    MOST_SEARCHED,
+    MOST_SEARCHED_WHOLE,
     CompleteThroughMessages,
 )
 from proxy.versions.message_so_far import MOST_FIELDS
@@ -662,7 +662,7 @@ MANY_STOPS = [f"{'x' * 7}{number:02}" for number in range(MOST)]
 
 def test_so_much_text_for_many_stops_ends_the_stream() -> None:
     """Each is a search of its own: for a hundred a delta of 8 MB took 2.8 seconds."""
-    text = "x" * (LOOKED_THROUGH // MOST + 1)
+    text = "x" * (MOST_SEARCHED // MOST + 1)
     with pytest.raises(UpstreamNonsense, match="too much text"):
         played(translation(bridge=True, stops=MANY_STOPS), messages(["Hi", text]))
     assert text.encode() in played(translation(bridge=True), messages(["Hi", text]))
@@ -671,7 +671,7 @@ def test_so_much_text_for_many_stops_ends_the_stream() -> None:
 def test_a_stop_sequence_so_long_that_many_are_looked_for_in_it_ends_the_stream() -> None:
     """One of 8 MB, which the upstream alone has made up, took 0.3 seconds for fifty blank ones."""
     made = translation(bridge=True, stops=["\n" * length for length in range(1, 30)])
-    stop = "x" * (LOOKED_THROUGH // 30 + 1)
+    stop = "x" * (MOST_SEARCHED // 30 + 1)
     stream = begun(bridge=True) + named(
         "message_delta", {"delta": {"stop_reason": "stop_sequence", "stop_sequence": stop}}
     )
@@ -686,10 +686,10 @@ def test_a_whole_answer_is_looked_through_for_many_stops() -> None:
         made = translation(bridge=True, stops=MANY_STOPS)
         return made.response(json.dumps(whole).encode())
 
-    length = LOOKED_THROUGH // MOST + 1
+    length = MOST_SEARCHED // MOST + 1
     assert b"x" * length in answer(length)
     with pytest.raises(UpstreamNonsense, match="too much text"):
-        answer(LOOKED_THROUGH_WHOLE // MOST + 1)
+        answer(MOST_SEARCHED_WHOLE // MOST + 1)
 
 
 def test_a_message_survives_whatever_its_delta_says() -> None:

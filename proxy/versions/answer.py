@@ -1,6 +1,6 @@
-"""The text of an answer, from what a model of today says to what the old API would have said.
+"""The text of an answer as the old API would have sent it, from the text of a Message.
 
-Whole or in pieces, it is the same text: that is the law here.
+Whether that arrives whole or in pieces, the result is the same.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from .stops import StopScanner
 
 
 class AnswerText:
-    """Makes the text of one answer fit its prompt and its stop sequences.
+    """Fits the text of one answer to its prompt, and ends it at a stop sequence.
 
-    The old API went on from the very end of the prompt. So after `Assistant:` a text begins with
-    one blank, and after a prefill it does not repeat the white space that the prefill ended in.
-    ``ours`` are the stop sequences that the upstream does not know, ``theirs`` those that it does.
+    The old API continued the prompt as it stood. So behind `Assistant:` a text begins with one
+    blank, and behind a prefill it does not repeat the white space at the prefill's end.
+    The upstream is asked to stop at the stop sequences ``theirs``, but does not know ``ours``.
     """
 
     def __init__(self, dialogue: Dialogue, ours: Iterable[str], theirs: Iterable[str]) -> None:
         self._ours = tuple(ours)
         self._scanner = StopScanner((*self._ours, *theirs))
-        self.stops = self._scanner.stops
+        self.stop_count = self._scanner.count
         """How many stop sequences are looked for."""
         self._space = dialogue.prefill_space
-        self._opens = not dialogue.prefill
+        """White space of the prefill that the text may still repeat."""
+        self._needs_blank = not dialogue.prefill
 
     @property
     def stop(self) -> str | None:
-        """The stop sequence that ended the text, once it has."""
+        """The stop sequence that the text was ended at, once it was."""
         return self._scanner.hit
 
     def feed(self, text: str) -> str:
-        """What can be given out of the text so far, after ``text`` was added to it."""
+        """Append ``text`` of the Message; returns the text that can be sent now."""
         return self._scanner.feed(self._continuing(text))
 
     @property
@@ -47,9 +48,10 @@ class AnswerText:
         return self._scanner.passes_unchanged
 
     def flush(self, stop: str | None = None) -> str:
-        """The rest, when no more text will come; ``stop`` is at what the upstream ended it.
+        """End the text; returns the rest. ``stop`` is the sequence at which the upstream stopped.
 
-        The upstream keeps that to itself, and one of ours may have been complete within it.
+        It does not send that sequence, but one of ours may have been complete within it, and then
+        the text ends there.
         """
         held = self._scanner.flush()
         if not stop or self._scanner.hit is not None:
@@ -62,15 +64,15 @@ class AnswerText:
         return before
 
     def _continuing(self, text: str) -> str:
-        """``text`` as it goes on from the prompt, or from what was said before."""
+        """``text`` as it continues the prompt, or the text before it."""
         if not text:
             return ""
-        if self._opens:
-            self._opens = False
+        if self._needs_blank:
+            self._needs_blank = False
             return text if text[0].isspace() else " " + text
-        return self._after_prefill(text) if self._space else text
+        return self._without_repeated_space(text) if self._space else text
 
-    def _after_prefill(self, text: str) -> str:
+    def _without_repeated_space(self, text: str) -> str:
         repeated = sum(takewhile(bool, map(eq, self._space, text)))
         self._space = self._space[repeated:] if repeated == len(text) else ""
         return text[repeated:]

@@ -1,4 +1,4 @@
-"""The bridge: `/v1/complete` was retired with the last model that it served; `/v1/messages` lives.
+"""The bridge: serves `/v1/complete`, which was retired with its last model, by `/v1/messages`.
 
 https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 """
@@ -23,21 +23,20 @@ STOPS = {
     "max_tokens": ("max_tokens", None),
     "model_context_window_exceeded": ("max_tokens", None),
 }
-"""stop_reason of a Message -> stop_reason and stop of a completion. The old API ended every answer
-of its own accord at the next Human turn. What it did not know (a refusal, tools, what is yet to
-come) is a stop without a stop sequence."""
+"""stop_reason of a Message -> stop_reason and stop of a completion. In the old API an answer that
+ended by itself had stopped at the next Human turn. What it did not know (a refusal, tools, future
+reasons) becomes a stop without a stop sequence."""
 
+MOST_SEARCHED = 20_000_000
+"""How many characters a piece of text may have, times the stop sequences that are searched for in
+it: one takes up to 7 ns, during which all clients wait. No model sends so much at a time."""
 
-LOOKED_THROUGH = 20_000_000
-"""How many characters a piece of text may have, counted once for each stop sequence that is looked
-for in it: one takes up to 7 ns, and everybody waits meanwhile. No model says so much at a time."""
-
-LOOKED_THROUGH_WHOLE = 10 * LOOKED_THROUGH
-"""The same of a whole answer, which is looked through beside the others."""
+MOST_SEARCHED_WHOLE = 10 * MOST_SEARCHED
+"""The same for a large answer that is not streamed: it is translated in a worker thread."""
 
 
 class CompleteThroughMessages(Bridge):
-    """`/v1/complete` is served by `/v1/messages`, its retired models by living ones."""
+    """`/v1/complete` is served by `/v1/messages`, with living models in place of retired ones."""
 
     endpoints = ("/v1/complete",)
     living = "/v1/messages"
@@ -45,7 +44,7 @@ class CompleteThroughMessages(Bridge):
     drops = (*SAMPLING, "prefill")
 
     _answer: AnswerText
-    """The text, once the request was read."""
+    """The text of the answer; set by upgrade_request."""
 
     def __init__(
         self,
@@ -59,10 +58,11 @@ class CompleteThroughMessages(Bridge):
         self._stop_reason: str | None = None
         self._stop_sequence: str | None = None
         self._other: tuple[Any] | None = None
-        """The index of the block that began last, if it is not of text."""
+        """The index of the block that began last, if it is no text block, in a tuple: an index may
+        be missing, too."""
 
     def upgrade_request(self, call: Call) -> Call:
-        """The same question, to a model of today."""
+        """Put the same question to a model of today."""
         asked = Completion.read(call.body)
         dialogue = parse(asked.prompt)
         target = models.target(self._models, asked.model)
@@ -78,31 +78,31 @@ class CompleteThroughMessages(Bridge):
         return self._answer.passes_unchanged
 
     def downgrade_response(self, body: Body) -> Body:
-        """The text of the Message as a completion."""
+        """Make a completion of the text of the Message."""
         check_message(body)
-        self._open(body)
+        self._read_ids(body)
         self._take_stop(body)
         if self._stop_reason is None:
             raise UpstreamNonsense(NO_REASON)
         text = _text_of(body)
-        self._check_cost(text, LOOKED_THROUGH_WHOLE)
+        self._check_cost(text, MOST_SEARCHED_WHOLE)
         text = self._answer.feed(text) + self._rest()
         return self._completion(text, self._stop())
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:  # noqa: PLR0911  (one per kind)
-        """Text becomes completions. What is not text has no place in one; pings and errors do."""
+        """Make completions of text, and pass on pings and errors; all else is left out."""
         match event.name:
             case "content_block_delta":
-                return self._gone_on(event.body)
+                return self._block_delta(event.body)
             case "content_block_start":
-                return self._begun(event.body)
+                return self._block_start(event.body)
             case "message_start":
-                return self._opened(event.body.get("message"))
+                return self._message_start(event.body.get("message"))
             case "message_delta":
                 self._take_stop(event.body.get("delta"))
                 return ()
             case "message_stop":
-                return self._closed()
+                return self._end()
             case "error":
                 return self.downgrade_end(End(refused_in_stream(event.body)))
             case "ping":
@@ -111,81 +111,81 @@ class CompleteThroughMessages(Bridge):
                 return ()
 
     def downgrade_end(self, end: End) -> Sequence[Event]:
-        """An upstream that gave its reason to stop has said all, even if it then failed.
+        """A stream that breaks off behind its stop reason is complete.
 
-        That is, unless it went on behind it: some tell the reason first.
+        Unless content came behind that: some upstreams send the reason first.
         """
         if self._stop_reason is not None and not self.in_content:
-            return self._closed()
+            return self._end()
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
-        return (*self._said(self._answer.flush()), error_event(error))
+        return (*self._events(self._answer.flush()), error_event(error))
 
-    def _opened(self, message: Any) -> Sequence[Event]:
-        """Say nothing yet, but in the name of whom: a failure needs that to end the stream.
+    def _message_start(self, message: Any) -> Sequence[Event]:
+        """Send an event without text, from which the end of a stream that fails takes its ids.
 
-        Spliced streams begin twice; the first beginning counts.
+        Streams that a gateway spliced may begin twice; the first beginning counts.
         """
         if self._id:
             return ()
         message = message if isinstance(message, dict) else {}
-        self._open(message)
-        opened = (self._event(""), *self._grown(_text_of(message)))
+        self._read_ids(message)
+        events = (self._event(""), *self._append(_text_of(message)))
         self.in_content, self._stop_reason = False, None
         self._take_stop(message)
-        return opened
+        return events
 
-    def _begun(self, body: Body) -> Sequence[Event]:
+    def _block_start(self, body: Body) -> Sequence[Event]:
         block = body.get("content_block")
         type_ = block.get("type") if isinstance(block, dict) else None
         self._other = None if type_ in (None, "text") else (body.get("index"),)
-        return self._grown(_text(block))
+        return self._append(_text(block))
 
-    def _gone_on(self, body: Body) -> Sequence[Event]:
-        """Only a text block has text, as in a whole Message: what else may grow by some is new."""
+    def _block_delta(self, body: Body) -> Sequence[Event]:
+        """A text delta counts only within a text block, as the text of a whole Message does."""
         if self._other == (body.get("index"),):
-            return self._grown("")
-        return self._grown(_text(body.get("delta")))
+            return self._append("")
+        return self._append(_text(body.get("delta")))
 
-    def _grown(self, text: str) -> Sequence[Event]:
+    def _append(self, text: str) -> Sequence[Event]:
         self.in_content = True
-        self._check_cost(text, LOOKED_THROUGH)
-        grown = self._said(self._answer.feed(text))
+        self._check_cost(text, MOST_SEARCHED)
+        events = self._events(self._answer.feed(text))
         if self._answer.stop is None:
-            return grown
-        return (*grown, self._event("", self._stop()))
+            return events
+        return (*events, self._event("", self._stop()))
 
     def _check_cost(self, text: str, most: int) -> None:
-        if len(text) * self._answer.stops > most:
+        if len(text) * self._answer.stop_count > most:
             raise UpstreamNonsense("upstream sent too much text at once for so many stop sequences")
 
-    def _closed(self) -> Sequence[Event]:
+    def _end(self) -> Sequence[Event]:
         if self._stop_reason is None:
             raise UpstreamNonsense(NO_REASON)
-        return (*self._said(self._rest()), self._event("", self._stop()))
+        return (*self._events(self._rest()), self._event("", self._stop()))
 
     def _rest(self) -> str:
-        """Text that might have been the beginning of a stop, when no more will come."""
+        """The text that was held back as a possible beginning of a stop, now that no more comes."""
         stopped = self._stop_reason == "stop_sequence"
         return self._answer.flush(self._stop_sequence if stopped else None)
 
-    def _said(self, text: str) -> Sequence[Event]:
+    def _events(self, text: str) -> Sequence[Event]:
         return (self._event(text),) if text else ()
 
-    def _open(self, message: Body) -> None:
+    def _read_ids(self, message: Body) -> None:
         self._id = _string(message.get("id"))
         self.answered_by = _string(message.get("model")) or None
 
     def _take_stop(self, delta: Any) -> None:
-        """The last word counts: totals and reasons are said anew, not added up."""
+        """Remember a stop reason; a later one replaces it."""
         if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
             stop = _string(delta.get("stop_sequence"))
-            self._check_cost(stop, LOOKED_THROUGH)  # others may have been complete within it
+            self._check_cost(stop, MOST_SEARCHED)  # as it is searched for others within it
             self._stop_reason = delta["stop_reason"]
             self.in_content = False
             self._stop_sequence = stop or None
 
     def _stop(self) -> tuple[str, str | None]:
-        """stop_reason and stop, as the old API gave them."""
+        """stop_reason and stop of the completion."""
         if self._answer.stop is not None:
             return "stop_sequence", self._answer.stop
         if self._stop_reason == "stop_sequence":

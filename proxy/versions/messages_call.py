@@ -1,7 +1,7 @@
-"""A call of `/v1/complete` as a call of `/v1/messages`: the way out over the bridge.
+"""The request of the bridge: makes a call of `/v1/messages` of a call of `/v1/complete`.
 
-What today's API would refuse is left out and remembered, never sent in hope; what has no meaning
-without a value is told to the client in the API's words.
+What today's API would refuse is left out, and reported as dropped. What nothing can be done without
+is refused in the API's words.
 https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 """
 
@@ -14,7 +14,7 @@ from ..change import Body, Call
 from ..errors import InvalidRequest
 from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
-from .stops import LOOKED_FOR, MOST
+from .stops import MOST, MOST_CHARACTERS
 from .unset_parameters_refused import REMOVED_PARAMETERS, is_unset
 
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -25,44 +25,45 @@ THINKING: dict[Thinking, Body] = {
     "between_tools": {"thinking": {"type": "between_tools"}, "output_config": {"effort": "low"}},
     "always": {"output_config": {"effort": "low"}},
 }
-"""What keeps a model from thinking, or to little of it."""
+"""The parameters that keep a model from thinking, or from thinking much."""
 
 THINKING_ROOM = 4096
-"""Tokens added where a model thinks all the same: thoughts count as tokens of the answer, and the
-few hundred that programs of 2023 asked for would be gone before the first word."""
+"""How many tokens are added where a model always thinks: thoughts count as tokens of the answer,
+and the few hundred that programs of 2023 ask for would be used up before the first word."""
 
 MOST_UNKNOWN = 1000
-"""How many parameters are left out because nobody knows them: each is told, counted and kept."""
+"""How many unknown parameters a request may have: each is reported, counted and remembered."""
 
 MODEL_LENGTH = 256
-"""The longest name of a model that was ever taken, in characters. Each event repeats it."""
+"""The longest name of a model that the API ever accepted, in characters. Each event repeats it."""
 
-BLANK_LENGTH = LOOKED_FOR // 2
-"""The most that blank stop sequences may have in all, in characters: nobody else looks for them."""
+BLANK_LENGTH = MOST_CHARACTERS // 2
+"""How many characters the blank stop sequences may have in all. The proxy has to look for all of
+them, and for others beside them."""
 
 MOST_BLANK = MOST // 2
-"""The most of them that there may be."""
+"""How many blank stop sequences there may be, likewise."""
 
 USER_ID_LENGTH = 512
-"""The longest metadata.user_id that is taken, in characters."""
+"""The longest metadata.user_id that the API accepts, in characters."""
 
 
 class Completion(NamedTuple):
-    """What a call of `/v1/complete` asks for, checked."""
+    """The parameters of a call of `/v1/complete`, validated."""
 
     model: str
     prompt: str
     max_tokens: int
     stop_sequences: tuple[str, ...]
     blank_stops: tuple[str, ...]
-    """Those which today's API refuses: they are looked for on the way back instead."""
+    """Those of white space alone, which today's API refuses: the bridge looks for them instead."""
     stream: bool | None
     sampling: Body
     user_id: str | None
 
     @classmethod
     def read(cls, body: Body) -> Completion:
-        """Read the body of a call; raises InvalidRequest, which names the field."""
+        """Read the body of a call; raises InvalidRequest, which names the parameter."""
         stops = _stop_sequences(body)
         return cls(
             model=_model(body),
@@ -79,7 +80,7 @@ class Completion(NamedTuple):
 def messages_call(
     call: Call, asked: Completion, dialogue: Dialogue, target: ModelTarget, profile: Profile
 ) -> Call:
-    """The call of `/v1/messages` that asks what ``asked`` does of ``target``."""
+    """The call of `/v1/messages` that puts the question of ``asked`` to the model ``target``."""
     made = Call("/v1/messages", {"model": target.to}, call.dropped, [*call.notes, *dialogue.notes])
     if target.to != asked.model:
         made.notes.append(f"model: {target.to} answers for {asked.model}")
@@ -87,12 +88,12 @@ def messages_call(
     if dialogue.system:
         made.body["system"] = dialogue.system
     made.body["messages"] = _messages(dialogue, profile, made)
-    _carry_stops(asked, made)
+    _copy_stops(asked, made)
     if asked.stream is not None:
         made.body["stream"] = asked.stream
     if asked.user_id is not None:
         made.body["metadata"] = {"user_id": asked.user_id}
-    _carry_sampling(asked, profile, made)
+    _copy_sampling(asked, profile, made)
     if thinking := THINKING[profile.thinking]:
         made.body |= thinking
         made.notes.append("thinking: kept down, thoughts are no part of a completion")
@@ -108,7 +109,7 @@ _KNOWN = frozenset(
     )
 )
 
-# What was asked for.
+# Reading the call of /v1/complete.
 
 
 def _required(body: Body, field: str) -> Any:
@@ -133,7 +134,7 @@ def _model(body: Body) -> str:
 
 def _max_tokens_to_sample(body: Body) -> int:
     tokens = _required(body, "max_tokens_to_sample")
-    if isinstance(tokens, float) and tokens.is_integer():  # as some languages print 300
+    if isinstance(tokens, float) and tokens.is_integer():  # some languages print 300 as 300.0
         tokens = int(tokens)
     if not isinstance(tokens, int) or isinstance(tokens, bool):
         raise InvalidRequest("max_tokens_to_sample: Input should be a valid integer")
@@ -170,7 +171,7 @@ def _stream(body: Body) -> bool | None:
 
 
 def _sampling(body: Body) -> Body:
-    """The sampling parameters that are in use. Whether they are in range, upstream says best."""
+    """The sampling parameters that are in use; the upstream checks their range."""
     return {
         parameter: value
         for parameter in SAMPLING
@@ -190,11 +191,11 @@ def _user_id(body: Body) -> str | None:
     return user_id[:USER_ID_LENGTH] if user_id else None
 
 
-# What is asked for today.
+# Making the call of /v1/messages.
 
 
 def _max_tokens(asked: Completion, target: ModelTarget, profile: Profile, made: Call) -> int:
-    """The old API capped what was too much; today's refuses it."""
+    """What was asked for, capped as the old API capped it, as today's refuses what is too much."""
     cap = min(target.max_tokens or profile.max_tokens, profile.max_tokens)
     if asked.max_tokens > cap:
         made.notes.append(f"max_tokens_to_sample: capped at {cap}")
@@ -212,11 +213,11 @@ def _messages(dialogue: Dialogue, profile: Profile, made: Call) -> list[Body]:
         turns.append(Turn("assistant", dialogue.prefill))
     elif dialogue.prefill:
         made.dropped["prefill"] = "the model takes none, and is asked to go on from it instead"
-        turns[-1] = Turn("user", turns[-1].text + _GO_ON.format(dialogue.prefill))
+        turns[-1] = Turn("user", turns[-1].text + _CONTINUE.format(dialogue.prefill))
     return [{"role": turn.role, "content": turn.text} for turn in turns]
 
 
-_GO_ON = (
+_CONTINUE = (
     "\n\nYour answer to this was cut off after the text between the lines below."
     " Go on from its very end, without repeating any of it and without remarks."
     "\n---\n{}\n---"
@@ -224,15 +225,15 @@ _GO_ON = (
 """Asks a model that takes no prefill to continue one, as the migration guide advises."""
 
 
-def _carry_stops(asked: Completion, made: Call) -> None:
+def _copy_stops(asked: Completion, made: Call) -> None:
     if asked.stop_sequences:
         made.body["stop_sequences"] = list(asked.stop_sequences)
     if asked.blank_stops:
         made.notes.append("stop_sequences: the blank ones are enforced by the proxy")
 
 
-def _carry_sampling(asked: Completion, profile: Profile, made: Call) -> None:
-    """The sampling parameters that the model takes; never temperature and top_p at once."""
+def _copy_sampling(asked: Completion, profile: Profile, made: Call) -> None:
+    """Copy the sampling parameters that the model accepts; never both temperature and top_p."""
     for parameter, value in asked.sampling.items():
         if not profile.sampling:
             made.dropped[parameter] = "the model takes no sampling parameters"

@@ -1,9 +1,10 @@
-r"""The prompt of 2023 as a dialogue: one string of ``\n\nHuman:`` and ``\n\nAssistant:`` turns.
+r"""Parses a prompt of 2023, one string of ``\n\nHuman:`` and ``\n\nAssistant:`` turns.
 
-Only those exact strings are turn markers; ``Human:`` within a line or after one line break is
-ordinary text, unless it is the very first, or a very last ``Assistant:``. Text before the first
-turn is the system prompt, text after the last marker is the beginning of the answer (the prefill).
-What the old API refused is refused in its words, what it repaired in silence is repaired.
+Only those exact strings are turn markers. ``Human:`` within a line or behind a single line break is
+ordinary text; as an exception, the old API accepted a first ``Human:`` and a last ``Assistant:``
+without a blank line before. Text before the first turn is the system prompt, text behind the last
+marker is the beginning of the answer, the prefill. What the old API refused is refused in its
+words, what it repaired without a word is repaired.
 https://docs.anthropic.com/en/api/prompt-validation
 https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 """
@@ -21,14 +22,14 @@ HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
 
 NO_TEXT = "(no text)"
-"""Stands for a Human turn without text: the old API took one, today's does not."""
+"""Replaces a Human turn without text: the old API accepted one, today's does not."""
 
 MOST_TURNS = 100_000
-"""Today's API takes no more messages."""
+"""Today's API accepts no more messages."""
 
 MOST_SPACE = 1000
-"""How much white space behind a prefill an answer may repeat, in characters: it is remembered until
-the answer begins."""
+"""How much of the white space behind a prefill is remembered until the answer begins, in
+characters, as the answer must not repeat it."""
 
 
 class Turn(NamedTuple):
@@ -37,49 +38,51 @@ class Turn(NamedTuple):
 
 
 class Dialogue(NamedTuple):
-    """A prompt, taken apart.
-
-    ``turns`` alternate and begin with the user's. ``prefill`` is how the answer begins, "" where
-    the prompt does not say; it ends in no white space. ``prefill_space`` is the white space that
-    followed it, as far as MOST_SPACE, which the answer must not repeat. ``notes`` tell what was
-    repaired.
-    """
+    """A prompt, parsed."""
 
     system: str
     turns: tuple[Turn, ...]
+    """They alternate; the first and the last are the user's."""
     prefill: str
+    """The beginning of the answer, without white space at its end; "" if the prompt has none."""
     prefill_space: str
+    """That white space, up to MOST_SPACE, which the answer must not repeat."""
     notes: tuple[str, ...] = ()
+    """What was repaired, and what may not be what the author meant."""
 
 
 def parse(prompt: str) -> Dialogue:
-    """Take ``prompt`` apart; raises InvalidRequest where it is not a dialogue."""
+    """Parse ``prompt``; raises InvalidRequest where it is not a dialogue."""
     begun = _with_first_marker(prompt)
     marked = _with_last_marker(begun)
-    system, (*given, last) = _taken_apart(marked)
+    system, (*before, last) = _split(marked)
     if last.role != "assistant":
         raise InvalidRequest(r'prompt must end with "\n\nAssistant:" turn')
     answer = last.text
-    said = [turn for turn in given if turn.text.strip()]
-    turns = _merged(said)
-    if turns and turns[-1].role == "assistant" and given[-1].role == "assistant":
+    not_blank = [turn for turn in before if turn.text.strip()]
+    turns = _merged(not_blank)
+    if turns and turns[-1].role == "assistant" and before[-1].role == "assistant":
         answer = _joined((turns.pop().text, answer)) if answer.strip() else turns.pop().text
     prefill = answer.rstrip()
     return Dialogue(
         system=system.strip(),
-        turns=tuple(_between_users(turns)),
+        turns=tuple(_with_user_at_both_ends(turns)),
         prefill=prefill,
         prefill_space=answer[len(prefill) :][:MOST_SPACE] if prefill else "",
         notes=(
             *(("prompt: the first turn has no blank line before it",) if begun != prompt else ()),
             *(("prompt: the last turn has no blank line before it",) if marked != begun else ()),
-            *_notes(marked, blank=len(given) - len(said), joined=len(said) - len(turns)),
+            *_notes(
+                marked,
+                blank=len(before) - len(not_blank),
+                joined=len(not_blank) - len(turns),
+            ),
         ),
     )
 
 
-def _taken_apart(prompt: str) -> tuple[str, list[Turn]]:
-    """What stands before the first turn, and all turns as they stand; raises InvalidRequest."""
+def _split(prompt: str) -> tuple[str, list[Turn]]:
+    """The text before the first turn, and all turns as they stand; raises InvalidRequest."""
     system, *questions = prompt.split(HUMAN, MOST_TURNS + 1)
     if not questions or ASSISTANT in system:
         raise InvalidRequest(
@@ -96,7 +99,7 @@ def _taken_apart(prompt: str) -> tuple[str, list[Turn]]:
 
 
 def _with_first_marker(prompt: str) -> str:
-    """The old API forgave a first ``Human:`` without its blank line."""
+    """``prompt`` with a blank line before a first ``Human:``, if only that is missing."""
     begun = prompt.lstrip()
     if begun.startswith("Human:") and not prompt.removesuffix(begun).endswith("\n\n"):
         return "\n\n" + begun
@@ -104,27 +107,24 @@ def _with_first_marker(prompt: str) -> str:
 
 
 def _with_last_marker(prompt: str) -> str:
-    """Nor did it mind how a last ``Assistant:`` was set off, if that had a line of its own.
+    """``prompt`` with a blank line before a last ``Assistant:`` that has a line of its own.
 
-    Later it did, but programs that were written before then have prompts like that.
+    The old API came to insist on the blank line, but programs written earlier do without.
     """
     end = prompt.rstrip()
     if not end.endswith("Assistant:"):
         return prompt
     question = end.removesuffix("Assistant:").rstrip(" \t")
-    answers = prompt.rfind(ASSISTANT) > prompt.rfind(HUMAN)  # it is one, or in how one begins
-    if answers or not question.endswith("\n"):
+    in_assistant_turn = prompt.rfind(ASSISTANT) > prompt.rfind(HUMAN)
+    if in_assistant_turn or not question.endswith("\n"):
         return prompt
     return question.removesuffix("\n") + ASSISTANT
 
 
 def _merged(turns: list[Turn]) -> list[Turn]:
-    """Neighbouring turns of one role are one turn, as they were to the model.
-
-    Most prompts have none, and they may be long.
-    """
+    """``turns`` with neighbours of one role joined to one turn, as they were to the model."""
     roles = [turn.role for turn in turns]
-    if all(map(ne, roles, roles[1:])):
+    if all(map(ne, roles, roles[1:])):  # as nearly always, and a prompt may be long
         return turns.copy()
     return [
         Turn(role, _joined(turn.text for turn in group))
@@ -136,25 +136,28 @@ def _joined(texts: Iterable[str]) -> str:
     return "\n\n".join(texts)
 
 
-def _between_users(turns: list[Turn]) -> list[Turn]:
-    """Not every model of today lets the assistant open, and none answers where nobody asked."""
-    nothing = Turn("user", NO_TEXT)
-    first = [] if turns and turns[0].role == "user" else [nothing]
-    last = [nothing] if turns and turns[-1].role == "assistant" else []
+def _with_user_at_both_ends(turns: list[Turn]) -> list[Turn]:
+    """``turns`` with NO_TEXT of the user where the first or the last turn is the assistant's.
+
+    Not every model of today accepts such a first turn, and such a last one would be a prefill.
+    """
+    no_text = Turn("user", NO_TEXT)
+    first = [] if turns and turns[0].role == "user" else [no_text]
+    last = [no_text] if turns and turns[-1].role == "assistant" else []
     return [*first, *turns, *last]
 
 
 def _notes(prompt: str, *, blank: int, joined: int) -> Iterator[str]:
-    """What was repaired between the markers, and what may not be what its author meant."""
+    """Notes on turns that were repaired, and on text that may have been meant as a turn."""
     if blank:
         yield f"prompt: empty turns left out: {blank}"
     if joined > 0:
         yield f"prompt: turns joined to one of the same role before them: {joined}"
-    if _stands_in_a_text(prompt, HUMAN) or _stands_in_a_text(prompt, ASSISTANT):
+    if _has_near_marker(prompt, HUMAN) or _has_near_marker(prompt, ASSISTANT):
         yield "prompt: a line begins like a turn, but has no blank line before it: it is text"
 
 
-def _stands_in_a_text(prompt: str, marker: str) -> bool:
-    """Whether a line of ``prompt`` begins like a turn, but not behind a blank one."""
+def _has_near_marker(prompt: str, marker: str) -> bool:
+    """Whether a line of ``prompt`` begins like ``marker``, without a blank line before it."""
     line = marker[1:]
     return prompt.count(line) - prompt.startswith(line) > prompt.count(marker)

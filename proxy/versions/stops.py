@@ -1,7 +1,7 @@
 """Stop sequences in a text that arrives in pieces.
 
-Text is held back only while it may be the beginning of a stop sequence, and given out the moment
-that it cannot be.
+The end of the text is held back while it may be the beginning of a stop sequence, and released as
+soon as it cannot be.
 """
 
 from __future__ import annotations
@@ -9,33 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-LOOKED_FOR = 1000
-"""How many characters all that is looked for may have. Stop sequences beyond that are left to the
-upstream: each delta would pay for them, where much is held back by the square of it."""
+MOST_CHARACTERS = 1000
+"""How many characters the stop sequences of a scanner have in all; further ones are left to the
+upstream. Each delta pays for them, by the square of it where much is held back."""
 
 MOST = 100
-"""How many are looked for. Each is a search of its own, and an answer that comes whole may be long:
+"""How many stop sequences a scanner looks for. Each is a search of its own through the whole text:
 two thousand of two characters took 320 ms in 60 KB."""
 
 
 class StopScanner:
-    """Gives out text up to the first of ``stops``; ``hit`` is that stop, once it was seen.
+    """Releases text up to the first of ``stops``; ``hit`` is that stop once it was found.
 
-    The first is the one that is complete first, as it was for a model that stopped there. Those
-    that fit into LOOKED_FOR are looked for, in their order, up to MOST.
+    The first is the one that is complete first, as that is where a model would have stopped. Of
+    ``stops`` those are looked for, in their order, that fit into MOST_CHARACTERS, up to MOST.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(islice(_fitting(stops), MOST))
-        self.stops = len(self._stops)
-        """How many are looked for."""
-        self._begins = frozenset(stop[0] for stop in self._stops)
-        self._ends = frozenset("".join(stop[:-1] for stop in self._stops))
+        self.count = len(self._stops)
+        """How many stop sequences are looked for."""
+        self._first_characters = frozenset(stop[0] for stop in self._stops)
+        self._inner_characters = frozenset("".join(stop[:-1] for stop in self._stops))
+        """With which text that is to be held back can end."""
         self._held = ""
         self.hit: str | None = None
 
     def feed(self, text: str) -> str:
-        """What of the text so far can be given out, after ``text`` was added to it."""
+        """Append ``text``; returns what can be released now."""
         if self.hit is not None:
             return ""
         text = self._held + text
@@ -44,27 +45,28 @@ class StopScanner:
             _, at, self.hit = min(found)
             self._held = ""
             return text[:at]
-        kept = self._may_begin(text)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept]
+        released = len(text) - self._length_to_hold(text)
+        self._held = text[released:]
+        return text[:released]
 
     def passes_unchanged(self, text: str) -> bool:
         """Whether feed() would return just ``text``, and remember nothing of it."""
         if self._held or self.hit is not None:
             return False
-        for character in self._begins:  # in most texts there is none
+        for character in self._first_characters:  # in most texts there is none
             if character in text:
-                return not any(stop in text for stop in self._stops) and not self._may_begin(text)
+                found = any(stop in text for stop in self._stops)
+                return not found and not self._length_to_hold(text)
         return True
 
     def flush(self) -> str:
-        """The text ends here: what was held back was not the beginning of a stop."""
+        """End the text; returns what was held back, which was not the beginning of a stop."""
         held, self._held = self._held, ""
         return held
 
-    def _may_begin(self, text: str) -> int:
-        """The length of the longest end of ``text`` with which a stop begins."""
-        if not text or text[-1] not in self._ends:
+    def _length_to_hold(self, text: str) -> int:
+        """The length of the longest suffix of ``text`` that is a prefix of a stop."""
+        if not text or text[-1] not in self._inner_characters:
             return 0
         longest = 0
         for stop in self._stops:
@@ -76,7 +78,7 @@ class StopScanner:
 
 
 def _fitting(stops: Iterable[str]) -> Iterator[str]:
-    room = LOOKED_FOR
+    room = MOST_CHARACTERS
     for stop in dict.fromkeys(stops):
         if 0 < len(stop) <= room:
             room -= len(stop)
