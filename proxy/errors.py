@@ -1,22 +1,23 @@
-"""Every failure that a client can be told of, and what it is told.
+"""All errors that a client can get, and the form in which it gets them.
 
-An error knows the HTTP status and the API's error type, and its class says whose fault it is. So
-nobody who raises one thinks about HTTP, and nobody who answers one thinks about causes.
+A class of errors has an HTTP status and a type of the API, and its base says whose fault it is. So
+code that raises an error need not know about HTTP, and code that answers one not about causes.
 
     ProxyError
       · RequestError            the client's fault
           VersionRequired, InvalidVersion, UnsupportedVersion,
           InvalidRequest, NoRoute, MethodNotAllowed, RequestTooLarge, HeaderTooLarge,
           RequestTimeout, NotSupported, ForeignOrigin, ForeignHost
+          NoRoom                not this client's, but of all clients together
       · UpstreamError           the upstream's fault
           UpstreamRefused       it answered with an error of its own
           UpstreamUnreachable, UpstreamNonsense, UpstreamBrokeOff, UpstreamTimeout
-      · Busy                    ours: too many exchanges
-          Draining              or about to stop
-      · LoopDetected            the operator's: an upstream leads back to us
-    ConfigError                 the operator's; carries every problem of a file at once
+      · Busy                    the proxy's: too many exchanges
+          Draining              or it is about to stop
+      · LoopDetected            the operator's: an upstream leads back to the proxy
+    ConfigError                 the operator's: all problems of a configuration file
 
-The envelope is the API's: https://docs.anthropic.com/en/api/errors
+The body of an error is the API's: https://docs.anthropic.com/en/api/errors
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ STATUS_OF_TYPE = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""The HTTP status that each error type has when it is not told within a stream."""
+"""The HTTP status of each error type of the API."""
 
 LONGEST_MESSAGE = 2000
-"""The most that is told of what was wrong with a request, in characters."""
+"""The longest message about a request, in characters: it may repeat what the client sent."""
 
 LONGEST_NAME = 253
-"""The most characters that a name in DNS has (RFC 1035 §2.3.4)."""
+"""The longest name in DNS, in characters (RFC 1035 §2.3.4)."""
 
 _TYPE_OF_STATUS = {status: type_ for type_, status in STATUS_OF_TYPE.items()}
 
 
 class ProxyError(Exception):
-    """A failure that the client is told of: ``status``, ``type`` and ``message``."""
+    """An error that a client gets: ``status``, ``type`` and ``message``, and fields to add."""
 
     status: int
     type: str
@@ -63,16 +64,19 @@ class ProxyError(Exception):
         self.headers = headers
 
     def envelope(self) -> dict[str, Any]:
-        """The error as the API words it, in exactly the keys that old clients know."""
+        """The body of the error, with no other keys than old clients know."""
         return {"type": "error", "error": {"type": self.type, "message": self.message}}
 
     def body(self) -> bytes:
-        """The envelope as compact JSON."""
+        """The envelope as JSON."""
         return json.dumps(self.envelope(), separators=(",", ":")).encode()
 
 
 class RequestError(ProxyError):
-    """Its message may name what was asked for, where a key may stand by mistake."""
+    """The client's fault. The message may repeat what the client sent, and is cut to a length.
+
+    Keys that were sent by mistake are masked in it.
+    """
 
     status = 400
     type = "invalid_request_error"
@@ -113,23 +117,22 @@ class MethodNotAllowed(RequestError):
 
 
 class ForeignOrigin(RequestError):
-    """A page of somebody else's asks, in the name of whoever looks at it (RFC 6454 §7)."""
+    """A browser sent the request for a page of another origin (RFC 6454 §7)."""
 
     status = 403
     type = "permission_error"
 
 
 class ForeignHost(RequestError):
-    """We are asked by a name that may be somebody else's (RFC 9110 §15.5.20).
+    """The request names a host that may not be this proxy (RFC 9110 §15.5.20).
 
-    ``name`` is what a stranger sent; of it as much is told as a name can be long. ``setting`` is
-    where the operator says which are ours.
+    ``name`` is that host, and ``setting`` where the operator lists the names of the proxy.
     """
 
     status = 421
 
     def __init__(self, name: str, setting: str) -> None:
-        shown = without_keys(name)[:LONGEST_NAME]  # once cut, a key may no longer look like one
+        shown = without_keys(name)[:LONGEST_NAME]  # masked first: a key once cut is not recognized
         super().__init__(
             f"not answered by the name {shown!r}: ask by an address or as localhost, or add the"
             f" name to {setting}"
@@ -153,7 +156,7 @@ class RequestTimeout(RequestError):
 
 
 class NoRoom(RequestError):
-    """All clients together have too much wait."""
+    """What all clients together have sent, and nothing has read yet, takes too much memory."""
 
     status = 503
     type = "overloaded_error"
@@ -163,7 +166,7 @@ class NoRoom(RequestError):
 
 
 class NotSupported(RequestError):
-    """What HTTP has, and nothing behind this proxy wants (RFC 9110 §15.6.2)."""
+    """A feature of HTTP that no upstream needs (RFC 9110 §15.6.2)."""
 
     status = 501
 
@@ -174,7 +177,7 @@ class UpstreamError(ProxyError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream's own error, whatever shape it had."""
+    """An error of the upstream's own, in whatever form it came."""
 
     def __init__(self, status: int, type_: str, message: str) -> None:
         super().__init__(message)
@@ -213,7 +216,7 @@ class Draining(Busy):
 
 
 class LoopDetected(ProxyError):
-    """The request has come through here before, again and again (RFC 5842 §7.2)."""
+    """The request has come through this proxy too often (RFC 5842 §7.2)."""
 
     status = 508
     type = "api_error"
@@ -221,7 +224,7 @@ class LoopDetected(ProxyError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing wrong in a configuration file; ``line`` and ``column`` count from 1."""
+    """One problem in a configuration file; ``line`` and ``column`` count from 1."""
 
     line: int
     column: int
@@ -243,16 +246,16 @@ class ConfigError(Exception):
 
 
 def refused_by_body(status: int, body: Any, text: str) -> UpstreamRefused:
-    """The error that an upstream answered with HTTP ``status``.
+    """The error in an upstream's answer of HTTP ``status``.
 
-    ``body`` is the parsed JSON, or None where it was none; ``text`` is the body as text. Edge
-    servers answer without the outer ``type``, as text/plain, as HTML, or with nothing at all.
+    ``text`` is its body, and ``body`` the JSON in it, None where it is no JSON. Servers in front of
+    the API answer without the outer ``type``, as text/plain, as HTML, or with an empty body.
     """
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         type_ = error.get("type")
-        known = isinstance(type_, str) and type_
-        return UpstreamRefused(status, str(type_) if known else type_of(status), error["message"])
+        type_ = type_ if isinstance(type_, str) and type_ else type_of(status)
+        return UpstreamRefused(status, type_, error["message"])
     plain = text.strip()
     if not plain or plain.startswith(("<", "{", "[")):
         plain = f"upstream answered {status}"
@@ -260,7 +263,7 @@ def refused_by_body(status: int, body: Any, text: str) -> UpstreamRefused:
 
 
 def refused_in_stream(body: Any) -> UpstreamRefused:
-    """The error that an upstream's ``error`` event tells, with the status of its type."""
+    """The error in an upstream's ``error`` event, with the status of its type."""
     error = body.get("error") if isinstance(body, dict) else None
     error = error if isinstance(error, dict) else {}
     type_ = error.get("type")
@@ -271,6 +274,6 @@ def refused_in_stream(body: Any) -> UpstreamRefused:
 
 
 def type_of(status: int) -> str:
-    """The API's error type for an HTTP status that came without one."""
-    general = "api_error" if status >= 500 else "invalid_request_error"  # noqa: PLR2004
-    return _TYPE_OF_STATUS.get(status, general)
+    """The error type for an HTTP status that came without one."""
+    default = "api_error" if status >= 500 else "invalid_request_error"  # noqa: PLR2004
+    return _TYPE_OF_STATUS.get(status, default)

@@ -1,9 +1,9 @@
-"""JSON as text, both ways, with what server-sent events and old line readers ask of it.
+"""Reads and prints JSON, within the limits of server-sent events and of old line readers.
 
-Reading is lenient where RFC 8259 is: what orjson refuses (lone surrogates, invalid UTF-8) is read
-by the standard library instead, because an upstream's odd byte must not cost a client its answer;
-and so is what orjson would round, where it is to be printed again. Writing is strict: no raw
-U+0085, U+2028 or U+2029, which readers of 2023 take for the end of a line.
+Reading is lenient: what orjson refuses (lone surrogates, invalid UTF-8) is read by the standard
+library instead, as an upstream's odd byte must not cost a client its answer; and so are numbers
+that orjson would round, in what is printed again. Printing is strict: no raw U+0085, U+2028 or
+U+2029, which some clients of 2023 take for the end of a line.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 import orjson
 
 DEEPEST = 200
-"""How deeply nested may be what is printed again: orjson reads 1024 levels, and prints 254."""
+"""How many levels of nesting may be printed again: orjson reads 1024, but prints only 254."""
 
 MOST_AT_ONCE = 20_000
-"""How many values are read at a time while everybody waits: one takes up to 500 ns to read and two
-bytes on the wire, and may become two events of a microsecond and some KiB each."""
+"""How many values loads_at_once reads. All clients wait meanwhile: a value of two bytes takes up to
+500 ns to read, and may become two events of a microsecond and some KiB each."""
 
 LONGEST = 308
-"""The digits of the longest integer that is read as one. What no double holds counts as infinite:
-to read an integer takes the square of its length."""
+"""How many digits an integer may have; a longer one is read as a float, which makes it infinite. To
+read an integer takes the square of its length."""
 
-_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
-_LONG = b"0" * 19
-"""What an integer of more than 64 bits has at least, as the digits of all are made zeros."""
+_DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_19_DIGITS = b"0" * 19
+"""Stands in every text that has an integer of more than 64 bits, once its digits are zeros."""
 
 
 class NotJSON(ValueError):
@@ -38,7 +38,7 @@ class NotJSON(ValueError):
 
 
 def loads(text: bytes, *, all_finite: bool = False) -> Any:
-    """Parse ``text``; raises NotJSON, with ``all_finite`` for numbers that no double holds, too."""
+    """Parse ``text``; raises NotJSON, with ``all_finite`` also for numbers beyond a double."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -46,34 +46,35 @@ def loads(text: bytes, *, all_finite: bool = False) -> Any:
 
 
 def loads_exactly(text: bytes, *, all_finite: bool = False) -> Any:
-    """As ``loads``, for what is to be printed again: orjson rounds integers of more than 64 bits,
-    such as an amount in the input of a tool.
+    """Parse ``text`` that will be printed again, without rounding; raises as ``loads`` does.
+
+    orjson rounds integers of more than 64 bits, such as an amount in the input of a tool.
     """
-    read = _loads_leniently if _LONG in text.translate(_AS_ZEROS) else loads
+    read = _loads_leniently if _19_DIGITS in text.translate(_DIGITS_TO_ZEROS) else loads
     return read(text, all_finite=all_finite)
 
 
 def holds_at_most(most: int, text: bytes) -> bool:
-    """Whether JSON ``text`` holds at most so many values, told without reading them.
+    """Whether JSON ``text`` holds at most so many values, found out without parsing it.
 
-    A value has a comma behind it, or stands alone in what an opening bracket begins. Brackets with
-    nothing in them are taken for two: they cost as much.
+    What is counted are commas and opening brackets: one stands before every value but the first.
+    Empty brackets are counted as two values, as they take as much memory.
     """
-    if len(text) <= most or _openings(text) <= most:
+    if len(text) <= most or _count_separators(text) <= most:
         return True
     text = _without_escapes(text)
-    if text.count(b'"') > 4 * most:  # names are strings, too
+    if text.count(b'"') > 4 * most:  # a value has two quotes of its own and two of its name
         return False
-    return _openings(_beside_strings(text)) <= most
+    return _count_separators(_outside_strings(text)) <= most
 
 
 def values(text: bytes) -> int:
     """How many values JSON ``text`` holds, as holds_at_most counts them."""
-    return _openings(_beside_strings(_without_escapes(text)))
+    return _count_separators(_outside_strings(_without_escapes(text)))
 
 
-def _openings(text: bytes) -> int:
-    """How many commas and opening brackets stand in ``text``."""
+def _count_separators(text: bytes) -> int:
+    """How many commas and opening brackets ``text`` has."""
     return len(text) - len(text.translate(None, b",[{"))
 
 
@@ -81,29 +82,33 @@ def _without_escapes(text: bytes) -> bytes:
     return text.replace(b"\\\\", b"").replace(b'\\"', b"")
 
 
-def _beside_strings(text: bytes) -> bytes:
+def _outside_strings(text: bytes) -> bytes:
     return b"".join(text.split(b'"')[::2])
 
 
 def loads_shallow(text: bytes) -> Any:
-    """As ``loads_exactly``, all finite; raises NotJSON beyond DEEPEST levels, too."""
+    """As ``loads_exactly`` with ``all_finite``; raises NotJSON also beyond DEEPEST levels."""
     value = loads_exactly(text, all_finite=True)
-    if len(text) > 2 * DEEPEST and text.count(b"[") + text.count(b"{") > DEEPEST and _deep(value):
+    if (
+        len(text) > 2 * DEEPEST
+        and text.count(b"[") + text.count(b"{") > DEEPEST
+        and _is_deep(value)
+    ):
         raise NotJSON("nested too deeply")
     return value
 
 
 def loads_at_once(text: bytes) -> Any:
-    """As ``loads_shallow``; raises NotJSON beyond MOST_AT_ONCE values, too."""
+    """As ``loads_shallow``; raises NotJSON also beyond MOST_AT_ONCE values."""
     if not holds_at_most(MOST_AT_ONCE, text):
         raise NotJSON(f"more than {MOST_AT_ONCE} values")
     return loads_shallow(text)
 
 
 def dumps(value: Any) -> bytes:
-    """``value`` as compact JSON that every reader takes for one line.
+    """Print ``value`` as compact JSON, which every client takes for one line.
 
-    Raises NotJSON for what is nested too deeply to be printed.
+    Raises NotJSON if it is nested too deeply.
     """
     try:
         text = orjson.dumps(value)
@@ -113,8 +118,9 @@ def dumps(value: Any) -> bytes:
 
 
 def finite(value: Any) -> bool:
-    """Whether all numbers in ``value`` are: one like 1e999 is read as infinite, and printed as null
-    or Infinity.
+    """Whether all numbers in ``value`` are finite.
+
+    One like 1e999 is read as infinite, and would be printed as null or Infinity.
     """
     rest = [value]
     while rest:
@@ -129,7 +135,7 @@ def finite(value: Any) -> bool:
 
 
 def one_line(text: bytes) -> bytes:
-    """JSON ``text`` with the line ends that Unicode adds escaped; they stand in strings only."""
+    """JSON ``text`` with U+0085, U+2028 and U+2029 escaped; valid JSON has them in strings only."""
     if b"\xe2\x80" in text:
         text = text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     if b"\xc2\x85" in text:
@@ -139,7 +145,7 @@ def one_line(text: bytes) -> bytes:
 
 def as_printed(insides: Sequence[bytes]) -> bool:
     """Whether ``dumps`` would print strings with all these ``insides`` just as they stand."""
-    lines = b"\n".join(insides)  # which no string may have inside, and no character goes over it
+    lines = b"\n".join(insides)  # a line feed is in no string, nor within a character of UTF-8
     if lines.count(b"\n") >= len(insides) or not _AS_PRINTED.fullmatch(lines):
         return False
     try:
@@ -149,11 +155,11 @@ def as_printed(insides: Sequence[bytes]) -> bool:
     return one_line(lines) == lines
 
 
-_OTHERS = rb"[ !#-\[\]-\xff\n]*"
-_AS_PRINTED = re.compile(_OTHERS + rb'(?:\\["\\bfnrt]' + _OTHERS + rb")*")
+_UNESCAPED = rb"[ !#-\[\]-\xff\n]*"
+_AS_PRINTED = re.compile(_UNESCAPED + rb'(?:\\["\\bfnrt]' + _UNESCAPED + rb")*")
 
 
-def _deep(value: Any) -> bool:
+def _is_deep(value: Any) -> bool:
     """Whether ``value`` has more than DEEPEST levels."""
     level = [value]
     for _ in range(DEEPEST):
@@ -174,8 +180,8 @@ def _printed_leniently(value: Any) -> bytes:
 
 def _loads_leniently(text: bytes, *, all_finite: bool) -> Any:
     try:
-        told = text.decode("utf-8", "replace")
-        value = json.loads(told, parse_int=_integer, parse_constant=_refuse)
+        decoded = text.decode("utf-8", "replace")
+        value = json.loads(decoded, parse_int=_integer, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise NotJSON(str(error)) from error
     if all_finite and not finite(value):

@@ -1,11 +1,11 @@
-"""Server-sent events: bytes in, events out, and back.
+"""Decodes and encodes server-sent events.
 
-Decoding follows the WHATWG text to the letter (https://html.spec.whatwg.org/multipage/server-sent-events.html),
-whatever the cut: lines end at LF, CR or CRLF only; a BOM is swallowed; several ``data`` lines are
-joined; an event that no blank line ended is never seen.
+Decoding follows the WHATWG's standard (https://html.spec.whatwg.org/multipage/server-sent-events.html),
+wherever the stream is cut into chunks: lines end at LF, CR or CRLF only; a BOM at the start is
+skipped; several ``data`` lines are joined; an event that no blank line ended is dropped.
 
-One deliberate divergence: an event may not grow past a limit, because a buffer without one is an
-upstream's way to fill our memory.
+One deliberate difference: an event has a maximum size, as without one an upstream could fill our
+memory.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import NamedTuple
 BOM = b"\xef\xbb\xbf"
 
 _PLAIN = re.compile(rb"event: ([^\r\n]+)(\r?\n)data: ([^\r\n]+)\2\2")
-"""An event as nearly all are written."""
+"""A whole event in the form that nearly all have."""
 
-_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+"""The end of an event, if its lines end alike."""
 
 
 class EventTooLarge(ValueError):
-    """An event passed the limit."""
+    """An event is larger than the limit."""
 
 
 class Frame(NamedTuple):
@@ -34,41 +35,44 @@ class Frame(NamedTuple):
 
 
 class Decoder:
-    """Turns chunks of a stream, cut anywhere, into frames. ``limit`` is the bytes of one event."""
+    """Decodes a stream from chunks, cut anywhere. An event has at most ``limit`` bytes."""
 
     def __init__(self, limit: int = 8 << 20) -> None:
         self._limit = limit
-        self._cut = bytearray()  # the beginning of a line whose end has not come yet
-        self._size = 0  # of the whole lines of the event so far, in bytes
+        self._partial_line = bytearray()
+        self._size = 0
+        """The size of the event's complete lines so far, in bytes."""
         self._after_cr = False
+        """Whether a LF that comes next belongs to the line end before."""
         self._at_start = True
         self._name: str | None = None
-        self._data: bytearray | None = None  # lines kept one by one would take six times as much
+        self._data: bytearray | None = None
+        """The data so far, joined: as a list of lines it would take six times the memory."""
         self.between = True
-        """Whether an event may begin with the next byte, as no line of another has come."""
+        """Whether the next byte begins an event, as there is nothing yet of one."""
 
     def event_at(self, chunk: bytes, at: int) -> tuple[Iterable[Frame], int]:
-        """The event that begins or goes on ``at``, if ``chunk`` has its end, and where that is.
+        """The event whose next byte is ``at``, if ``chunk`` has its end, and where that ends.
 
-        Where lines end now this way, now that, it can be several. Lazy, and raises, as feed.
+        It can be several events where line ends differ. Lazy, and raises, as feed().
         """
         plain = _PLAIN.match(chunk, at) if self.between else None
         if plain is not None and plain.end() - at <= self._limit:
             self._at_start = False
             name, _, data = plain.groups()
             return (Frame(name.decode("utf-8", "replace"), data),), plain.end()
-        end = _END.search(chunk, at)
-        after = end.end() if end else len(chunk)
-        return self.feed(chunk[at:after]), after
+        blank_line = _BLANK_LINE.search(chunk, at)
+        end = blank_line.end() if blank_line else len(chunk)
+        return self.feed(chunk[at:end]), end
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
-        """The frames that ``chunk`` completes; raises EventTooLarge.
+        """The events that ``chunk`` completes; raises EventTooLarge.
 
-        Lazy: an event is decoded when it is asked for, so ask for all before the next chunk.
+        Lazy: each is decoded when it is asked for, so exhaust the iterator before the next call.
         """
         self.between = False
         lines = self._lines(chunk)
-        cut = lines.pop()
+        partial = lines.pop()
         for line in lines:
             if not line:
                 if self._data is not None:
@@ -87,17 +91,17 @@ class Decoder:
                 self._data += value.removeprefix(b" ")
             elif field == b"event":
                 self._name = value.removeprefix(b" ").decode("utf-8", "replace") or None
-        if cut:
-            self._cut += cut
-            if self._size + len(self._cut) > self._limit:
+        if partial:
+            self._partial_line += partial
+            if self._size + len(self._partial_line) > self._limit:
                 raise self._too_large()
-        self.between = not (self._cut or self._size or self._after_cr)
+        self.between = not (self._partial_line or self._size or self._after_cr)
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        """Split off the lines that ``chunk`` completes; the last item is an incomplete one.
+        """The lines that ``chunk`` completes, and behind them the beginning of the next, or b"".
 
-        A CR ends its line at once, without waiting for the LF that may follow: only so a
-        CR-only stream is not always one event late.
+        A CR ends its line at once. To wait whether a LF follows would make a stream with CR alone
+        late by one event.
         """
         if self._after_cr and chunk:
             self._after_cr = False
@@ -107,9 +111,9 @@ class Decoder:
             self._after_cr = chunk[-1] == 0x0D  # noqa: PLR2004
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = chunk.split(b"\n")
-        if self._cut and len(lines) > 1:
-            lines[0] = b"".join((self._cut, lines[0]))
-            self._cut = bytearray()
+        if self._partial_line and len(lines) > 1:
+            lines[0] = b"".join((self._partial_line, lines[0]))
+            self._partial_line = bytearray()
         if self._at_start and len(lines) > 1:
             self._at_start = False
             lines[0] = lines[0].removeprefix(BOM)
@@ -120,14 +124,14 @@ class Decoder:
 
 
 END = b"\r\n\r\n"
-"""What follows the data of an event."""
+"""What stands behind the data of an event."""
 
 
 def opening(name: str | None) -> bytes:
-    """What stands before the data of an event: CRLF, and one blank after each colon."""
+    """What stands before the data of an event, with the CRLF and the blanks that clients expect."""
     return b"data: " if name is None else b"event: %b\r\ndata: " % name.encode()
 
 
 def encode(name: str | None, data: bytes) -> bytes:
-    """One event for the wire; lines of ``data`` end in a line feed."""
+    """An event as it goes on the wire; the lines of ``data`` are separated by line feeds."""
     return opening(name) + data.replace(b"\n", b"\r\ndata: ") + END
