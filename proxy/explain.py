@@ -1,4 +1,4 @@
-"""What a request would become, without sending it: for people, before they switch over."""
+"""Shows what the proxy would send for a request, without sending it: for people who try it out."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from .versions.models import Learned
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The request that would go upstream, and why it is not the client's.
-
-    ``dropped`` maps parameters that the upstream does not get to the reason; ``notes`` tell what
-    else was made different, and what in a prompt may not be what its author meant.
-    """
+    """The request that would go to the upstream, and why it differs from the client's."""
 
     url: str
     version: str
     body: bytes
     dropped: dict[str, str]
+    """The parameters that the upstream does not get, each with the reason."""
     notes: tuple[str, ...]
+    """What else was changed, and what in a prompt may not be what its author meant."""
 
     def __str__(self) -> str:
         parts = [f"POST {self.url}", f"anthropic-version: {self.version}", "", _readable(self.body)]
@@ -49,9 +47,9 @@ def explain(
 ) -> Explanation:
     """What ``config`` makes of a POST of ``body`` to ``path`` by a client of ``version``.
 
-    A ``version`` of None is none that is named, ``route`` the name of the route to take instead of
-    the first that matches, ``learned`` what upstreams said of their models. Raises ProxyError as
-    the proxy would answer with it.
+    A client whose ``version`` is None names none. ``route`` restricts the search to the routes of
+    that name; ``learned`` is what upstreams said about their models. Raises the ProxyError that the
+    proxy would answer with.
     """
     check_path(path)
     match = _match(config, route, path)
@@ -72,7 +70,7 @@ def explain(
 
 
 def check_path(path: str) -> None:
-    """Let the path of a request be, without a query; else raises NoRoute or InvalidRequest."""
+    """Raise NoRoute or InvalidRequest unless ``path`` is that of a request, without a query."""
     if f"{path}/".startswith("/-/"):
         raise NoRoute("what is under /-/ is the proxy's own")
     if not re.fullmatch(r"/[!-~]*", path) or "?" in path:
@@ -87,7 +85,7 @@ def _match(config: Config, name: str | None, path: str) -> Match:
 
 
 def _readable(body: bytes) -> str:
-    """A body as its reader would lay it out; as it is where that cannot be told in JSON."""
+    """A body as indented JSON, or as it is if it is not JSON."""
     try:
         value = jsontext.loads_exactly(body, all_finite=True)
         text = json.dumps(value, indent=2, ensure_ascii=False)

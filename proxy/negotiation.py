@@ -1,4 +1,4 @@
-"""Which version the client speaks, which of the upstream's is used for it, and what lies between.
+"""Decides which version the client speaks, and which of its upstream's versions is used for it.
 
 https://docs.anthropic.com/en/api/versioning
 """
@@ -21,7 +21,7 @@ from .versions.models import Learned
 
 _DATE = re.compile(rb"\d{4}-\d\d-\d\d")
 _NEARLY_A_DATE = re.compile(rb"[\d./-]{1,20}")
-"""What may be repeated to show what is wrong with it; anything else may be a key gone astray."""
+"""What an error message may repeat of a wrong version; anything else may be a key by mistake."""
 
 
 def negotiate(
@@ -31,17 +31,15 @@ def negotiate(
     versions: Sequence[bytes],
     learned: Learned = MappingProxyType({}),
 ) -> Translation | None:
-    """The translation for a request of ``endpoint`` that names ``versions``.
+    """The translation of a request of ``endpoint`` whose version fields are ``versions``.
 
-    None leaves it to the upstream, which may know a version that we do not. ``learned`` is what
-    upstreams said of their models.
-
-    Raises VersionRequired, InvalidVersion or UnsupportedVersion.
+    None if the version is unknown here, and left to the upstream to judge. ``learned`` is what
+    upstreams said about their models. Raises VersionRequired, InvalidVersion or UnsupportedVersion.
     """
-    spoken = client_version(
+    client = client_version(
         versions, config.version_when_missing, pass_unknown=config.unknown_versions == "pass"
     )
-    if spoken is None:
+    if client is None:
         return None
     known = learned.get(route.upstream, {})
     bridge = CompleteThroughMessages(config.models, known) if route.bridge else None
@@ -49,9 +47,9 @@ def negotiate(
     if bridge is not None:
         used = nearest(speaks, bridge.version, bridge.living)
     else:
-        used = nearest(speaks, spoken, endpoint)
+        used = nearest(speaks, client, endpoint)
     options = _options(route.snapshots, config.limits.event, strict=route.strict)
-    return Translation(spoken, used, bridge, options)
+    return Translation(client, used, bridge, options)
 
 
 @lru_cache(maxsize=64)
@@ -60,15 +58,15 @@ def _options(snapshots: Snapshots, event_limit: int, *, strict: bool) -> Options
 
 
 def translates(match: Match, method: str, translation: Translation) -> bool:
-    """Whether a request is translated; others pass through, at most with another version."""
+    """Whether a request is translated; others pass through, if need be with another version."""
     return match.route.translate and method == "POST" and translation.concerns(match.endpoint)
 
 
 def client_version(values: Sequence[bytes], when_missing: str, *, pass_unknown: bool) -> str | None:
-    """The version that the fields ``anthropic-version`` name.
+    """The version in the ``values`` of ``anthropic-version``.
 
-    None is a date newer than all we know, which ``pass_unknown`` lets through for the upstream to
-    judge. ``when_missing`` is the version of clients that name none, or ``reject``. Raises
+    None for a date newer than all known versions, if ``pass_unknown`` leaves those to the upstream.
+    ``when_missing`` is the version of clients that name none, or ``reject``. Raises
     VersionRequired, InvalidVersion or UnsupportedVersion.
     """
     if not values:
@@ -87,9 +85,9 @@ def client_version(values: Sequence[bytes], when_missing: str, *, pass_unknown: 
 
 
 def nearest(speaks: Sequence[str], client: str, endpoint: str) -> str:
-    """The version among ``speaks`` that takes the least translation of ``endpoint``.
+    """The version among ``speaks`` with the fewest changes of ``endpoint`` from ``client``.
 
-    Of several it is the one nearest in time to the ``client`` version, and rather a newer one.
+    Among equals it is the one with the fewest versions between, and rather a newer one.
     """
     if len(speaks) == 1:
         return speaks[0]
@@ -103,7 +101,7 @@ def nearest(speaks: Sequence[str], client: str, endpoint: str) -> str:
 
 
 def _one_date(values: Sequence[bytes]) -> str:
-    """A field repeated with one value says one thing; with two it says nothing."""
+    """The date in ``values``, of which a repeated field may have several if they are the same."""
     distinct = {value.strip() for value in values}
     if len(distinct) > 1:
         raise InvalidVersion("anthropic-version: header is repeated with different values")

@@ -1,7 +1,8 @@
-"""What moves clients off a retired version in good time: announcements, and rehearsals of its end.
+"""Moves clients off an old version in good time: by announcements, and by brownouts, which refuse
+some calls on schedule as a rehearsal of its end.
 
-Whoever asks brings the time along, so that a schedule is a pure function of it. All times are UTC:
-a rehearsal neither moves nor doubles when clocks change somewhere.
+The caller passes the time, so that a schedule is a pure function of it. All times are UTC: a
+brownout neither moves nor happens twice when some country's clocks change.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ SECOND = timedelta(seconds=1)
 class Brownout(ProxyError):
     """A translated call that was refused on schedule.
 
-    503 is what Retry-After belongs to (RFC 9110 §10.2.3); 410 may be remembered, and a rehearsal
-    passes. The SDKs of today sleep as long as Retry-After says and then call again, unnoticed by
-    anyone, unless they are told not to; those of 2023 give up by themselves.
+    The status is 503, as it goes with Retry-After (RFC 9110 §10.2.3); 410 may be cached, and a
+    brownout passes. ``x-should-retry`` keeps today's SDKs from waiting that long and calling again,
+    so that nobody would notice; those of 2023 do not retry.
     """
 
     status = 503
@@ -36,9 +37,10 @@ class Brownout(ProxyError):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """When some of the translated calls are refused: from ``start`` on for ``length``.
+    """A time in which translated calls are refused: from ``start`` on, for ``length``.
 
-    ``every`` repeats that; None leaves it at once. ``percent`` of the calls are refused, 1 to 100.
+    It recurs ``every`` so often, or never if that is None. ``percent`` of the calls are refused, 1
+    to 100.
     """
 
     start: datetime
@@ -50,31 +52,34 @@ class Window:
         """When the window that is open at ``now`` closes; None if none is open."""
         if now < self.start:
             return None
-        begun = self.start if self.every is None else now - (now - self.start) % self.every
-        end = begun + self.length
+        opened = self.start if self.every is None else now - (now - self.start) % self.every
+        end = opened + self.length
         return end if now < end else None
 
 
 @dataclass(frozen=True, slots=True)
 class Nudge:
-    """What the clients of one route are told of the end of their version.
+    """How the clients of one route are prepared for the end of their version.
 
-    ``deprecation`` is when it is or was deprecated, ``sunset`` when it ends, ``link`` where to
-    read what to do. Windows are open before the sunset only; nothing here is what ends a version.
+    That end itself is up to the operator: after the sunset nothing is refused.
     """
 
     deprecation: datetime | None = None
+    """When the version is or was deprecated."""
     sunset: datetime | None = None
+    """When it ends."""
     link: str | None = None
+    """Where to read what to do."""
     brownouts: tuple[Window, ...] = ()
+    """When calls are refused before the sunset."""
 
     def fields(self, upstream: Sequence[tuple[bytes, bytes]]) -> Fields:
-        """The fields to add to an answer that has those of the ``upstream``, whose own stand.
+        """The fields to add to an answer; those that it has from the ``upstream`` are kept.
 
-        Deprecation is RFC 9745 §2, Sunset RFC 8594 §3, and the links are RFC 9745 §3 and RFC 8594
-        §6.
+        Deprecation is defined in RFC 9745 §2, Sunset in RFC 8594 §3, and the links in RFC 9745 §3
+        and RFC 8594 §6.
         """
-        told = {name for name, _ in upstream}
+        present = {name for name, _ in upstream}
         fields: Fields = []
         for name, moment, value in (
             (b"deprecation", self.deprecation, _structured_date),
@@ -82,14 +87,14 @@ class Nudge:
         ):
             if moment is None:
                 continue
-            if name not in told:
+            if name not in present:
                 fields.append((name, value(moment)))
             if self.link is not None:
                 fields.append((b"link", b'<%b>; rel="%b"' % (self.link.encode(), name)))
         return fields
 
     def refusal(self, now: datetime, draw: float) -> Brownout | None:
-        """Why a call at ``now`` is refused, or None; ``draw`` from [0, 1) decides which are."""
+        """The refusal of a call at ``now``, if any; ``draw``, from [0, 1), selects the calls."""
         if self.sunset is None or now >= self.sunset:
             return None
         for window in self.brownouts:
@@ -117,6 +122,6 @@ def _http_date(moment: datetime) -> bytes:
 
 
 def _shown(moment: datetime) -> str:
-    """RFC 3339, to the second; a day alone where it is midnight."""
+    """A time of RFC 3339, to the second; midnight is left out."""
     text = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     return text.removesuffix("T00:00:00Z")

@@ -1,7 +1,8 @@
-"""One exchange's translation: the version changes that it takes, folded over it both ways.
+"""Translates one exchange between two versions, by applying the version changes between them.
 
-The response goes back through the changes that the request took, which are known once ``request``
-has returned. Bytes of an upstream's stream go in, bytes for the client come out.
+First ``request`` is called; then either ``response`` with a body, ``error`` with a refusal, or, for
+a stream, ``feed`` with each chunk and ``finish`` at its end. The response goes back, in reverse,
+through those changes that the request went through.
 """
 
 from __future__ import annotations
@@ -23,22 +24,20 @@ MOST_VALUES = 300_000
 """How many values a body may hold. A message of text has three, and the API takes 100,000 messages.
 A value may be two bytes on the wire, and takes up to 500 ns to parse and 90 bytes of memory."""
 
-SHOWN = 1000
-"""The most that the refusal of a strict route says of what it would leave out, in characters."""
+LONGEST_REASONS = 1000
+"""How much of what it would leave out the refusal of a strict route names, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a route wants its exchanges translated.
-
-    ``strict`` refuses a request of which something would be left out. ``newest_only`` sends only
-    the last of several snapshots that arrived together. ``event_limit`` bounds one event of the
-    upstream, in bytes.
-    """
+    """How a route wants its exchanges translated."""
 
     strict: bool = False
+    """Refuse a request of which something would be left out."""
     newest_only: bool = False
+    """Of several snapshots that arrive together, send only the last."""
     event_limit: int = 8 << 20
+    """The largest event that the upstream may send, in bytes."""
 
 
 class Translation:
@@ -58,13 +57,13 @@ class Translation:
         self.model_asked = ""
         """The model that the client named."""
         self.streams = False
-        """Whether the client asked for a stream."""
+        """Whether the client asks for a stream."""
         self.events_taken = 0
         """How many events of the upstream were read."""
         self.events_made = 0
         """How many events were made of them for the client."""
         self.started = False
-        """Whether the upstream's stream has begun with anything but an error."""
+        """Whether the upstream's stream has begun, and not with an error."""
         self.ended = False
         """Whether the client's stream is complete."""
         self.failure: ProxyError | None = None
@@ -74,21 +73,23 @@ class Translation:
         kind = type(bridge) if bridge else None
         self._path = path(client, upstream, kind)  # type: ignore[arg-type]  # classes can be hashed
         self._way_back: list[BoundStep] = []
+        """The steps of the response, in its order."""
         self._runs_possible = False
         self._run: Run | None = None
+        """The run that the next delta may belong to."""
         self._held_back: Callable[[], bytes] | None = None
         """Encodes a snapshot that is held back: the next piece may supersede it."""
-        self._changes_of_events: list[Callable[[Event], Sequence[Event]]] = []
+        self._event_changes: list[Callable[[Event], Sequence[Event]]] = []
         self._decoder = Decoder(options.event_limit)
 
     @property
     def model(self) -> str | None:
-        """The model that answers, if the client has asked for another."""
+        """The model that answers, where the bridge may have replaced the one asked for."""
         return self._bridge.answered_by if self._bridge else None
 
     @property
     def differs(self) -> bool:
-        """Whether client and upstream speak different versions, or any change was taken."""
+        """Whether client and upstream speak different versions, or any change was applied."""
         return self.client != self.upstream or bool(self.changes)
 
     def concerns(self, endpoint: str) -> bool:
@@ -101,7 +102,7 @@ class Translation:
 
     @property
     def answers(self) -> bool:
-        """Whether responses differ, too; known once ``request`` has returned."""
+        """Whether the response is altered, too; known once ``request`` has returned."""
         return bool(self._way_back)
 
     def request(self, endpoint: str, body: bytes) -> tuple[str, bytes]:
@@ -113,42 +114,39 @@ class Translation:
         self.streams = original.get("stream") is True
         if isinstance(model := original.get("model"), str):
             self.model_asked = model
-        call = self._climb(Call(endpoint, dict(original)))
+        call = self._apply_changes(Call(endpoint, dict(original)))
         self.dropped, self.notes = call.dropped, call.notes
         if self._options.strict and call.dropped:
             reasons = "; ".join(f"{name}: {why}" for name, why in call.dropped.items())
-            shown = beginning(reasons, SHOWN)
+            shown = beginning(reasons, LONGEST_REASONS)
             raise InvalidRequest(f"this route is strict, and would leave out {shown}")
         if call.endpoint == endpoint and call.body == original:
             return endpoint, body
-        try:
-            made = jsontext.dumps(call.body)
-        except jsontext.NotJSON as error:
-            raise InvalidRequest(f"The request body is {error}") from error
-        if (b"null" in made or b"Infinity" in made) and not jsontext.finite(call.body):
-            raise InvalidRequest("The request body holds a number that is too large")
-        return call.endpoint, made
+        return call.endpoint, _printed(call.body)
 
-    def _climb(self, call: Call) -> Call:
-        """Apply the changes that concern the call, and remember the way back for the response."""
+    def _apply_changes(self, call: Call) -> Call:
+        """Upgrade or downgrade the call, and remember the steps of the response."""
         changes: list[str] = []
         for step in self._path:
             if call.endpoint in step.kind.endpoints:
                 changes.append(step.kind.__name__)
-                bound = self._bound(step)
+                bound = self._bind(step)
                 if step.alters_requests:
                     call = bound.request(call)
                 if step.alters_answers:
                     self._way_back.insert(0, bound)
         self.changes = tuple(changes)
         if self.streams:
-            self._changes_of_events = [step.event for step in self._way_back]
+            self._event_changes = [step.event for step in self._way_back]  # looked up just once
             dependent = [step.change for step in self._way_back if step.change.depends_on_text]
             self._runs_possible = all(change is self._bridge for change in dependent)
         return call
 
     def response(self, body: bytes) -> bytes:
-        """The body of a successful response that is not a stream; raises UpstreamNonsense."""
+        """The client's body for that of a successful response, not streamed.
+
+        Raises UpstreamNonsense, and UpstreamRefused if the body is an error in spite of its status.
+        """
         if not jsontext.holds_at_most(MOST_VALUES, body):
             raise UpstreamNonsense(f"upstream's answer holds more than {MOST_VALUES} values")
         try:
@@ -164,7 +162,7 @@ class Translation:
             raise UpstreamNonsense("upstream's answer is not JSON") from error
 
     def error(self, error: ProxyError) -> ProxyError:
-        """The upstream's refusal, as the client should read it."""
+        """The error that the client gets for one that the upstream answered with."""
         for step in self._way_back:
             error = step.error(error)
         return error
@@ -172,27 +170,27 @@ class Translation:
     def feed(self, chunk: bytes) -> Iterable[bytes]:
         """The client's events for a chunk of the upstream's stream, in blocks of whole events.
 
-        Lazy: each is made when it is asked for. Raises, behind all events that came before it,
+        Lazy: they are made as they are asked for. Raises, once all events before were returned,
         UpstreamRefused for a stream that begins with an error, and UpstreamNonsense for what cannot
-        be understood; either way finish() returns what the client is still owed.
+        be translated; in either case finish() returns the events that the client still needs.
         """
         if self._run is not None and self._decoder.between and not self.ended:
             snapshot = self._run.take(chunk)
-            if snapshot is not None:  # as for nearly all chunks; the long way costs twice as much
+            if snapshot is not None:  # as for nearly all chunks; feed_piece costs twice as much
                 self.events_taken += 1
                 self.events_made += 1
                 return (snapshot,)
         return self.feed_piece(chunk, more=False)
 
     def feed_piece(self, chunk: bytes, *, more: bool) -> Iterator[bytes]:
-        """As feed, for a piece of what arrived together; ``more`` says that another one follows.
+        """As feed, for a piece of what arrived together; with ``more`` another piece follows.
 
-        The next piece may then supersede the last snapshot of this one.
+        That may supersede the last snapshot of this one, which is then held back.
         """
         return self._blocks(self._encoded(chunk, more=more))
 
     def _blocks(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
-        """Count the events, and join them up to BLOCK."""
+        """Count events and join them up to BLOCK; an error waits until they were returned."""
         block: list[bytes] = []
         size = 0
         failed: ProxyError | None = None
@@ -220,7 +218,7 @@ class Translation:
             raise failed
 
     def _encoded(self, chunk: bytes, *, more: bool) -> Iterator[tuple[int, bytes]]:
-        """One event at a time, or several of a run: how many, and as they go on the wire."""
+        """The events for the client, encoded: one, or several of a run, with their number."""
         newest_only = self._options.newest_only
         held_back, self._held_back = self._held_back, None
         at = 0
@@ -252,8 +250,9 @@ class Translation:
             yield 1, held_back()
 
     def _events(self, frames: Iterable[Frame], raw: bytes) -> Iterator[Event]:
-        """What ``frames`` become. ``raw`` is what they were decoded from: if it is exactly one
-        event, that one may begin a run.
+        """The events that ``frames`` become.
+
+        They were decoded from ``raw``; if that is exactly one event, it may begin a run.
         """
         whole = self._runs_possible and self._decoder.between
         seen = 0
@@ -265,7 +264,7 @@ class Translation:
             self.events_taken += 1
             made = self._translated(Event(name, None, data))
             if self._run is not None and not self._is_text(made):
-                self._run = None  # from here on deltas may become something else
+                self._run = None  # the next delta may become something else
             text = made[-1].text if made and not self.ended else None
             if text is not None and len(text.escaped) > LARGEST:
                 raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
@@ -275,19 +274,23 @@ class Translation:
             self._run = begin_run(raw, made[0], passes_unchanged, self._options.event_limit)
 
     def _is_text(self, made: Sequence[Event]) -> bool:
-        """Whether an event only made the text grow, and the next one like it will do so, too."""
+        """Whether an event became a snapshot of a text, as the next one like it will, too."""
         if len(made) != 1 or made[0].text is None:
             return False
         return self._bridge is None or self._bridge.in_content
 
     def keepalive(self, now: datetime) -> bytes:
-        """What servers of the client's version send into a silence; ``now`` is in UTC."""
+        """The ping with which servers of the client's version fill a silence; ``now`` is in UTC."""
         if self.client < PINGS_HAVE_A_BODY:
             return historical_ping(now)
         return Event("ping", {"type": "ping"}).encode()
 
     def finish(self, error: ProxyError | None = None) -> Iterator[bytes]:
-        """What the client is owed when the upstream's stream ends, by itself or by ``error``."""
+        """The events that the client still needs where the stream ends, by itself or by ``error``.
+
+        Each change sees the last events of the one before it. One that has no last event by then
+        adds its own.
+        """
         if self.ended:
             return
         events: Sequence[Event] = ()
@@ -301,19 +304,19 @@ class Translation:
         self.events_made += len(events)
         yield b"".join(event.encode() for event in events)
 
-    def _bound(self, step: Step) -> BoundStep:
+    def _bind(self, step: Step) -> BoundStep:
         change = self._bridge if isinstance(self._bridge, step.kind) else step.kind()
         return BoundStep(change, client_is_older=step.client_is_older)
 
     def _translated(self, event: Event) -> Sequence[Event]:
-        """What one event of the upstream becomes."""
+        """The client's events for one event of the upstream."""
         if not self.started:
             if event.name == "error":
                 raise refused_in_stream(event.body)
-            if event.name == "ping":  # a ping does not count as the first event
+            if event.name == "ping":  # an error may still come, and be answered with its status
                 return ()
         events: Sequence[Event] = (event,)
-        for change in self._changes_of_events:
+        for change in self._event_changes:
             if len(events) == 1:  # as nearly always
                 events = change(events[0])
             elif not events:
@@ -333,17 +336,20 @@ class Translation:
 def _up_to_last(
     change: Callable[[Event], Sequence[Event]], events: Iterable[Event]
 ) -> Sequence[Event]:
-    """What ``events`` become, up to one that ends the answer: a change may end it early."""
+    """What ``change`` makes of ``events``, up to a last event: a change may end an answer early."""
     made: list[Event] = []
     for event in events:
-        made += (became := change(event))
-        if any(one.last for one in became):
+        made += (changed := change(event))
+        if any(one.last for one in changed):
             break
     return made
 
 
 def _check_first(made: Event) -> None:
-    """Raise the error that the first event of a stream reports, if it does, whatever its form."""
+    """Raise the error that the first event of a stream reports, if any, in whatever form.
+
+    Nothing has been sent yet, so it can be answered with its status.
+    """
     if made.failure is not None:
         raise made.failure
     if made.name == "error":
@@ -351,13 +357,25 @@ def _check_first(made: Event) -> None:
 
 
 def _object(body: bytes) -> Body:
+    """The JSON object in the body of a request; raises InvalidRequest."""
     if not jsontext.holds_at_most(MOST_VALUES, body):
         raise InvalidRequest(f"The request body holds more than {MOST_VALUES} values")
     try:
-        body.decode()  # replacing invalid bytes would make it another question
+        body.decode()  # jsontext would replace invalid bytes: that would be another question
         value = jsontext.loads_exactly(body)
     except (UnicodeDecodeError, jsontext.NotJSON) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidRequest("The request body is not a JSON object")
     return value
+
+
+def _printed(body: Body) -> bytes:
+    """The body of the upstream's request; raises InvalidRequest for what JSON cannot say."""
+    try:
+        printed = jsontext.dumps(body)
+    except jsontext.NotJSON as error:
+        raise InvalidRequest(f"The request body is {error}") from error
+    if (b"null" in printed or b"Infinity" in printed) and not jsontext.finite(body):
+        raise InvalidRequest("The request body holds a number that is too large")
+    return printed
