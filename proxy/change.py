@@ -64,7 +64,7 @@ class Call:
         """Remove a parameter that has no effect, so that nothing is lost with it."""
         if parameter in self.body:
             del self.body[parameter]
-            self.notes.append(f"{parameter}: left out, it asks for nothing")
+            self.notes.append(f"{parameter}: left out, it has no effect")
 
 
 class GrowingText:

@@ -134,7 +134,7 @@ class ForeignHost(RequestError):
     def __init__(self, name: str, setting: str) -> None:
         shown = without_keys(name)[:LONGEST_NAME]  # masked first: a key once cut is not recognized
         super().__init__(
-            f"not answered by the name {shown!r}: ask by an address or as localhost, or add the"
+            f"{shown!r} is not a name of this proxy: use an IP address or localhost, or add the"
             f" name to {setting}"
         )
 
@@ -162,7 +162,9 @@ class NoRoom(RequestError):
     type = "overloaded_error"
 
     def __init__(self) -> None:
-        super().__init__("too much waits to be read, try again shortly", ((b"retry-after", b"1"),))
+        super().__init__(
+            "too much data is waiting to be read, try again shortly", ((b"retry-after", b"1"),)
+        )
 
 
 class NotSupported(RequestError):

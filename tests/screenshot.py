@@ -49,7 +49,7 @@ PROGRAMS = (
     Program(
         *("python-requests/2.31.0", "c93a9be0771f", "claude-instant-v1", "2023-01-01", 5),
         leaving=True,
-        notes=("tags: left out, it asks for nothing",),
+        notes=("tags: left out, it has no effect",),
     ),
     Program("anthropic-python/0.125.0", "5be0c93a7712", "-", "2023-06-01", 180, leaving=False),
     Program("anthropic-typescript/1.12.0", "d1b2077fa0c4", "-", "2026-10-21", 70, leaving=False),

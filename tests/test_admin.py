@@ -174,7 +174,7 @@ async def test_a_refusal_says_what_to_do_and_repeats_nothing_that_could_harm() -
 
     async with both_ports() as (_, (url, _)):
         assert await told("Evil.example:8080") == (
-            "not answered by the name 'evil.example': ask by an address or as localhost,"
+            "'evil.example' is not a name of this proxy: use an IP address or localhost,"
             " or add the name to admin.hosts"
         )
         for secret in ("sk-ant-hunter2", f"{'a.' * 120}sk-hunter2-0123456789abcdef"):

@@ -427,7 +427,7 @@ def test_explain_prints_what_would_go_upstream_and_why() -> None:
         ],
     }
     assert "unheard_of: not a parameter of this endpoint" in why
-    assert "top_k: left out, it asks for nothing" in why
+    assert "top_k: left out, it has no effect" in why
     assert "turns joined to one of the same role before them: 1" in why
 
 

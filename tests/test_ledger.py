@@ -127,7 +127,7 @@ def test_an_entry_says_who_did_what_and_when() -> None:
         record(
             ended="upstream refused",
             dropped=("top_p",),
-            notes=("tags: left out, it asks for nothing", "model: a answers for b"),
+            notes=("tags: left out, it has no effect", "model: a answers for b"),
         ),
         record(model="claude-2"),
     )

@@ -17,7 +17,7 @@ def growth(before: str, text: str) -> str:
     earlier, now = _utf_16(before), _utf_16(text)
     if now.startswith(earlier):
         return now[len(earlier) :].decode("utf-16-le", "surrogatepass")
-    raise UpstreamNonsense("upstream took back text that it had sent")
+    raise UpstreamNonsense("upstream altered text that it had already sent")
 
 
 def _utf_16(text: str) -> bytes:

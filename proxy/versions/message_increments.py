@@ -52,12 +52,14 @@ class MessageIncrements:
         content = message.get("content")
         blocks = [block for block in _list(content) if isinstance(block, dict)]
         if len(blocks) < len(self._blocks):
-            raise UpstreamNonsense("upstream took back a block that it had sent")
+            raise UpstreamNonsense("upstream removed or replaced a block that it had already sent")
         for index, block in enumerate(blocks):
             if index == len(self._blocks):
                 made += self._start_block(index, block)
             if block.get("type") != self._blocks[index].get("type"):
-                raise UpstreamNonsense("upstream took back a block that it had sent")
+                raise UpstreamNonsense(
+                    "upstream removed or replaced a block that it had already sent"
+                )
             made += _deltas(index, self._blocks[index], block)
             self._blocks[index] = dict(block)
         return made

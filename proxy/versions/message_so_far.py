@@ -104,7 +104,7 @@ class MessageSoFar:
     def _grow_block(self, index: int, delta: Body) -> bool:
         self.complete = False
         if index not in self._blocks:
-            raise UpstreamNonsense("upstream went on with a block that never began")
+            raise UpstreamNonsense("upstream sent a delta for a block that never began")
         block = self._blocks[index]
         match block.get("type"), delta.get("type"):
             case "text", "text_delta":

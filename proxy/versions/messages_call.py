@@ -96,7 +96,7 @@ def messages_call(
     _copy_sampling(asked, profile, made)
     if thinking := THINKING[profile.thinking]:
         made.body |= thinking
-        made.notes.append("thinking: kept down, thoughts are no part of a completion")
+        made.notes.append("thinking: reduced as far as possible, it is not part of a completion")
     _drop_unknown(call.body, made)
     return made
 
@@ -202,7 +202,7 @@ def _max_tokens(asked: Completion, target: ModelTarget, profile: Profile, made: 
     room = THINKING_ROOM if profile.thinking == "always" else 0
     if room:
         made.notes.append(
-            f"max_tokens_to_sample: {room} more, for thoughts that cannot be kept off"
+            f"max_tokens_to_sample: {room} added, for thinking that cannot be disabled"
         )
     return min(min(asked.max_tokens, cap) + room, profile.max_tokens)
 
@@ -212,7 +212,7 @@ def _messages(dialogue: Dialogue, profile: Profile, made: Call) -> list[Body]:
     if dialogue.prefill and profile.prefill:
         turns.append(Turn("assistant", dialogue.prefill))
     elif dialogue.prefill:
-        made.dropped["prefill"] = "the model takes none, and is asked to go on from it instead"
+        made.dropped["prefill"] = "the model accepts none, and is asked to continue from it instead"
         turns[-1] = Turn("user", turns[-1].text + _CONTINUE.format(dialogue.prefill))
     return [{"role": turn.role, "content": turn.text} for turn in turns]
 
