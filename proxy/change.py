@@ -20,7 +20,7 @@ downgraded, the response upgraded. A method that is not overridden leaves everyt
 Rules for a change:
 
 - It knows neither HTTP nor time nor other changes; it sees parsed JSON and one event at a time.
-- An instance serves one exchange: what the request said it may remember for the response.
+- An instance serves one exchange: what it needs for the response, it may keep from the request.
 - What it does not know it passes on: the API promises to add events, fields and values
   (https://docs.anthropic.com/en/api/versioning).
 
@@ -284,7 +284,7 @@ class Bridge(VersionChange):
 
 
 class Step:
-    """One step on the way between two versions: a version change, and the direction it is taken in.
+    """One step from a client's version to its upstream's: a version change, and its direction.
 
     ``client_is_older`` means that the request is upgraded and the answer downgraded; for a client
     newer than its upstream it is the other way round.

@@ -125,7 +125,7 @@ class Run:
         """The texts of the deltas that stand in ``chunk`` from ``at`` on, as they are on the wire.
 
         At most those within LOOKAHEAD, and none once the text so far is larger than LARGEST. What
-        only looks like deltas may be among them: let accepted() tell.
+        only looks like deltas may be among them; accepted() sorts it out.
         """
         if len(self._text.escaped) > LARGEST or not chunk.startswith(self._before, at):
             return []

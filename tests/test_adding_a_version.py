@@ -1,4 +1,4 @@
-"""A new version of the API is one entry and its changes: here a made-up one, seen from outside."""
+"""Adds a made-up version of the API, one entry with one change, and uses it from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class BudgetReplacedMaxTokens(VersionChange):
-    """`max_tokens` is called `budget`, and answers tell what is left of it."""
+    """`max_tokens` is called `budget`, and answers say what is left of it."""
 
     endpoints = ("/v1/messages",)
 
@@ -48,7 +48,7 @@ def _added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _forget_history() -> None:
-    """Have it worked out anew: it never changes while a program runs, but here."""
+    """Clear the caches: in no program but this one do the versions ever change."""
     versions.dates.cache_clear()
     versions.path.cache_clear()
 
@@ -90,7 +90,7 @@ async def test_every_older_client_is_served_by_an_upstream_of_the_new_version(ve
     assert got["stop_reason"] == "end_turn"
 
 
-def test_the_history_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_versions_lists_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["versions"]) == 0
     *_, version, change = capsys.readouterr().out.splitlines()
     assert version == "2099-01-01  A made-up version."

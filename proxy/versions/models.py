@@ -1,8 +1,8 @@
-"""The models that answer for retired ones: which one, and what it takes.
+"""Which model answers for a retired one, and which parameters that model accepts.
 
-Two tables. ``ModelTarget`` is the operator's: a name or glob of 2023, and the model of today.
-``PROFILES`` is ours: what the API refuses for each model of today, so that an old parameter is
-left out instead of failing the call. https://docs.anthropic.com/en/docs/about-claude/models
+There are two tables. The operator's has a ``ModelTarget`` for each name or glob of 2023. Ours,
+``PROFILES``, says what the API accepts for each model of today, so that an old parameter is left
+out instead of failing the call. https://docs.anthropic.com/en/docs/about-claude/models
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class ModelTarget:
-    """One line of the model map: models named like ``pattern`` are answered by ``to``.
+    """One line of the model map: for models named like the glob ``pattern``, ``to`` answers.
 
-    ``max_tokens`` caps the answer's length, in tokens; None leaves it to the model.
+    ``max_tokens`` caps the length of answers, in tokens; None leaves it to the model.
     """
 
     pattern: str
@@ -27,14 +27,14 @@ class ModelTarget:
 
 
 Thinking = Literal["off", "disabled", "between_tools", "always"]
-"""How a model is kept from thinking: it does not by itself (``off``), it is told not to
-(``disabled``), it is told to between tool calls only (``between_tools``), or not at all
-(``always``)."""
+"""How a model is kept from thinking: it thinks only if asked to (``off``), it is asked not to
+(``disabled``), it is asked to think between tool calls only (``between_tools``), or it cannot be
+kept from it (``always``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a model takes."""
+    """What the API accepts for a model."""
 
     pattern: str
     sampling: bool
@@ -47,7 +47,7 @@ class Profile:
 
 
 Learned = Mapping[str, Mapping[str, Profile]]
-"""What upstreams, by their names, said of their models."""
+"""What upstreams said about their models: by the upstream's name, then by the model's."""
 
 PROFILES = (
     #       model                  sampling  prefill  thinking         max_tokens
@@ -65,13 +65,13 @@ PROFILES = (
     Profile("claude-opus-5*",      False,    False,   "disabled",      128_000),
     Profile("claude-fable-*",      False,    False,   "always",        128_000),
     Profile("claude-mythos-*",     False,    False,   "always",        128_000),
-    # What is not known takes the least, and is not told about a setting it may not have.
+    # Unknown models get the fewest parameters, and no setting that they may not have.
     Profile("*",                   False,    False,   "off",           64_000),
 )  # fmt: skip
 
 
 def target(models: Iterable[ModelTarget], name: str) -> ModelTarget:
-    """The first line of the map that ``name`` matches; a name without one is kept."""
+    """The first line of the model map that matches ``name``; without any, the name is kept."""
     for candidate in models:
         if fnmatchcase(name, candidate.pattern):
             return candidate
@@ -79,17 +79,17 @@ def target(models: Iterable[ModelTarget], name: str) -> ModelTarget:
 
 
 def profile(name: str, learned: Mapping[str, Profile] = MappingProxyType({})) -> Profile:
-    """What the model ``name`` takes: by what was ``learned`` of it, else by our table."""
+    """The profile of the model ``name``: the one ``learned`` from its upstream, or else ours."""
     if name in learned:
         return learned[name]
     return next(known for known in PROFILES if fnmatchcase(name, known.pattern))
 
 
 def learn(listing: Any) -> dict[str, Profile]:
-    """What an answer of `GET /v1/models` says of each model beyond our table.
+    """The profiles of the models in an answer of `GET /v1/models`.
 
-    That is how long an answer may be and how thinking is kept off; what it does not say stays as
-    it is. https://docs.anthropic.com/en/api/models-list
+    It says how long an answer may be, and for unknown models how to keep them from thinking; the
+    rest is from our table. https://docs.anthropic.com/en/api/models-list
     """
     entries = listing.get("data") if isinstance(listing, dict) else None
     entries = entries if isinstance(entries, list) else []
@@ -105,7 +105,7 @@ def _learned(known: Profile, model: dict[str, Any]) -> Profile:
     limit = model.get("max_tokens")
     if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
         known = replace(known, max_tokens=limit)
-    if known.pattern != "*":  # what we know of thinking was tried
+    if known.pattern != "*":  # our table was tried out, and is more exact
         return known
     ways: tuple[Thinking, ...] = ("disabled", "between_tools")
     offered = [way for way in ways if _offers(model, way)]
