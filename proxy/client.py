@@ -183,12 +183,10 @@ class Client:
         rest = iter(blocks)
         enough = self.bytes_sent + IN_A_TURN
         for block in rest:
-            if not self._write_at_once(block):
-                self.unwritten = chain((block,), rest)  # now: the coroutine may never be started
-                return self._write_rest(block, rest)
-            if self.bytes_sent > enough:
-                self.unwritten = rest
-                return self._write_rest(None, rest)
+            late = None if self._write_at_once(block) else block
+            if late is not None or self.bytes_sent > enough:
+                self._owe(late, rest)  # now: the coroutine may never be started
+                return self._write_rest(late, rest)
         return None
 
     def _write_at_once(self, data: bytes) -> bool:
@@ -199,19 +197,24 @@ class Client:
     async def _write(self, data: bytes) -> None:
         await self._send(_part(data))
 
-    async def _write_rest(self, block: bytes | None, rest: Iterator[bytes]) -> None:
-        """Send ``block`` and the rest, with a turn for others behind each."""
-        if block is not None:
-            await self._send(_part(block))
-            self.unwritten = rest
+    async def _write_rest(self, late: bytes | None, rest: Iterator[bytes]) -> None:
+        """Send ``late``, which could not be written at once, and the rest, each in its own turn."""
+        if late is not None:
+            await self._write_late(late, rest)
         await asyncio.sleep(0)
-        for further in rest:
-            if not self._write_at_once(further):
-                self.unwritten = chain((further,), rest)
-                await self._send(_part(further))
-                self.unwritten = rest
+        for block in rest:
+            if not self._write_at_once(block):
+                await self._write_late(block, rest)
             await asyncio.sleep(0)
         self.unwritten = _NOTHING
+
+    async def _write_late(self, block: bytes, rest: Iterator[bytes]) -> None:
+        self._owe(block, rest)
+        await self._send(_part(block))
+        self._owe(None, rest)
+
+    def _owe(self, late: bytes | None, rest: Iterator[bytes]) -> None:
+        self.unwritten = rest if late is None else chain((late,), rest)
 
     async def end(self) -> None:
         """Send the end of the body. Without this the client can tell that it was cut."""
