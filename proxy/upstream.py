@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from . import config
@@ -28,6 +29,19 @@ close those that were free for longer, and may be about to."""
 AT_ONCE = 1.0
 """Seconds within which a connection is lost that was closed while the request was on its way. One
 that is lost later may have been lost by an upstream that was at work on the request."""
+
+
+class _Request(NamedTuple):
+    """A request as it goes out."""
+
+    start: bytes
+    """Its head, and its body if that is there as a whole."""
+    parts: AsyncIterator[bytes] | None
+    """Its body if that comes in parts, which cannot be sent again."""
+    chunked: bool
+    """Whether the parts are to be sent as chunks."""
+    bodiless: bool
+    """Whether the answer to it has no body, whatever its head announces."""
 
 
 class Upstream:
@@ -64,44 +78,23 @@ class Upstream:
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamNonsense.
         """
         fields = self._fields(fields)
-        stream: AsyncIterator[bytes] | None = None
-        whole = b""
-        chunked = False
-        framed = b"content-length" in dict(fields)
-        if isinstance(body, bytes):
-            whole = body
-            if not framed:
-                fields.append((b"content-length", str(len(body)).encode()))
-        elif body is not None:
-            stream = body
-            chunked = not framed
-            if chunked:
-                fields.append((b"transfer-encoding", b"chunked"))
-        request = _head(method, self._prefix + target, fields) + whole
+        framing = _framing(fields, body)
+        whole, parts = (body, None) if isinstance(body, bytes) else (b"", body)
+        start = _head(method, self._prefix + target, [*fields, *framing]) + whole
+        request = _Request(start, parts, chunked=bool(framing), bodiless=method == "HEAD")
         del body, whole  # the answer may be long in coming
-
-        def send(connection: Connection) -> Answer:
-            idle, total = self._timeouts.idle, self._timeouts.total
-            try:
-                answer = connection.call(request, self.name, idle, total, bodiless=method == "HEAD")
-                if stream is not None:
-                    answer.send(stream, self._timeouts.first_byte, chunked=chunked)
-            except BaseException:  # or it would stay open, with nobody to use it or to close it
-                connection.close()
-                raise
-            return answer
-
-        return await self._answered(send, repeatable=stream is None)
+        return await self._answer(request)
 
     async def close(self) -> None:
         """Close all connections."""
         self._pool.close()
 
-    async def _answered(self, send: Callable[[Connection], Answer], *, repeatable: bool) -> Answer:
-        """The answer to what ``send`` sends, on a free connection or a new one; raises as call."""
+    async def _answer(self, request: _Request) -> Answer:
+        """The answer to ``request``, on a free connection or a new one; raises as call."""
+        repeatable = request.parts is None
         used = self._pool.free(KEEP if repeatable else FRESH)
         if used is not None:
-            answer = send(used)
+            answer = self._send(request, used)
             sent_at = used.loop.time()
             try:
                 return await self._begun(answer)
@@ -113,7 +106,21 @@ class Upstream:
                     raise
         with self._connecting():
             new = await self._pool.new()
-        return await self._begun(send(new))
+        return await self._begun(self._send(request, new))
+
+    def _send(self, request: _Request, connection: Connection) -> Answer:
+        """Send ``request``; returns the answer to it, of which nothing may have arrived yet."""
+        time = self._timeouts
+        try:
+            answer = connection.call(
+                request.start, self.name, time.idle, time.total, bodiless=request.bodiless
+            )
+            if request.parts is not None:
+                answer.send(request.parts, time.first_byte, chunked=request.chunked)
+        except BaseException:  # or it would stay open, with nobody to use it or to close it
+            connection.close()
+            raise
+        return answer
 
     async def _begun(self, answer: Answer) -> Answer:
         try:
@@ -148,6 +155,15 @@ class Upstream:
         except OSError as error:
             why = _why(error)
             raise UpstreamUnreachable(f"upstream {self.name} cannot be reached: {why}") from error
+
+
+def _framing(fields: Fields, body: bytes | AsyncIterator[bytes] | None) -> Fields:
+    """What has yet to be said of where ``body`` ends (RFC 9112 §6)."""
+    if body is None or b"content-length" in dict(fields):
+        return []
+    if isinstance(body, bytes):
+        return [(b"content-length", str(len(body)).encode())]
+    return [(b"transfer-encoding", b"chunked")]
 
 
 def _head(method: str, target: str, fields: Fields) -> bytes:
