@@ -52,7 +52,7 @@ the application and its processes
     counted, page, playground, admin        what is under /-/
     app                                     the rooms put together
     sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
-    terms, flow, patience                   limits and deadlines of clients, back-pressure
+    terms, budget, flow, patience           limits and deadlines of clients, back-pressure
     response, protocol                      the server's side of one client connection
     terminal                                the standard streams
     server, workers                         one process; several, and their supervisor

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from . import guard
+from .budget import Budget
 from .client import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
 from .errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
 from .fields import has_body, values, without
@@ -63,8 +64,8 @@ class Settings(uvicorn.Config):
     def __init__(self, app: ASGIApp, terms: Callable[[], Terms] = Terms, **more: Any) -> None:
         super().__init__(app, http=Protocol, **more)
         self.terms = terms
-        self.kept = 0
-        """How much of heads waits in memory, of all connections together, in bytes."""
+        self.heads = Budget(KEPT)
+        """For the heads that wait in memory, of all connections together, in bytes."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -134,7 +135,7 @@ class Protocol(HttpToolsProtocol):
         self._framing = 0
         """How much has arrived of the head, or since the last part of the body, in bytes."""
         self._kept = 0
-        """How much of heads waits in memory, in bytes."""
+        """How much of the budget for heads it has taken, in bytes."""
         self._refusal: RequestError | None = None
         self._lingering = False
 
@@ -217,7 +218,7 @@ class Protocol(HttpToolsProtocol):
             self._waiting.clear()
         del self._answering
         self._head = b""
-        self._weigh()
+        self._account()
         super().connection_lost(exc)
         self._report_gone(self._gone or ClientLeft())
         known = [self.scope] if self.cycle is None else [self.scope, self.cycle.scope]
@@ -304,7 +305,7 @@ class Protocol(HttpToolsProtocol):
         elif self._waiting:
             self._answering = self._waiting.pop(0)
             self._start_asgi_task(self._answering, self.app)
-            self._weigh()
+            self._account()
             if self.flow.full and self._next_turn is None:
                 # Not here: while an error is handled, the parser's own would get it as context.
                 self._next_turn = self.loop.call_soon(self._read_on)
@@ -357,7 +358,7 @@ class Protocol(HttpToolsProtocol):
             self._head = self._head or bytearray()
             self._head += data
         if self._head or self._kept or self._waiting:
-            self._weigh()
+            self._account()
         self._segment = b""
         self._set_timer()
 
@@ -375,15 +376,13 @@ class Protocol(HttpToolsProtocol):
         if line not in self._segment and line not in self._head + self._segment:
             raise InvalidRequest("the first line must be a method, a target and HTTP/1.1")
 
-    def _weigh(self) -> None:
-        """Count what waits here, and refuse to read on where that of all clients is too much."""
+    def _account(self) -> None:
+        """Take room for the heads that wait here, or refuse to read on where none is left."""
         kept = len(self._head) + sum(response.weight for response in self._waiting)
         if len(self._waiting) > PIPELINED:
             kept += len(self._unread)
-        more = kept - self._kept
-        self._kept = kept
-        self.config.kept += more
-        if more > 0 and self.config.kept > KEPT and self._refusal is None:
+        more, self._kept = kept - self._kept, kept
+        if not self.config.heads.take(more) and self._refusal is None:
             self._refuse(NoRoom())
 
     def _begin(self, method: bytes, version: str) -> None:

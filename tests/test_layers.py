@@ -68,6 +68,7 @@ ORDER = [
     "sandbox_wire",
     "sandbox",
     "terms",
+    "budget",
     "flow",
     "patience",
     "response",

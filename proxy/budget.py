@@ -1,0 +1,21 @@
+"""What many share, such as memory: how much of it is taken, and whether there is room for more."""
+
+from __future__ import annotations
+
+
+class Budget:
+    """An amount of which all together may take ``limit``."""
+
+    __slots__ = ("_limit", "_taken")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+
+    def take(self, more: int) -> bool:
+        """Take ``more``, or give back what is below zero; returns whether there was room.
+
+        What is taken without room is counted all the same, until it is given back.
+        """
+        self._taken += more
+        return more <= 0 or self._taken <= self._limit
