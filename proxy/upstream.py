@@ -81,7 +81,7 @@ class Upstream:
         framing = _framing(fields, body)
         whole, parts = (body, None) if isinstance(body, bytes) else (b"", body)
         start = _head(method, self._prefix + target, [*fields, *framing]) + whole
-        request = _Request(start, parts, chunked=bool(framing), bodiless=method == "HEAD")
+        request = _Request(start, parts, bool(framing), method == "HEAD")
         del body, whole  # the answer may be long in coming
         return await self._answer(request)
 
