@@ -41,7 +41,7 @@ one exchange
     guard, interruption, offload            what is let in, how it is cut, what leaves the loop
     observe, logs, metrics                  its record, the log line and the metrics made of it
     exchanges, client, keepalive            those under way, and the client's side of one
-    sockets, daemonthread, lookup           TCP options, threads for blocking calls, host names
+    sockets, daemonthread, lookup, alarm    TCP options, threads that may block, host names, timers
     coding, answer, http1, pool, upstream   the upstream's side
     spans, tracing                          OpenTelemetry, where it is asked for
     ledger, journal, report                 who needs the proxy: counted, kept, printed

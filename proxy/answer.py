@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import httptools
 
+from .alarm import Alarm
 from .coding import Decoding, decoding
 from .errors import (
     UpstreamBrokeOff,
@@ -76,6 +77,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_alarm",
         "_bodiless",
         "_closes_soon",
         "_complete",
@@ -95,8 +97,6 @@ class Answer:
         "_silence_due",
         "_take",
         "_tap",
-        "_timer",
-        "_timer_due",
         "_total_due",
         "_unread",
         "_until_closed",
@@ -154,8 +154,9 @@ class Answer:
 
         self._waiter: asyncio.Future[None] | None = None
         """What the reader waits for: any change of the above."""
-        self._silence_due = self._total_due = self._timer_due = self._loop.time() + total
-        self._timer: asyncio.TimerHandle | None = None
+        self._silence_due = self._total_due = self._loop.time() + total
+        self._alarm = Alarm(self._loop, self._expire)
+        """For the first of the two while the reader waits, else for the second."""
 
     # For the caller.
 
@@ -165,7 +166,8 @@ class Answer:
         Raises UpstreamTimeout, UpstreamUnreachable, UpstreamNonsense, or what the upload raised.
         """
         self._silence_due = self._loop.time() + patience
-        self._set_timer(min(self._silence_due, self._total_due))
+        self._alarm.due = min(self._silence_due, self._total_due)
+        self._alarm.arm()
         while not self._has_head:
             await self._change()
         self._silence_due = self._loop.time() + self._idle
@@ -258,17 +260,17 @@ class Answer:
         if self._complete or self._error is not None or self._sending:
             self.close()
             return
-        self._stop_timer()
         self._drop_wait()
-        self._timer = self._loop.call_later(CLOSE_SOON, self.close)
         self._closes_soon = True
+        self._alarm.due = self._loop.time() + CLOSE_SOON
+        self._alarm.arm()
         self._take = _discard
         if self._parts:
             self._taken()
 
     def close(self) -> None:
         """End the call; the connection is kept if request and answer are both complete."""
-        self._stop_timer()
+        self._alarm.stop()
         if self._upload is not None:
             self._upload.cancel()
             self._upload = None  # the traceback of its CancelledError refers to us
@@ -311,38 +313,31 @@ class Answer:
         """A future that is done when anything has changed; raises the error, if there is one."""
         if self._error is not None:
             raise self._error
-        if self._silence_due < self._timer_due:
-            self._set_timer(self._silence_due)
+        if self._silence_due < self._alarm.due:
+            self._alarm.due = self._silence_due
+            self._alarm.arm()
         self._waiter = self._loop.create_future()
         return self._waiter
 
-    def _set_timer(self, due: float) -> None:
-        """Set the one timer for all waits: most are so short that one for each would cost more."""
-        self._stop_timer()
-        self._timer_due = due
-        self._timer = self._loop.call_at(due, self._on_timer)
-
-    def _on_timer(self) -> None:
+    def _expire(self) -> None:
+        """The alarm rings: end what is late, or set the alarm anew."""
         now = self._loop.time()
-        if now >= self._total_due:
+        if self._closes_soon:
+            self.close()
+        elif now >= self._total_due:
             self._cut_off()
         elif self._waiter is None or self._waiter.done():  # nobody waits: _change sets it anew
-            self._set_timer(self._total_due)
+            self._alarm.due = self._total_due
         elif now >= self._silence_due:
             self._fail(UpstreamTimeout(f"upstream {self._name} did not answer in time"))
         else:
-            self._set_timer(min(self._silence_due, self._total_due))
+            self._alarm.due = min(self._silence_due, self._total_due)
 
     def _cut_off(self) -> None:
         """Fail, as the answer takes longer than ``total``; what has arrived can still be read."""
         if not self._complete:
             self._fail(UpstreamTimeout(f"upstream {self._name} did not finish in time"))
             self._connection.close()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _fail(self, error: Exception) -> None:
         if self._error is None and not self._complete:

@@ -9,7 +9,6 @@ sees complete heads only. https://www.rfc-editor.org/rfc/rfc9112
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from . import guard
+from .alarm import NEVER, Alarm
 from .budget import Budget
 from .client import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
 from .errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
@@ -52,8 +52,6 @@ from .terms import (
 
 WORTH_A_COPY = 16 << 10
 """The size in bytes below which joining a part with its framing costs less than writing three."""
-
-_NEVER = math.inf
 
 _NOTHING = memoryview(b"")
 
@@ -83,9 +81,9 @@ class Protocol(HttpToolsProtocol):
 
     # More than thirty attributes in one dictionary would take another 1.5 KB of each connection.
     __slots__ = (
+        "_alarm",
         "_answering",
         "_body_due",
-        "_due",
         "_framing",
         "_gone",
         "_head",
@@ -99,8 +97,6 @@ class Protocol(HttpToolsProtocol):
         "_refusal",
         "_segment",
         "_terms",
-        "_timer",
-        "_timer_due",
         "_unread",
         "_waiting",
     )
@@ -139,12 +135,10 @@ class Protocol(HttpToolsProtocol):
         self._refusal: RequestError | None = None
         self._lingering = False
 
-        self._due = _NEVER
-        """The deadline of what is waited for, by the event loop's clock."""
-        self._body_due = _NEVER
+        self._alarm = Alarm(self.loop, self._expire)
+        """For what is waited for; a stream under way has no deadline here."""
+        self._body_due = NEVER
         """The deadline of the whole body; each part of it puts it off."""
-        self._timer_due = _NEVER
-        self._timer: asyncio.TimerHandle | None = None
 
     # For the application.
 
@@ -182,8 +176,8 @@ class Protocol(HttpToolsProtocol):
         self.flow = Flow(transport)
         self.server = self.client = None  # nobody asks, and each open stream would keep them
         self.scheme = "http"
-        self._due = self.loop.time() + self.timeout_keep_alive
-        self._set_timer()
+        self._alarm.due = self.loop.time() + self.timeout_keep_alive
+        self._alarm.arm()
 
     def data_received(self, data: bytes) -> None:
         if len(data) <= PIECE:
@@ -208,9 +202,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
-        self._due = _NEVER
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.stop()
         if self._next_turn is not None:
             self._next_turn.cancel()
         if self._waiting:  # their requests were never begun, and need not be
@@ -244,7 +236,7 @@ class Protocol(HttpToolsProtocol):
         self._terms = self.config.terms()
         self._part = "head"
         self._framing = 0
-        self._due = self.loop.time() + HEAD_WITHIN
+        self._alarm.due = self.loop.time() + HEAD_WITHIN
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field, its name in lower case; drop those of a trailer (RFC 9110 §6.5.1).
@@ -286,7 +278,7 @@ class Protocol(HttpToolsProtocol):
         self._part = None
         self._mixed = True
         idle = self.cycle.response_complete
-        self._due = self.loop.time() + self.timeout_keep_alive if idle else _NEVER
+        self._alarm.due = self.loop.time() + self.timeout_keep_alive if idle else NEVER
         if not self.parser.should_keep_alive():  # a trailer said so; what follows is not read
             self.cycle.keep_alive = False
             if idle:
@@ -312,8 +304,8 @@ class Protocol(HttpToolsProtocol):
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
         elif self._part is None:
-            self._due = self.loop.time() + self.timeout_keep_alive
-            self._set_timer()
+            self._alarm.due = self.loop.time() + self.timeout_keep_alive
+            self._alarm.arm()
         self.flow.resume_reading()
 
     # Reading.
@@ -360,7 +352,7 @@ class Protocol(HttpToolsProtocol):
         if self._head or self._kept or self._waiting:
             self._account()
         self._segment = b""
-        self._set_timer()
+        self._alarm.arm()
 
     def _check_head(self, method: bytes, version: str) -> None:
         """Let the head in that is complete now, or raise RequestError."""
@@ -462,38 +454,20 @@ class Protocol(HttpToolsProtocol):
     def _too_large(self) -> HeaderTooLarge:
         return HeaderTooLarge(f"the header is larger than {self._terms.head_size} bytes")
 
-    # Deadlines: one timer, which is set anew only when it has fired or must fire earlier.
-
-    def _set_timer(self) -> None:
-        """Set the timer for ``_due``."""
-        if self._timer_due <= self._due < _NEVER:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_due = self._due
-        if self._due < _NEVER:  # a stream under way has no deadline here
-            self._timer = self.loop.call_at(self._due, self._on_timer)
+    # Deadlines.
 
     def _expect_body(self) -> None:
-        self._due = min(self.loop.time() + BODY_SILENCE, self._body_due)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_due = _NEVER
-        if self._due <= self.loop.time():
-            self._expire()
-        self._set_timer()
+        self._alarm.due = min(self.loop.time() + BODY_SILENCE, self._body_due)
 
     def _expire(self) -> None:
         """What was waited for has not come."""
-        self._due = _NEVER
         if self._lingering and self.flow.write_paused:
-            self._due = self.loop.time() + LINGER  # the client has not taken all of the answer yet
+            # The client has not taken all of the answer yet.
+            self._alarm.due = self.loop.time() + LINGER
         elif self._lingering:
             self.transport.abort()
         elif self._part == "head" and self.flow.read_paused:
-            self._due = self.loop.time() + HEAD_WITHIN  # it is we who do not read
+            self._alarm.due = self.loop.time() + HEAD_WITHIN  # it is we who do not read
         elif self._part == "head":
             self._refuse(RequestTimeout("the head of the request did not arrive in time"))
         elif self._part is None:
@@ -520,7 +494,7 @@ class Protocol(HttpToolsProtocol):
         """
         self._refusal = error
         error.__traceback__ = error.__context__ = None  # they refer to us: a reference cycle
-        self._due = _NEVER
+        self._alarm.due = NEVER
         cycle = self.cycle
         waits = cycle in self._waiting
         if self._part == "body" and not waits:
@@ -562,8 +536,8 @@ class Protocol(HttpToolsProtocol):
         self.transport.set_write_buffer_limits(0)  # patience is to last until all is taken
         with suppress(OSError):  # asyncio's own transport says so where the client has left
             self.transport.write_eof()
-        self._due = self.loop.time() + LINGER
-        self._set_timer()
+        self._alarm.due = self.loop.time() + LINGER
+        self._alarm.arm()
 
     # Leaving.
 

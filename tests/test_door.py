@@ -1254,7 +1254,7 @@ async def test_each_part_of_a_body_is_given_its_time_and_does_not_count_for_fram
             left = size
             while left:
                 left -= len((await receive())["body"])
-            dues.append(connection._due)  # noqa: SLF001
+            dues.append(connection._alarm.due)  # noqa: SLF001
             taken.release()
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})

@@ -46,6 +46,7 @@ ORDER = [
     "sockets",
     "daemonthread",
     "lookup",
+    "alarm",
     "coding",
     "answer",
     "http1",
