@@ -1,4 +1,4 @@
-"""Header fields: which cross the proxy, which end here, and what we say of ourselves.
+"""Header fields: which are forwarded, and what the proxy itself reads and writes in them.
 
 Fields are raw pairs of bytes, in order and with repeats: joining or sorting them is how proxies
 lose cookies. Names are in lower case, as both parsers give them. https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
@@ -43,27 +43,27 @@ HOP_BY_HOP = frozenset(
     )
 )
 
-_NEVER_NAMED_AWAY = (b"anthropic-", b"content-")
-"""A client cannot have these stripped by naming them in ``Connection``."""
-
-_NOT_NAMED_AWAY = frozenset((b"authorization", b"x-api-key", b"host", b"cache-control"))
+_END_TO_END = frozenset((b"authorization", b"x-api-key", b"host", b"cache-control"))
+_END_TO_END_PREFIXES = (b"anthropic-", b"content-")
+"""These are forwarded even if ``Connection`` names them: they say what a request means or who sent
+it, and nobody between may take that away."""
 
 _LOOK_ALIKES = (
     *(b"anthropic%bversion" % odd for odd in (b"_", b".")),
     *(b"content%blength" % odd for odd in (b"_", b".")),
     b"proxy",  # to CGI it is HTTP_PROXY, and no client has another use for it
-    b"script_name",  # what it names, Gunicorn leaves out where the path of the request begins
+    b"script_name",  # Gunicorn takes its value off the beginning of the request's path
     *(b"transfer%bencoding" % odd for odd in (b"_", b".")),
     *(b"x%bapi%bkey" % odd for odd in set(product((b"-", b"_", b"."), repeat=2)) - {(b"-", b"-")}),
 )
-"""What some servers take for a field that decides here, or that frames; see for_upstream."""
+"""What some servers take for a field that is checked here, or that frames; see for_upstream."""
 
 _DASHED = bytes.maketrans(b"_.", b"--")
 
 _CONTROLS = bytes((*range(0x09), *range(0x0A, 0x20), 0x7F))
 
 _NONE: frozenset[bytes] = frozenset()
-_ENDS_HERE = HOP_BY_HOP | {b"host", b"expect", *_LOOK_ALIKES}
+_NOT_FOR_UPSTREAMS = HOP_BY_HOP | {b"host", b"expect", *_LOOK_ALIKES}
 
 
 def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
@@ -72,7 +72,7 @@ def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 
 def by_name(fields: Sequence[tuple[bytes, bytes]]) -> Named:
-    """The values of all fields, for who asks for several: that costs less than ``values`` does."""
+    """The values of all fields by name: to look up several costs less than with ``values``."""
     named = {name: [value] for name, value in fields}
     if len(named) == len(fields):  # as nearly always
         return named
@@ -86,7 +86,7 @@ def by_name(fields: Sequence[tuple[bytes, bytes]]) -> Named:
 
 
 def without(fields: Iterable[tuple[bytes, bytes]], *names: bytes) -> Fields:
-    """``fields`` less those named."""
+    """``fields`` without those of these names."""
     return [pair for pair in fields if pair[0] not in names]
 
 
@@ -96,7 +96,7 @@ def alike(name: bytes) -> bytes:
 
 
 def controls(fields: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a name or value has a character that ends it too early for some (RFC 9110 §5.5)."""
+    """Whether one has a control character, which some take for its end (RFC 9110 §5.5)."""
     text = b"".join(chain.from_iterable(fields))
     return len(text.translate(None, _CONTROLS)) != len(text)
 
@@ -109,7 +109,7 @@ def has_body(names: Container[bytes]) -> bool:
 def times_forwarded(named: Named) -> int:
     """How often proxies of our name have forwarded a message with these fields (RFC 9110 §7.6.3).
 
-    An entry of ``Via`` is a protocol, who received, and perhaps a comment.
+    An entry of ``Via`` is a protocol, the name of who received the message, and perhaps a comment.
     """
     if b"via" not in named:
         return 0
@@ -117,39 +117,38 @@ def times_forwarded(named: Named) -> int:
     return sum(entry.split()[1:2] == [PSEUDONYM] for entry in entries)
 
 
-def _less(fields: Fields, ended: frozenset[bytes], connection: Sequence[bytes]) -> Fields:
-    """The fields that cross a proxy: all but those that have ``ended`` (RFC 9110 §7.6.1).
-
-    These are also the ones which ``Connection`` names, unless naming them would take away what the
-    request means or who sent it.
-    """
+def _forwarded(fields: Fields, removed: frozenset[bytes], connection: Sequence[bytes]) -> Fields:
+    """All fields but those of names in ``removed``, and those that ``Connection`` lists."""
     if connection and connection not in ([b"keep-alive"], [b"close"]):
-        ended |= _named_by(connection)
-    return [pair for pair in fields if pair[0] not in ended]
+        removed |= _listed_in(connection)
+    return [pair for pair in fields if pair[0] not in removed]
 
 
-def _named_by(connection: Sequence[bytes]) -> frozenset[bytes]:
-    named = {token.strip().lower() for value in connection for token in value.split(b",")}
+def _listed_in(connection: Sequence[bytes]) -> frozenset[bytes]:
+    """The names of the fields that are for the next hop alone (RFC 9110 §7.6.1)."""
+    listed = {token.strip().lower() for value in connection for token in value.split(b",")}
     return frozenset(
         name
-        for name in named
-        if name not in _NOT_NAMED_AWAY and not name.startswith(_NEVER_NAMED_AWAY)
+        for name in listed
+        if name not in _END_TO_END and not name.startswith(_END_TO_END_PREFIXES)
     )
 
 
-def for_upstream(fields: Fields, named: Named, less: frozenset[bytes] = _NONE) -> Fields:
-    """The client's fields as they go to the upstream; ``named`` are the same by name.
+def for_upstream(fields: Fields, named: Named, removed: frozenset[bytes] = _NONE) -> Fields:
+    """The client's fields as they are forwarded; ``named`` are the same by name.
 
-    Those called as in ``less`` are left out, too.
-    ``Host`` is the upstream's own business, ``Expect`` was answered by our server. What CGI and
-    WSGI (RFC 3875 §4.1.18) cannot tell from a field that decides here, decides nothing there.
+    Without those of names in ``removed``; without ``Host``, for the upstream has its own, and
+    ``Expect``, which our server has answered. CGI and WSGI make one variable of ``x-api-key`` and
+    ``x_api_key`` (RFC 3875 §4.1.18): without such look-alikes of a field that was checked here,
+    too, for they were not.
     """
-    return [*_less(fields, _ENDS_HERE | less, named.get(b"connection", ())), VIA]
+    connection = named.get(b"connection", ())
+    return [*_forwarded(fields, _NOT_FOR_UPSTREAMS | removed, connection), VIA]
 
 
-def for_client(fields: Fields, named: Named, less: frozenset[bytes] = _NONE) -> Fields:
-    """The upstream's fields as they go to the client; ``named`` and ``less`` as above."""
-    return [*_less(fields, HOP_BY_HOP | less, named.get(b"connection", ())), VIA]
+def for_client(fields: Fields, named: Named, removed: frozenset[bytes] = _NONE) -> Fields:
+    """The upstream's fields as they are forwarded; ``named`` and ``removed`` as above."""
+    return [*_forwarded(fields, HOP_BY_HOP | removed, named.get(b"connection", ())), VIA]
 
 
 def with_version(fields: Sequence[tuple[bytes, bytes]], version: str) -> Fields:
@@ -157,15 +156,15 @@ def with_version(fields: Sequence[tuple[bytes, bytes]], version: str) -> Fields:
 
     It stands where the first one stood, or at the end.
     """
-    kept = without(fields, VERSION)
-    told = len(kept) != len(fields)
-    at = [name for name, _ in fields].index(VERSION) if told else len(kept)
-    kept.insert(at, (VERSION, version.encode()))
-    return kept
+    others = without(fields, VERSION)
+    has_one = len(others) != len(fields)
+    at = [name for name, _ in fields].index(VERSION) if has_one else len(others)
+    others.insert(at, (VERSION, version.encode()))
+    return others
 
 
 def safe_value(text: str) -> bytes:
-    """``text`` as a field value: what came from a body must not break a header (RFC 9110 §5.5)."""
+    """``text`` from a body as the value of a field: visible ASCII alone (RFC 9110 §5.5)."""
     return re.sub(rb"[^\x20-\x7e]", b"?", text.encode("ascii", "replace"))
 
 

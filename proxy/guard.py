@@ -1,7 +1,7 @@
-"""The door: what a request must look like before anything of it is read.
+"""What the head of a request must look like before it is routed.
 
-The server's parser takes more than the upstream should be asked with. What is refused here never
-reaches a route. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+The server's parser is more lenient than an upstream may be. What is refused here never reaches a
+route. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ _ENCODED_CONTROL = re.compile(rb"%(?:[01][0-9a-f]|7f)", re.IGNORECASE)
 
 
 def size(target: bytes, fields: Fields) -> int:
-    """How much a head takes, in bytes: its target, and all names and values."""
+    """The size of a head in bytes: its target, and all names and values with what divides them."""
     return len(target) + 4 * len(fields) + sum(map(len, chain.from_iterable(fields)))
 
 
 def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> None:
     """Let a head in as it stood on the wire, or raise InvalidRequest or NotSupported.
 
-    After what is refused here, nobody can say where the next request begins.
+    This is for our server, which closes the connection then: behind a request that is refused for
+    its framing, nobody can say where the next one begins.
     """
     if version not in ("1.1", "1.0"):
         raise InvalidRequest("HTTP/1.1 is spoken here")
@@ -50,7 +51,7 @@ def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> No
 
 
 def _check_codings(version: str, codings: list[bytes]) -> None:
-    """Let a body in that is framed in a way all agree on (RFC 9112 §6.1)."""
+    """Let a body in whose end all servers find in the same place (RFC 9112 §6.1)."""
     if version == "1.0":
         raise InvalidRequest("HTTP/1.0 has no Transfer-Encoding")
     if [coding.strip().lower() for coding in codings] != [b"chunked"]:
@@ -60,7 +61,7 @@ def _check_codings(version: str, codings: list[bytes]) -> None:
 def check(fields: Fields, named: Named, target: bytes, header_bytes: int) -> None:
     """Let a request in, or raise HeaderTooLarge, InvalidRequest or LoopDetected.
 
-    ``target`` is the raw path; ``header_bytes`` bounds it and all names and values together.
+    ``target`` is the raw path; ``header_bytes`` bounds what ``size`` gives.
     """
     if size(target, fields) > header_bytes:
         raise HeaderTooLarge(f"the header is larger than {header_bytes} bytes")
@@ -75,9 +76,9 @@ def check(fields: Fields, named: Named, target: bytes, header_bytes: int) -> Non
 
 
 def _check_path(path: bytes) -> None:
-    """Let a path in that can be handed on as it stands, and decoded without breaking a line.
+    """Let a path in that can be forwarded as it stands, and decoded without breaking a line.
 
-    What it means is not for the door: ``..`` and ``%2F`` pass, for routes to judge.
+    What it means is for routing to judge: ``..`` and ``%2F`` pass here.
     """
     if not _ORIGIN_FORM.fullmatch(path):
         raise InvalidRequest("the request target must be a path of visible ASCII characters")

@@ -367,8 +367,8 @@ class Exchange:
         query = self._client.query
         return path if query is None else f"{path}?{query.decode('ascii')}"
 
-    def _request_fields(self, less: frozenset[bytes] = frozenset()) -> Fields:
-        fields = for_upstream(self._client.fields, self._client.named, less)
+    def _request_fields(self, removed: frozenset[bytes] = frozenset()) -> Fields:
+        fields = for_upstream(self._client.fields, self._client.named, removed)
         if self._translation is not None:
             return with_version(fields, self._translation.upstream)
         version = self._client.named[VERSION][0]  # there is one, or 2023-01-01 would be assumed
@@ -378,12 +378,12 @@ class Exchange:
         """The fields of an answer whose body we have made; the upstream's, if it has answered."""
         return self._answer_fields(_REMADE)
 
-    def _answer_fields(self, less: frozenset[bytes] = frozenset()) -> Fields:
-        """The upstream's fields ``less`` some, and those we add to say what was done."""
+    def _answer_fields(self, removed: frozenset[bytes] = frozenset()) -> Fields:
+        """The upstream's fields but those ``removed``, and those we add to say what was done."""
         translation, answer = self._translation, self._answer
         fields = [VIA]
         if answer is not None:
-            fields = for_client(answer.fields, answer.named, less)
+            fields = for_client(answer.fields, answer.named, removed)
             for request_id in answer.named.get(b"request-id", ()):
                 self.record.request_id = beginning(request_id.decode("latin-1"), LONGEST)
         if self._nudge is not None:

@@ -215,4 +215,4 @@ LABELS = st.from_regex(r"[a-z0-9-]{1,8}", fullmatch=True)
 def test_no_name_that_can_be_registered_is_nobodys(labels: list[str], top: str) -> None:
     name = ".".join([*labels, top])
     address = top == "1" and name.replace(".", "").isdigit()
-    assert address or name.endswith(".home.arpa") or not hosts.belongs_to_nobody(name)
+    assert address or name.endswith(".home.arpa") or not hosts.is_unregistrable(name)

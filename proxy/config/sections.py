@@ -111,7 +111,7 @@ _host_name = matching(
 
 def _own_name(value: Value) -> str:
     name = hosts.normal(_host_name(value))
-    if hosts.belongs_to_nobody(name):
+    if hosts.is_unregistrable(name):
         rule = "leave it out; addresses and names that nobody can register are answered anyway"
         raise value.wrong(f"is {value.shown}, which has no effect", rule)
     return name
