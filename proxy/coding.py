@@ -1,4 +1,4 @@
-"""Content codings of answers that are translated: asked for plain, but not every edge listens.
+"""Content codings of answers that are translated: some servers encode what was asked for plain.
 
 Each part that arrives is unpacked at once and in bounded pieces, so that neither an event waits for
 the next nor a small body becomes a large one in memory.
@@ -21,20 +21,21 @@ SLICE = 4 << 10
 bytes, and what stands behind one is copied."""
 
 _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
-"""Codings that zlib reads, and how it is told of them."""
+"""The codings that zlib decodes, each with the ``wbits`` that select it."""
 
 
 class Decoding:
-    """Turns the parts of one body into plain ones; each call takes a part."""
+    """Decodes one body; it is called with each part as that arrives."""
 
     def __init__(self, window: int) -> None:
         self._window = window
         self._inflater = zlib.decompressobj(window)
 
     def __call__(self, part: bytes) -> Iterator[bytes]:
-        """What stands in ``part``, in pieces; raises UpstreamNonsense for what is not coded so.
+        """The pieces of ``part``, decoded; raises UpstreamNonsense if it is not in that coding.
 
-        One may be empty: what was much to read is to give others their turn, too.
+        A piece may be empty: callers let others have a turn behind each, also where much that was
+        read decodes to nothing.
         """
         try:
             for at in range(0, len(part), SLICE):
@@ -52,9 +53,9 @@ class Decoding:
                 yield piece
 
     def end(self) -> None:
-        """Say that there is no further part; raises UpstreamBrokeOff where one is missing.
+        """There is no further part; raises UpstreamBrokeOff where one is missing.
 
-        Its last bytes are what tells a whole body from a cut one (RFC 1952 §2.3.1).
+        A coding has a checksum at its end, without which the body was cut (RFC 1952 §2.3.1).
         """
         if not self._inflater.eof:
             raise UpstreamBrokeOff("upstream's answer ends before its content-encoding does")

@@ -1,4 +1,4 @@
-"""Threads for what may wait for the system for ever: the end of the process waits for none."""
+"""Threads for calls that may block for ever: the end of the process waits for none of them."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ T = TypeVar("T")
 
 
 class DaemonThread:
-    """A thread that does one thing after the other, until it is told to stop.
+    """A thread that makes one call after the other, until it is stopped.
 
-    Raises OSError where there is none to be had.
+    Raises OSError where the system has no thread left.
     """
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         try:
-            threading.Thread(target=_do_all, args=(self._asked,), daemon=True).start()
+            threading.Thread(target=_do_all, args=(self._jobs,), daemon=True).start()
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
 
     async def do(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns or raises. It is done even where nobody waits for that any more."""
+        """What ``work`` returns or raises. It is called even if whoever waits for it gives up."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        self._asked.put(_Asked(work, loop, done))
+        self._jobs.put(_Job(work, loop, done))
         try:
             return await done
         finally:
-            del done  # or what it failed with holds it: a circle
+            del done  # its exception's traceback holds this frame: a cycle
 
     def stop(self) -> None:
-        """End, once everything is done that was asked for."""
-        self._asked.put(None)
+        """End the thread behind the calls that were asked for so far."""
+        self._jobs.put(None)
 
 
-class _Asked(NamedTuple):
+class _Job(NamedTuple):
     work: Callable[[], object]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Any]
 
 
-def _do_all(asked: SimpleQueue[_Asked | None]) -> None:
-    while (one := asked.get()) is not None:
-        _do(*one)
-        del one  # or it would be kept until the next
+def _do_all(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        _do(*job)
+        del job  # or it would stay in memory until the next
 
 
 def _do(
@@ -61,10 +61,10 @@ def _do(
     failure: Exception | None = None
     try:
         returned = work()
-    except Exception as error:  # noqa: BLE001  (or whoever waits would never hear of it)
-        failure = error.with_traceback(None)  # or it holds this frame, which holds it: a circle
+    except Exception as error:  # noqa: BLE001  (raised to whoever waits)
+        failure = error.with_traceback(None)  # which holds this frame: a cycle
 
-    def tell() -> None:
+    def settle() -> None:
         if done.done():  # nobody waits any more
             return
         if failure is None:
@@ -73,4 +73,4 @@ def _do(
             done.set_exception(failure)
 
     with suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(tell)
+        loop.call_soon_threadsafe(settle)

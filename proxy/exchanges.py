@@ -13,7 +13,7 @@ from .observe import Record
 class OpenExchanges:
     """At most ``limit`` exchanges at a time.
 
-    The limit may change while some are open: where it falls, none is ended for it.
+    The limit may be changed while some are open; none is ended because it falls.
     """
 
     def __init__(self, limit: int) -> None:
@@ -30,18 +30,17 @@ class OpenExchanges:
         return sum(1 for one in self._open if one.record.streams)
 
     def one(self, record: Record) -> Interruptible:
-        """One more exchange, for a ``with`` block that can be interrupted.
+        """One more exchange, as a ``with`` block that can be interrupted.
 
-        ``record`` is what is known of it so far.
-
-        Entering it raises Busy at the limit, and Draining once all were cut.
+        ``record`` is what is known of it so far. To enter the block raises Busy at the limit, and
+        Draining once all were cut.
         """
         return _One(self, record)
 
     def cut(self) -> None:
         """End those that are still open, and let none begin any more.
 
-        Each finishes as failed, in its client's dialect.
+        Each ends with an error in its client's dialect.
         """
         self._over = True
         for work in tuple(self._open):

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class Signal:
-    """Does as asyncio.Event."""
+    """An asyncio.Event without a queue."""
 
     __slots__ = ("_is_set", "_waiting")
 
@@ -21,14 +21,14 @@ class Signal:
         self._waiting: tuple[asyncio.Future[None], ...] = ()
 
     def set(self) -> None:
-        """Wake all who wait, and let all through who will wait before clear is called."""
+        """Wake all who wait; from now on until clear is called, wait returns at once."""
         self._is_set = True
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
 
     def clear(self) -> None:
-        """Have those wait who call wait from now on."""
+        """Undo set."""
         self._is_set = False
 
     async def wait(self) -> None:
@@ -44,12 +44,16 @@ class Signal:
 
 
 class Flow(FlowControl):
-    """uvicorn's, for one client: whether we read from it, and whether it takes what we write."""
+    """uvicorn's flow control of one client: whether it is read from, and keeps up with writing.
+
+    Reading is paused for either of two reasons: the application does not want more of a body yet,
+    or so much waits to be parsed that the connection is ``full``.
+    """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self.read_paused = False
-        """Whether reading from the transport is paused, for either of the two reasons."""
+        """Whether reading from the transport is paused, for whichever reason."""
         self.write_paused = False
         self._full = False
         self._reading_wanted = True
@@ -57,7 +61,7 @@ class Flow(FlowControl):
 
     @property
     def full(self) -> bool:
-        """Whether so much waits to be parsed that nothing is read, whoever wants more."""
+        """Whether so much waits to be parsed that no more is read."""
         return self._full
 
     @full.setter
@@ -91,7 +95,7 @@ class Flow(FlowControl):
             await self._writable.wait()
 
     def pause_writing(self) -> None:
-        """Have all wait in drain from now on."""
+        """Let drain wait from now on."""
         self.write_paused = True
         self._writable.clear()
 

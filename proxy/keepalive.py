@@ -1,4 +1,4 @@
-"""A word into every silence of a stream, for clients whose route asks for it."""
+"""A ping in every long silence of a stream, for clients whose route asks for it."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ class Keepalive:
 
     @property
     def _waiting(self) -> bool:
-        """Whether the client has not even taken the last one."""
+        """Whether the last ping has not even been taken."""
         return self._writing is not None and not self._writing.done()

@@ -1,8 +1,8 @@
-"""Where a host is.
+"""The addresses of a host name.
 
-The system may look for a name for half a minute, and cannot be told to give up. uvloop lets it look
-for two at a time: two names that nobody answers for would hold up those of all other upstreams, and
-the end of the process as well. So each is looked for in a thread of its own.
+The system may take half a minute to resolve a name, and the call cannot be cancelled. uvloop makes
+two such calls at a time: two names that no server answers for would hold up those of all other
+upstreams, and the end of the process as well. So each is looked up in a thread of its own.
 """
 
 from __future__ import annotations

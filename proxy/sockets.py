@@ -35,11 +35,11 @@ def enable_keepalive(opened: socket.socket) -> None:
 def unacknowledged(opened: socket.socket) -> int:
     """How much was written that the other end has not acknowledged, in bytes; 0 if unknown.
 
-    The event loop learns of less: a socket becomes writable only once a third of its buffer, which
-    may be 4 MB, is free.
+    The event loop learns of that late: a socket becomes writable only once a third of its buffer,
+    which may be 4 MB, is free.
     """
     if sys.platform == "linux":
         with suppress(OSError, ValueError):  # the connection may be lost already
-            told = fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4))
-            return int.from_bytes(told, sys.byteorder)
+            amount = fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4))
+            return int.from_bytes(amount, sys.byteorder)
     return 0
