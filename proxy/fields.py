@@ -106,6 +106,13 @@ def has_body(names: Container[bytes]) -> bool:
     return b"content-length" in names or b"transfer-encoding" in names
 
 
+def expects_continue(fields: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a client waits for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
+    if b"expect" not in dict(fields):  # as nearly always
+        return False
+    return b"100-continue" in [value.strip().lower() for value in values(fields, b"expect")]
+
+
 def times_forwarded(named: Named) -> int:
     """How often proxies of our name have forwarded a message with these fields (RFC 9110 §7.6.3).
 

@@ -28,7 +28,7 @@ from .alarm import NEVER, Alarm
 from .budget import Budget
 from .client import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
 from .errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
-from .fields import has_body, values, without
+from .fields import expects_continue, has_body, without
 from .flow import Flow, Signal
 from .observe import Record
 from .patience import Patience
@@ -49,9 +49,6 @@ from .terms import (
     UNCOUNTED,
     Terms,
 )
-
-WORTH_A_COPY = 16 << 10
-"""The size in bytes below which joining a part with its framing costs less than writing three."""
 
 _NOTHING = memoryview(b"")
 
@@ -149,24 +146,8 @@ class Protocol(HttpToolsProtocol):
             self._on_gone = tell
 
     def write(self, data: bytes) -> bool:
-        """Write a part of a chunked body, as most are, directly instead of by an ASGI message.
-
-        While other requests wait in the pipeline, ``cycle`` is the last one's, and has not begun.
-        """
-        cycle = self.cycle
-        if cycle.disconnected:
-            return True  # there is nobody to wait for
-        if not cycle.chunked_encoding or self.flow.write_paused:
-            return False
-        size = len(data)
-        if cycle.head:
-            self.transport.writelines((cycle.head, b"%x\r\n" % size, data, b"\r\n"))
-            cycle.head = b""
-        elif size < WORTH_A_COPY:
-            self.transport.write(b"%x\r\n%b\r\n" % (size, data))
-        else:
-            self.transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
-        return True
+        # While other requests wait in the pipeline, this is the last one's, and has not begun.
+        return self.cycle.write(data)
 
     # For the transport.
 
@@ -397,7 +378,7 @@ class Protocol(HttpToolsProtocol):
             access_log=False,
             default_headers=[],
             message_event=Signal(),  # type: ignore[arg-type]  # with the methods of asyncio.Event
-            expect_100_continue=self._expects_continue(version),
+            expect_100_continue=version != "1.0" and expects_continue(self.headers),
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
@@ -421,13 +402,6 @@ class Protocol(HttpToolsProtocol):
         self.tasks.discard(task)
         if self._gone is None and self.transport.is_closing():
             self._close()
-
-    def _expects_continue(self, version: str) -> bool:
-        """Whether the client waits for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
-        if version == "1.0" or b"expect" not in dict(self.headers):
-            return False
-        expected = values(self.headers, b"expect")  # from which the parser takes no blanks
-        return any(value.strip().lower() == b"100-continue" for value in expected)
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser. It stops where a client offers an upgrade, which we ignore (§7.8)."""
