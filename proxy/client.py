@@ -1,7 +1,7 @@
 """The client's side of one exchange: it alone calls ASGI's ``receive`` and ``send``.
 
-Our server tells it at once that the client has left, by an extension of the scope: a task that
-waits for the standard's http.disconnect would cost as much as the rest of the exchange.
+Our server reports at once that the client has disconnected, by an extension of the scope: a task
+that waits for the standard's http.disconnect would cost as much as the rest of the exchange.
 https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
@@ -54,8 +54,8 @@ Gone = ClientLeft | RequestError
 class Connection(Protocol):
     """What our server offers for a client beyond ASGI."""
 
-    def when_left(self, tell: Callable[[Gone], None]) -> None:
-        """Call ``tell`` when the client is gone, at once if it is already.
+    def when_left(self, call: Callable[[Gone], None]) -> None:
+        """Make this ``call`` when the client is gone, at once if it is already.
 
         A RequestError says that it is still there, but its request will never be complete. It has
         been answered with that error, unless the response had begun.
@@ -98,7 +98,7 @@ class Client:
         """When something was last sent, by the event loop's clock."""
         self._loop = asyncio.get_running_loop()
         self._gone: Gone | None = None
-        self._tell: Callable[[Gone], None] | None = None
+        self._on_gone: Callable[[Gone], None] | None = None
         self._asked = False
         """Whether the body was asked for, upon which our server sends any 100 Continue."""
         self._expects = b"expect" in self.named
@@ -146,21 +146,21 @@ class Client:
         if missing > 0:  # or what follows would be taken for the rest of it upstream
             raise ClientLeft
 
-    def when_left(self, tell: Callable[[Gone], None]) -> None:
-        """Call ``tell`` if the client leaves before the response is complete; see Connection."""
-        self._tell = tell
+    def when_left(self, call: Callable[[Gone], None]) -> None:
+        """Make this ``call`` if the client is gone before all was sent; see Connection."""
+        self._on_gone = call
         if self._connection is not None:
-            self._connection.when_left(self._left)
+            self._connection.when_left(self._set_gone)
 
     @property
     def gone(self) -> bool:
         """Whether nobody takes the response any more."""
         return self._gone is not None
 
-    def _left(self, how: Gone) -> None:
+    def _set_gone(self, how: Gone) -> None:
         self._gone = how
-        if not self.complete and self._tell is not None:
-            self._tell(how)
+        if not self.complete and self._on_gone is not None:
+            self._on_gone(how)
 
     async def start(self, status: int, fields: Fields, *, followed: bool = False) -> None:
         """Send the head of the response.

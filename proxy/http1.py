@@ -33,7 +33,7 @@ go on with more; in records of one byte that is 11 KiB of text, which takes 14 m
 
 
 class Owner(Protocol):
-    """What owns connections, and is told what becomes of them."""
+    """What owns connections, and is called when they become free or are closed."""
 
     def keep(self, connection: Connection) -> None:
         """``connection`` is free for the next call."""
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
                 break
             await asyncio.sleep(0)
         if self.closed:
-            return  # the answer was told by connection_lost
+            return  # connection_lost has ended the answer
         self._transport.write(data)
         if self._writable is not None:
             await self._writable

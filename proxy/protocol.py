@@ -1,9 +1,9 @@
 """The server's side of one client connection: uvicorn's, with deadlines, limits and early notice.
 
-The application is told at once that a client has left. A client that takes nothing is left after a
-while, for it holds an exchange, and with it a call of the upstream. What is malformed, too large or
-too slow is answered here, in the API's words, and then the connection is closed: the application
-sees complete heads only. https://www.rfc-editor.org/rfc/rfc9112
+The application learns at once that a client has disconnected. A client that takes nothing for long
+is disconnected, for it holds an exchange, and with it a call of the upstream. What is malformed,
+too large or too slow is answered here, in the API's words, and then the connection is closed: the
+application sees complete heads only. https://www.rfc-editor.org/rfc/rfc9112
 """
 
 from __future__ import annotations
@@ -139,11 +139,11 @@ class Protocol(HttpToolsProtocol):
 
     # For the application.
 
-    def when_left(self, tell: Callable[[Gone], None]) -> None:
+    def when_left(self, call: Callable[[Gone], None]) -> None:
         if self._gone is not None:
-            tell(self._gone)
+            call(self._gone)
         else:
-            self._on_gone = tell
+            self._on_gone = call
 
     def write(self, data: bytes) -> bool:
         # While other requests wait in the pipeline, this is the last one's, and has not begun.
@@ -319,7 +319,7 @@ class Protocol(HttpToolsProtocol):
             self._parse(data)
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserInvalidURLError):
-                self.url = self.url or b"?"  # there is one, though the parser told nothing of it
+                self.url = self.url or b"?"  # there is one, though the parser did not give it
             self._refuse(_refusal(error))
             return
         if self._part is not None and not self._mixed:
@@ -516,7 +516,7 @@ class Protocol(HttpToolsProtocol):
     # Leaving.
 
     def _report_gone(self, how: Gone) -> None:
-        """Tell the exchange that nobody waits for its answer any more."""
+        """Let the exchange know that nobody waits for its answer any more."""
         self._gone = how
         if self._on_gone is not None:
             self._on_gone(how)

@@ -31,7 +31,7 @@ class Response(RequestResponseCycle):
     """uvicorn's, for an application that gives the names of fields in lower case.
 
     A client of HTTP/1.0 cannot read chunks: without a content-length its body is unframed, and ends
-    with the connection. One that is cut is told from a whole one by a reset alone.
+    with the connection. Only a reset shows then that it was cut.
     """
 
     head = b""
@@ -96,7 +96,7 @@ class Response(RequestResponseCycle):
         return b"\r\n".join(lines)
 
     def _framing(self, status: int, named: Mapping[bytes, bytes]) -> Iterator[bytes]:
-        """The lines to add that tell where the response ends, and whether the connection does."""
+        """The lines to add that say where the response ends, and whether the connection does."""
         if b"content-length" in named:
             self.chunked_encoding = False
             self.expected_content_length = int(named[b"content-length"])

@@ -38,16 +38,16 @@ HEAD_SIZE = 64 << 10
 
 UNCOUNTED = 1 << 10
 """How far a head that is not complete may pass its limit, in bytes: what the limit does not count
-(method and version, blanks, line ends) can only be told from the rest once all of it is there."""
+(method and version, blanks, line ends) is known only once all of it is there."""
 
 PIPELINED = 8
 """How many requests may wait behind the one that is being answered before reading is paused. While
 it is, nobody notices that the client left until something is written to it."""
 
 KEPT = 16 << 20
-"""How much of heads may wait in memory, of all clients together, in bytes: of those that have no
-end yet, and of requests behind the one that is answered. No exchange is counted for them, and of
-each client it may be a megabyte."""
+"""How much of heads may wait in memory, of all clients together, in bytes: heads that have no end
+yet, and those of requests behind the one that is answered. None of them counts as an exchange, and
+one client may send a megabyte."""
 
 REQUEST, FIELD = 4 << 10, 150
 """What a request that waits takes beside its head, in bytes, and each of its fields."""
