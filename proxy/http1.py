@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Protocol, cast
 
 from .answer import UNREAD_SIZE, Answer
-from .sockets import enable_keepalive
+from .sockets import bound_unsent, enable_keepalive
 
 LEFT_OVER = 1 << 20
 """How much of an answer is still read once its connection is lost, in bytes."""
@@ -166,6 +166,7 @@ class Connection(asyncio.Protocol):
         self._socket = transport.get_extra_info("socket")
         self._encrypted = transport.get_extra_info("ssl_object") is not None
         enable_keepalive(self._socket)
+        bound_unsent(self._socket)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is not None:

@@ -38,7 +38,7 @@ from .config import Admin, Config
 from .errors import ConfigError
 from .metrics import Metrics
 from .protocol import Settings
-from .sockets import enable_keepalive
+from .sockets import bound_unsent, enable_keepalive
 from .terms import Terms
 from .tracing import configured
 
@@ -366,6 +366,7 @@ def listen(host: str, port: int) -> socket.socket:
         # accepted sockets inherit it; without it a second small write waits for the client's ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         enable_keepalive(listener)
+        bound_unsent(listener)
     except OSError as error:
         number = error.errno or 0  # negative where the name could not be looked up
         why = os.strerror(number) if number > 0 else "it is no address, and no name of one"

@@ -18,6 +18,11 @@ longer to begin would be lost."""
 PROBES = 5
 """How many probes may go unanswered before the other end is taken for gone."""
 
+UNSENT = 128 << 10
+"""How much that was written may wait in the system until the other end has room for it, in bytes.
+Usually that is 4 MB a connection, which in a container counts as our memory: a hundred clients that
+read nothing, whatever they ask, would take 400 MB."""
+
 
 def enable_keepalive(opened: socket.socket) -> None:
     """Enable keep-alive probes; by default the first is sent after two hours.
@@ -30,6 +35,18 @@ def enable_keepalive(opened: socket.socket) -> None:
             option = getattr(socket, f"TCP_{name}", None)  # not every platform has each
             if option is not None:
                 opened.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def bound_unsent(opened: socket.socket) -> None:
+    """Have at most UNSENT bytes wait in the system; what is on its way does not count.
+
+    So a fast connection is as fast as it was, other than with a smaller buffer. Sockets that a
+    listening one accepts inherit this.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # not every platform has it
+    if option is not None:
+        with suppress(OSError):  # the connection may be lost already
+            opened.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
 
 
 def unacknowledged(opened: socket.socket) -> int:

@@ -35,6 +35,7 @@ from proxy.fields import by_name, times_forwarded
 from proxy.observe import Record
 from proxy.patience import ENOUGH, Patience
 from proxy.server import running
+from proxy.sockets import UNSENT
 from proxy.translation import MOST_VALUES
 from proxy.versions.prompt import HUMAN, MOST_TURNS
 
@@ -1421,6 +1422,22 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
             client.sendall(GET + b"\r\n")
             await happened(left)
     assert looks == [False, False, False, True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's own bound is another")
+def test_of_what_a_client_does_not_read_little_waits_in_the_system() -> None:
+    """It is the memory of the container, and no exchange need be counted for it."""
+    taken = 0
+    with (
+        server.listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        accepted.setblocking(False)
+        with suppress(BlockingIOError):
+            while taken < 16 << 20:
+                taken += accepted.send(bytes(16 << 10))
+    assert UNSENT <= taken < 1 << 20
 
 
 # Sizes.

@@ -7,6 +7,7 @@ import gc
 import socket
 import ssl
 import struct
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,6 +36,7 @@ from proxy.config import Timeouts
 from proxy.fields import Fields
 from proxy.http1 import Connection, _readable
 from proxy.lookup import look_up as look_up_truly
+from proxy.sockets import unacknowledged
 from proxy.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -838,6 +840,17 @@ async def test_a_connection_that_is_lost_before_its_call_is_told_at_once() -> No
         answer = connection.call(b"GET / HTTP/1.1\r\n\r\n", "api", 60, 60, bodiless=False)
         with pytest.raises(errors.UpstreamUnreachable):
             await answer.head(60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can the system be asked")
+async def test_of_what_an_upstream_does_not_read_little_waits_in_the_system() -> None:
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()  # noqa: SLF001
+        answer = connection.call(bytes(16 << 20), "api", 60, 60, bodiless=False)
+        opened = connection._socket  # noqa: SLF001
+        await until(lambda: unacknowledged(opened) > 0)
+        assert unacknowledged(opened) < 1 << 20
+        answer.close()
 
 
 def named(url: str) -> str:
