@@ -258,6 +258,8 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
         self._part = None
         self._mixed = True
+        if not self._waiting:  # it may not ask for more of the body, of which there is no more
+            self.flow.resume_reading()
         idle = self.cycle.response_complete
         self._alarm.due = self.loop.time() + self.timeout_keep_alive if idle else NEVER
         if not self.parser.should_keep_alive():  # a trailer said so; what follows is not read

@@ -758,6 +758,23 @@ async def test_a_client_that_leaves_is_noticed_though_requests_wait_behind() -> 
         await happened(upstream.left)
 
 
+async def test_a_client_that_leaves_is_noticed_though_the_last_of_its_body_was_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reading was paused for it, and whoever has all of a body asks for no more."""
+    monkeypatch.setattr("uvicorn.protocols.http.httptools_impl.HIGH_WATER_LIMIT", 8 << 10)
+    monkeypatch.setattr(protocol, "SLICE", PATIENCE)  # all that arrives together is read together
+    upstream = Upstream(open=False)
+    async with door(upstream) as client:
+        head, _, body = old_request(prompt="x" * (32 << 10)).partition(b"\r\n\r\n")
+        await client.say(head + b"\r\nexpect: 100-continue\r\n\r\n")
+        await client.until(b" 100 Continue\r\n\r\n")  # now the body is waited for
+        await client.say(body)
+        await happened(upstream.reached)
+        client.writer.close()
+        await happened(upstream.left)
+
+
 @pytest.mark.parametrize(
     "behind",
     [(GET + b"\r\n") * terms.PIPELINED + GET, COMPLETE + CHUNKED + b"no chunk\r\n", GET],
