@@ -83,7 +83,9 @@ class Connection(asyncio.Protocol):
         except BaseException:
             plain.abort()  # close would send a close_notify, and wait for the peer's
             raise
-        self.connection_made(cast(asyncio.Transport, encrypted))
+        encrypted = cast(asyncio.Transport, encrypted)
+        encrypted.set_write_buffer_limits(UNREAD_SIZE)
+        self.connection_made(encrypted)
         self._plain = plain
 
     def call(

@@ -26,6 +26,10 @@ FRESH = 1.0
 """Seconds that a connection may have been free for a body that cannot be sent again. Upstreams
 close those that were free for longer, and may be about to."""
 
+PART = 64 << 10
+"""How much of a request is written at a time, in bytes. TLS encrypts all that it is given into a
+buffer that grows by half as much again, and keeps that size as long as the connection is open."""
+
 AT_ONCE = 1.0
 """Seconds within which a connection is lost that was closed while the request was on its way. One
 that is lost later may have been lost by an upstream that was at work on the request."""
@@ -81,7 +85,8 @@ class Upstream:
         framing = _framing(fields, body)
         whole, parts = (body, None) if isinstance(body, bytes) else (b"", body)
         start = _head(method, self._prefix + target, [*fields, *framing]) + whole
-        request = _Request(start, parts, bool(framing), method == "HEAD")
+        chunked = parts is not None and bool(framing)
+        request = _Request(start, parts, chunked, method == "HEAD")
         del body, whole  # the answer may be long in coming
         return await self._answer(request)
 
@@ -112,11 +117,13 @@ class Upstream:
         """Send ``request``; returns the answer to it, of which nothing may have arrived yet."""
         time = self._timeouts
         try:
+            first = request.start[:PART]
             answer = connection.call(
-                request.start, self.name, time.idle, time.total, bodiless=request.bodiless
+                first, self.name, time.idle, time.total, bodiless=request.bodiless
             )
-            if request.parts is not None:
-                answer.send(request.parts, time.first_byte, chunked=request.chunked)
+            parts = _rest(request.start) if len(request.start) > PART else request.parts
+            if parts is not None:
+                answer.send(parts, time.first_byte, chunked=request.chunked)
         except BaseException:  # or it would stay open, with nobody to use it or to close it
             connection.close()
             raise
@@ -170,6 +177,12 @@ def _head(method: str, target: str, fields: Fields) -> bytes:
     """The head of a request (RFC 9112 §3)."""
     first = f"{method} {target} HTTP/1.1".encode("ascii")
     return b"\r\n".join((first, *map(b": ".join, fields), b"", b""))
+
+
+async def _rest(request: bytes) -> AsyncIterator[bytes]:
+    """All of ``request`` but its first PART bytes, as many at a time."""
+    for start in range(PART, len(request), PART):
+        yield request[start : start + PART]
 
 
 def _why(error: OSError) -> str:

@@ -901,6 +901,34 @@ async def test_over_tls_a_connection_with_something_undeciphered_is_not_used_aga
         assert connection.closed
 
 
+async def test_over_tls_a_request_is_encrypted_as_the_upstream_takes_it(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate
+) -> None:
+    """TLS keeps a buffer of the size of the most that ever waited in it."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    seen = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.reader.readexactly(1)
+        await seen.wait()
+
+    async with raw_upstream(play, certificate.serve()) as url, connected(url) as upstream:
+        body = bytes(16 << 20)
+        call = asyncio.create_task(upstream.call("POST", "/v1/messages", [], body))
+        await until(lambda: upstream.connections() == (1, 0))
+        (connection,) = upstream._pool._all  # noqa: SLF001
+        layers = (connection._transport, connection._plain)  # noqa: SLF001
+
+        def waits() -> int:
+            return sum(layer.get_write_buffer_size() for layer in layers)
+
+        await until(lambda: connection._writable is not None or waits() > 1 << 20)  # noqa: SLF001
+        assert waits() < 1 << 20
+        seen.set()
+        with pytest.raises(errors.UpstreamUnreachable):
+            await call
+
+
 async def test_a_connection_can_be_asked_at_every_turn_while_it_is_lost(
     monkeypatch: pytest.MonkeyPatch, certificate: Certificate
 ) -> None:
