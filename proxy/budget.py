@@ -6,16 +6,17 @@ from __future__ import annotations
 class Budget:
     """An amount of which all together may take ``limit``."""
 
-    __slots__ = ("_limit", "_taken")
+    __slots__ = ("_limit", "taken")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._taken = 0
+        self.taken = 0
+        """How much is taken at the moment."""
 
     def take(self, more: int) -> bool:
         """Take ``more``, or give back what is below zero; returns whether there was room.
 
         What is taken without room is counted all the same, until it is given back.
         """
-        self._taken += more
-        return more <= 0 or self._taken <= self._limit
+        self.taken += more
+        return more <= 0 or self.taken <= self._limit

@@ -39,7 +39,6 @@ from .terms import (
     FIELD,
     FIELDS,
     HEAD_WITHIN,
-    KEPT,
     LINGER,
     PIECE,
     PIPELINED,
@@ -47,6 +46,7 @@ from .terms import (
     SLICE,
     SLOWEST_BODY,
     UNCOUNTED,
+    WAITING,
     Terms,
 )
 
@@ -59,8 +59,8 @@ class Settings(uvicorn.Config):
     def __init__(self, app: ASGIApp, terms: Callable[[], Terms] = Terms, **more: Any) -> None:
         super().__init__(app, http=Protocol, **more)
         self.terms = terms
-        self.heads = Budget(KEPT)
-        """For the heads that wait in memory, of all connections together, in bytes."""
+        self.waiting = Budget(WAITING)
+        """For what waits in memory outside of exchanges, of all connections together, in bytes."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -78,13 +78,13 @@ class Protocol(HttpToolsProtocol):
 
     # More than thirty attributes in one dictionary would take another 1.5 KB of each connection.
     __slots__ = (
+        "_accounted",
         "_alarm",
         "_answering",
         "_body_due",
         "_framing",
         "_gone",
         "_head",
-        "_kept",
         "_lingering",
         "_mixed",
         "_next_turn",
@@ -127,8 +127,8 @@ class Protocol(HttpToolsProtocol):
         """Whether it also held some of a body, or the end of a request."""
         self._framing = 0
         """How much has arrived of the head, or since the last part of the body, in bytes."""
-        self._kept = 0
-        """How much of the budget for heads it has taken, in bytes."""
+        self._accounted = 0
+        """How much of the budget for what waits it has taken, in bytes."""
         self._refusal: RequestError | None = None
         self._lingering = False
 
@@ -191,7 +191,8 @@ class Protocol(HttpToolsProtocol):
             self._waiting.clear()
         del self._answering
         self._head = b""
-        self._account()
+        self.config.waiting.take(-self._accounted)
+        self._accounted = 0
         super().connection_lost(exc)
         self._report_gone(self._gone or ClientLeft())
         known = [self.scope] if self.cycle is None else [self.scope, self.cycle.scope]
@@ -273,6 +274,8 @@ class Protocol(HttpToolsProtocol):
         """Go on with the next request, or wait for one: as uvicorn does, with our own timer."""
         self.server_state.total_requests += 1
         self._on_gone = None
+        answered = self._answering if self._waiting else self.cycle
+        answered.body = bytearray()  # nobody read it, and more of it may be long in coming
         if self.transport.is_closing():
             return
         if self.cycle.needs_linger:
@@ -280,7 +283,6 @@ class Protocol(HttpToolsProtocol):
         elif self._waiting:
             self._answering = self._waiting.pop(0)
             self._start_asgi_task(self._answering, self.app)
-            self._account()
             if self.flow.full and self._next_turn is None:
                 # Not here: while an error is handled, the parser's own would get it as context.
                 self._next_turn = self.loop.call_soon(self._read_on)
@@ -289,6 +291,8 @@ class Protocol(HttpToolsProtocol):
         elif self._part is None:
             self._alarm.due = self.loop.time() + self.timeout_keep_alive
             self._alarm.arm()
+        if self._accounted:
+            self._account()
         self.flow.resume_reading()
 
     # Reading.
@@ -332,7 +336,7 @@ class Protocol(HttpToolsProtocol):
         if self._part == "head":
             self._head = self._head or bytearray()
             self._head += data
-        if self._head or self._kept or self._waiting:
+        if self._head or self._accounted or self._waiting or self.flow.write_paused:
             self._account()
         self._segment = b""
         self._alarm.arm()
@@ -352,13 +356,18 @@ class Protocol(HttpToolsProtocol):
             raise InvalidRequest("the first line must be a method, a target and HTTP/1.1")
 
     def _account(self) -> None:
-        """Take room for the heads that wait here, or refuse to read on where none is left."""
-        kept = len(self._head) + sum(response.weight for response in self._waiting)
+        """Take room for what waits here, or refuse to read on where none is left; see WAITING."""
+        waits = len(self._head)
+        waits += sum(response.weight + len(response.body) for response in self._waiting)
         if len(self._waiting) > PIPELINED:
-            kept += len(self._unread)
-        more, self._kept = kept - self._kept, kept
-        if not self.config.heads.take(more) and self._refusal is None:
+            waits += len(self._unread)
+        answered = self._answering if self._waiting else self.cycle
+        if self.flow.write_paused and answered is not None:
+            waits += len(answered.body)
+        more, self._accounted = waits - self._accounted, waits
+        if not self.config.waiting.take(more) and self._refusal is None:
             self._refuse(NoRoom())
+            self._account()
 
     def _begin(self, method: bytes, version: str) -> None:
         """Have the application answer the request, when its turn comes."""
@@ -489,6 +498,7 @@ class Protocol(HttpToolsProtocol):
         if not cycle.response_complete:
             self._report_gone(error)
             cycle.disconnected = True
+            cycle.body = bytearray()  # until the client takes what waits, the cycle may stay
             cycle.waiting_for_100_continue = False
             cycle.message_event.set()
         if unanswered:

@@ -44,10 +44,11 @@ PIPELINED = 8
 """How many requests may wait behind the one that is being answered before reading is paused. While
 it is, nobody notices that the client left until something is written to it."""
 
-KEPT = 16 << 20
-"""How much of heads may wait in memory, of all clients together, in bytes: heads that have no end
-yet, and those of requests behind the one that is answered. None of them counts as an exchange, and
-one client may send a megabyte."""
+WAITING = 16 << 20
+"""How much may wait in memory outside of exchanges, of all clients together, in bytes: heads that
+have no end yet, requests behind the one that is answered, and what is unread of that one's body
+while its client takes nothing. None of it is bounded by the number of exchanges, and one client may
+send a megabyte."""
 
 REQUEST, FIELD = 4 << 10, 150
 """What a request that waits takes beside its head, in bytes, and each of its fields."""

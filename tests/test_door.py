@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 from processes import served, write_config
+from stage import until
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
 
@@ -853,7 +854,7 @@ def refused_for_room(answer: bytes) -> bool:
 
 async def test_of_heads_without_an_end_only_so_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """No exchange is counted before there is one; nobody else is to pay for it for long."""
-    monkeypatch.setattr(protocol, "KEPT", 1000)
+    monkeypatch.setattr(protocol, "WAITING", 1000)
     begun = GET + b"x: " + b"y" * 600
     async with raw_upstream(Upstream().play) as base, running(App(settings(base))) as url:
 
@@ -883,7 +884,7 @@ async def test_of_heads_without_an_end_only_so_much_waits(monkeypatch: pytest.Mo
 async def test_of_requests_behind_others_only_so_much_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "KEPT", 2 * terms.REQUEST)
+    monkeypatch.setattr(protocol, "WAITING", 2 * terms.REQUEST)
     request = GET + b"\r\n"
     upstream = Upstream(open=False)
     async with door(upstream) as client:
@@ -901,6 +902,97 @@ async def test_of_requests_behind_others_only_so_much_waits(
         for _ in range(3):
             assert (await answer(client))[1] == b"ok"
         assert refused_for_room(await client.rest())
+
+
+async def test_the_bodies_of_requests_behind_others_wait_among_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nine of 64 KiB wait behind an answer of /-/ that its client does not take."""
+    monkeypatch.setattr(protocol, "WAITING", 3 * terms.REQUEST)
+    few, many = (POST + b"content-length: %d\r\n\r\n" % n + b"x" * n for n in (5_000, 20_000))
+    upstream = Upstream(open=False)
+    async with door(upstream) as client:
+        for _ in range(3):
+            await client.say(GET + b"\r\n" + few)
+            await happened(upstream.reached)
+            upstream.may_answer.set()
+            for _ in range(2):
+                assert (await answer(client))[1] == b"ok"
+            upstream.may_answer.clear()
+            upstream.reached.clear()
+        await client.say(GET + b"\r\n" + many)
+        await happened(upstream.reached)
+        upstream.may_answer.set()
+        assert (await answer(client))[1] == b"ok"
+        assert refused_for_room(await client.rest())
+
+
+async def test_whoever_is_answered_waits_no_more() -> None:
+    waiting: list[int] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        waiting.append(scope["extensions"][CONNECTION].config.waiting.taken)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as client:
+        await client.say((GET + b"\r\n") * 2 + GET + b"connection: close\r\n\r\n")
+        await client.rest()
+    assert waiting[0] > waiting[1] > waiting[2] == 0
+
+
+@pytest.mark.parametrize("room", [10_000, 100_000], ids=["refused", "let in"])
+async def test_a_body_that_nobody_reads_waits_among_them_while_no_answer_is_taken(
+    monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(protocol, "WAITING", room)
+    size, before = 20_000, b"y" * (32 << 20)  # more than the system keeps of it
+    length = [(b"content-length", b"%d" % len(before))]
+    begun: list[protocol.Protocol] = []
+    arrived = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        connection = scope["extensions"][CONNECTION]
+        if begun:
+            cycle = connection.cycle
+            await until(lambda: len(cycle.body) >= size or cycle.disconnected)
+            arrived.set()
+        begun.append(connection)
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": before})
+
+    async with serving(application) as client:
+        await client.say(GET + b"\r\n")
+        await client.head()
+        await client.say(POST + b"content-length: %d\r\n\r\n" % size + b"x" * size)
+        await happened(arrived)
+        connection = begun[0]
+        if room < size:
+            assert (connection.config.waiting.taken, len(connection.cycle.body)) == (0, 0)
+            async with asyncio.timeout(PATIENCE):
+                await client.reader.readexactly(len(before))
+            assert refused_for_room(await client.rest())
+        else:
+            assert connection.config.waiting.taken == size
+    assert connection.config.waiting.taken == 0
+
+
+async def test_what_nobody_has_read_of_a_body_goes_with_its_answer() -> None:
+    """The rest of it may be minutes in coming."""
+    size = 20_000
+    waiting: list[int] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        cycle = scope["extensions"][CONNECTION].cycle
+        await until(lambda: len(cycle.body) >= size)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        waiting.append(len(cycle.body))
+
+    async with serving(application) as client:
+        await client.say(POST + b"content-length: %d\r\n\r\n" % (size + 1) + b"x" * size)
+        assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+    assert waiting == [0]
 
 
 async def test_however_much_is_pipelined_little_of_it_waits() -> None:
