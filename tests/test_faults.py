@@ -56,15 +56,18 @@ from support import (
     chunk,
     completion,
     raw_upstream,
+    settings,
 )
 
 from proxy import answer, http1
 from proxy.client import Client, ClientLeft
 from proxy.coding import PIECE, SLICE, Decoding
+from proxy.exchanges import OpenExchanges
 from proxy.jsontext import MOST_AT_ONCE
-from proxy.relay import RESENDABLE
+from proxy.relay import RESENDABLE, Relay
 from proxy.streaming import IN_A_TURN
 from proxy.translation import Translation
+from proxy.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -798,6 +801,51 @@ async def test_a_body_in_drips_takes_no_more_memory_than_it_is_long() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 5 * 20_000
+
+
+@pytest.mark.parametrize("bridge", [False, True], ids=["native", "bridge"])
+async def test_a_large_request_is_held_once_while_its_answer_is_waited_for(*, bridge: bool) -> None:
+    """Once more would be too much for as many as config/kubernetes lets in at a time."""
+    size = 8 << 20
+    reached, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.head()
+        left = size
+        while left > 0:  # what is beside the prompt may come later, or never
+            left -= len(await side.reader.read(1 << 20))
+        reached.set()
+        await may_answer.wait()
+
+    async def receive() -> Message:
+        prompt = "\n\nHuman: " + "x" * size + "\n\nAssistant:"
+        asked = {"model": "claude-v1", "prompt": prompt, "max_tokens_to_sample": 9}
+        return {"type": "http.request", "body": json.dumps(asked).encode(), "more_body": False}
+
+    async with raw_upstream(play) as base:
+        config = settings(base, bridge=bridge)
+        api = Upstream(config.upstreams["api"])
+        relay = Relay(config, {"api": api}, OpenExchanges(1), lambda _: None)
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/complete",
+            "raw_path": b"/v1/complete",
+            "query_string": b"",
+            "headers": [(b"host", b"p"), (b"transfer-encoding", b"chunked")],
+        }
+        tracemalloc.start()
+        try:
+            asking = asyncio.create_task(relay(scope, receive, AsyncMock()))
+            async with asyncio.timeout(PATIENCE):
+                await reached.wait()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        may_answer.set()
+        await asking
+        await api.close()
+    assert size < held < 1.5 * size
 
 
 async def test_a_body_that_another_server_ends_too_early_is_none() -> None:
