@@ -366,6 +366,7 @@ class Protocol(HttpToolsProtocol):
             waits += len(answered.body)
         more, self._accounted = waits - self._accounted, waits
         if not self.config.waiting.take(more) and self._refusal is None:
+            self._part = self._part or "body"  # if all is read, the last request is refused
             self._refuse(NoRoom())
             self._account()
 
