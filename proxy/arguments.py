@@ -1,4 +1,4 @@
-"""What can be written on the command line, and the help that says so."""
+"""The commands and options of the command line, and their help."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ exit codes:
   1  refused or failed, with a message on standard error
   2  used wrongly"""
 
-OF_THE_CONFIGURATION = """\
-  PROXY_CONFIG      the configuration, where --config does not name one
-  NAME              whatever the configuration refers to as ${NAME}"""
+CONFIG_VARIABLES = """\
+  PROXY_CONFIG      the configuration file, without --config
+  NAME              any variable that the configuration uses as ${NAME}"""
 
-OF_THE_LOG = """\
-  PROXY_LOG_LEVEL   DEBUG, INFO (as it is), WARNING (failures only) or ERROR
-  PROXY_LOG_FORMAT  text (as it is) or json, one object a line"""
+LOG_VARIABLES = """\
+  PROXY_LOG_LEVEL   DEBUG, INFO (default), WARNING (failures only) or ERROR
+  PROXY_LOG_FORMAT  text (default) or json (one object per line)"""
 
-OF_COLOURS = """\
-  NO_COLOR  no colours, on a terminal either"""
+COLOUR_VARIABLES = """\
+  NO_COLOR  if set, no colours"""
 
 SERVE = f"""\
 examples:
@@ -37,13 +37,13 @@ examples:
   {PROGRAM} serve --config proxy.yaml --port 9000 --workers 4
 
 signals:
-  SIGTERM, SIGINT   finish open exchanges, then stop; once more: stop at once
-  SIGHUP            read the configuration anew, without a cut
+  SIGTERM, SIGINT   let open exchanges finish, then stop; a second one stops at once
+  SIGHUP            reload the configuration; open exchanges go on
 
 environment:
-{OF_THE_CONFIGURATION}
-{OF_THE_LOG}
-  OTEL_...          OpenTelemetry's own, for traces, with the extra otel"""
+{CONFIG_VARIABLES}
+{LOG_VARIABLES}
+  OTEL_...          OpenTelemetry's own, for traces; needs the extra otel"""
 
 DEMO = f"""\
 examples:
@@ -51,7 +51,7 @@ examples:
   {PROGRAM} demo --keep
 
 environment:
-{OF_COLOURS}"""
+{COLOUR_VARIABLES}"""
 
 SANDBOX = f"""\
 example, with the proxy in front of it:
@@ -59,7 +59,7 @@ example, with the proxy in front of it:
   SANDBOX_URL=http://127.0.0.1:8081 {PROGRAM} serve --config config/sandbox.yaml
 
 environment:
-{OF_THE_LOG}"""
+{LOG_VARIABLES}"""
 
 CHECK = f"""\
 examples:
@@ -69,8 +69,8 @@ examples:
 Problems go to standard error, each as FILE:LINE:COLUMN: where: what: the rule.
 
 environment:
-{OF_COLOURS}
-  NAME      whatever a configuration refers to as ${{NAME}}"""
+{COLOUR_VARIABLES}
+  NAME      any variable that a configuration uses as ${{NAME}}"""
 
 EXPLAIN = f"""\
 examples:
@@ -78,7 +78,7 @@ examples:
   {PROGRAM} explain --path /v1/messages --client-version 2023-06-01 < request.json
 
 environment:
-{OF_THE_CONFIGURATION}"""
+{CONFIG_VARIABLES}"""
 
 VERSIONS = f"""\
 example:
@@ -88,12 +88,12 @@ SCHEMA = f"""\
 example:
   {PROGRAM} schema > proxy.schema.json
 
-An editor finds it by the first line of a configuration:
+Editors find it by the first line of a configuration:
   # yaml-language-server: $schema=proxy.schema.json"""
 
 
 def parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
-    """The parser of the whole line; ``run`` of what it parses is the function of the command."""
+    """The parser of the command line; its result's ``run`` is the function of the command."""
     whole = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Keeps clients of old Anthropic API versions working against the API of today.",
@@ -113,7 +113,7 @@ def _command(
     about: str,
     more: str = "",
 ) -> argparse.ArgumentParser:
-    """A command; ``about`` is one line, ``more`` stands under its options."""
+    """Add a command; ``about`` is one line, ``more`` stands below its options."""
     return place.add_parser(
         name,
         help=about,
@@ -129,17 +129,17 @@ Add = Callable[..., argparse.ArgumentParser]
 def _serve(add: Add) -> argparse.ArgumentParser:
     command = add("run the proxy", SERVE)
     _add_config(command)
-    command.add_argument("--host", type=_host, help="listen on this address instead of the file's")
-    command.add_argument("--port", type=_port, help="listen on this port instead of the file's")
+    command.add_argument("--host", type=_host, help="overrides server.host")
+    command.add_argument("--port", type=_port, help="overrides server.port")
     command.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="processes to serve with (1)"
+        "--workers", type=_count, default=1, metavar="N", help="number of processes (1)"
     )
     return command
 
 
 def _demo(add: Add) -> argparse.ArgumentParser:
     command = add("play an old client against the sandbox and show both wires", DEMO)
-    command.add_argument("--keep", action="store_true", help="stay up and print what to try")
+    command.add_argument("--keep", action="store_true", help="keep running and print what to try")
     return command
 
 
@@ -166,18 +166,18 @@ def _check(add: Add) -> argparse.ArgumentParser:
 
 
 def _explain(add: Add) -> argparse.ArgumentParser:
-    about = "print what would go upstream for a request read from standard input; send nothing"
+    about = "print what would be sent upstream for a request on standard input; send nothing"
     command = add(about, EXPLAIN)
     _add_config(command)
-    command.add_argument("--route", metavar="NAME", help="the route; else the first that matches")
+    command.add_argument("--route", metavar="NAME", help="use this route, not the first match")
     command.add_argument(
-        "--path", default="/v1/complete", help="the path that is called (/v1/complete)"
+        "--path", default="/v1/complete", help="the path of the request (/v1/complete)"
     )
     command.add_argument(
         "--client-version",
         metavar="DATE",
         default=versions.dates()[0],
-        help=f"the version that the client speaks ({versions.dates()[0]})",
+        help=f"the version of the request ({versions.dates()[0]})",
     )
     return command
 
@@ -205,18 +205,19 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config",
         metavar="FILE",
-        help="the configuration; else $PROXY_CONFIG, else config/proxy.yaml, else the packaged one",
+        help="the configuration file; without it $PROXY_CONFIG, else config/proxy.yaml, "
+        "else the packaged default",
     )
 
 
 def _failures() -> str:
     kinds = "; ".join(f"{kind}: {about}" for kind, about in sandbox.FAILURES.items())
-    return f"fail every call in one way ({kinds})".replace("%", "%%")
+    return f"answer every call with this failure ({kinds})".replace("%", "%%")
 
 
 def _host(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):  # an empty one would be every address
-        raise argparse.ArgumentTypeError(f"{text!r} is no address and no name of a host")
+        raise argparse.ArgumentTypeError(f"{text!r} is no address and no host name")
     return text
 
 

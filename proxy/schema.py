@@ -1,8 +1,8 @@
-"""The rules of the configuration for editors: what the loader says of a file that is blank.
+"""The JSON Schema of the configuration, for editors.
 
-The loader's own readers are given a file that writes down what they ask for, and that becomes a
-JSON Schema. So a key or a rule is added to config alone, and only its description here. A schema
-cannot know all rules; it is never stricter than the loader, which has the last word.
+It is made by the loader's own readers: they read a blank file, which records what they ask for. So
+a new key or rule is added to config, and here only the key's description. A schema cannot express
+all rules; it is never stricter than the loader, which has the last word.
 """
 
 from __future__ import annotations
@@ -22,74 +22,74 @@ T = TypeVar("T")
 Form = dict[str, Any]
 
 ABOUT = {
-    "admin": "The endpoints of the proxy itself, under /-/.",
-    "admin.enabled": "Whether they answer.",
-    "admin.host": "Where they listen, if port is given: an address of their own.",
-    "admin.hosts": "Further names by which the ledger and the playground may be asked for.",
-    "admin.hosts[]": "A name, such as an ingress has.",
-    "admin.port": "The port of that address; the proxy's own, if left out.",
+    "admin": "The proxy's own endpoints, under /-/.",
+    "admin.enabled": "Whether they are served.",
+    "admin.host": "The address to serve them on, if port is set.",
+    "admin.hosts": "Public names by which the ledger and the playground may be asked for.",
+    "admin.hosts[]": "A host name, such as that of an ingress.",
+    "admin.port": "A port of their own to serve them on; the port of clients, if left out.",
     "ledger": "Who still speaks an old version, and for what: /-/ledger.",
-    "ledger.entries": "The most that are told apart; those gone for longest are summed up.",
-    "ledger.file": "Where it is kept over restarts; in memory alone, if left out.",
-    "limits": "What one exchange may take, and how many there may be.",
-    "limits.concurrent_exchanges": "Exchanges at once, in each worker; more are answered with 503.",
+    "ledger.entries": "The most entries; those not seen for longest are merged into one.",
+    "ledger.file": "The file that keeps it over restarts; in memory only, if left out.",
+    "limits": "What one request may need, and how many there may be at once.",
+    "limits.concurrent_exchanges": "Exchanges at once in each worker; further requests get 503.",
     "limits.event": "The largest server-sent event of an upstream.",
     "limits.header_bytes": "The largest head of a request.",
-    "limits.request_body": "The largest body of a request that is translated.",
-    "models": "Which model answers for which: names or globs. The first that matches counts.",
+    "limits.request_body": "The largest request body that is translated.",
+    "models": "Which model answers for which name or glob. The first match wins.",
     "models.*": "The model that answers.",
-    "models.*.max_tokens": "The most that an answer may be long, in tokens.",
+    "models.*.max_tokens": "The longest answer that may be asked for, in tokens.",
     "models.*.to": "The model that answers.",
     "models_from_upstream": "Whether upstreams are asked for the limits of their models.",
-    "routes": "Which request goes where. The first that matches counts.",
+    "routes": "Which requests go to which upstream. The first match wins.",
     "routes[]": "Requests that are treated alike.",
-    "routes[].bridge": "The API that serves a retired endpoint.",
-    "routes[].keepalive": "What is sent to old clients after 15 silent seconds.",
-    "routes[].methods": "The methods that it takes; all, if left out.",
-    "routes[].methods[]": "A method.",
-    "routes[].name": "Its name in the log; the path, if left out.",
-    "routes[].nudge": "What clients are told of the end of their version. Times are UTC.",
-    "routes[].nudge.brownouts": "When calls are refused to rehearse the end.",
-    "routes[].nudge.brownouts[]": "A time, once or again and again.",
-    "routes[].nudge.brownouts[].every": "From one beginning to the next; once, if left out.",
+    "routes[].bridge": "The API that serves an endpoint which the upstream no longer has.",
+    "routes[].keepalive": "What clients of 2023-01-01 are sent after 15 silent seconds.",
+    "routes[].methods": "The methods to match; all, if left out.",
+    "routes[].methods[]": "An HTTP method.",
+    "routes[].name": "The name in the log; the path, if left out.",
+    "routes[].nudge": "How clients are told of the end of their version. Times are UTC.",
+    "routes[].nudge.brownouts": "When requests are refused, to rehearse the end.",
+    "routes[].nudge.brownouts[]": "A period of time, once or repeatedly.",
+    "routes[].nudge.brownouts[].every": "From one start to the next; once, if left out.",
     "routes[].nudge.brownouts[].for": "How long it lasts.",
-    "routes[].nudge.brownouts[].from": "When it begins, the first time.",
-    "routes[].nudge.brownouts[].percent": "How many of a hundred calls are refused.",
+    "routes[].nudge.brownouts[].from": "When it begins for the first time.",
+    "routes[].nudge.brownouts[].percent": "The percentage of requests refused; all, if left out.",
     "routes[].nudge.deprecation": "When the version is or was deprecated (RFC 9745).",
-    "routes[].nudge.link": "Where to read what to do.",
+    "routes[].nudge.link": "A page that says what to do.",
     "routes[].nudge.sunset": "When the version ends (RFC 8594).",
-    "routes[].path": "The path, perhaps with {parameters}, and {rest:path} at its end.",
-    "routes[].snapshots": "Whether every text is sent, or of those that come together the latest.",
-    "routes[].strict": "Whether what the upstream would refuse is refused instead of left out.",
-    "routes[].translate": "Whether answers are translated; if not, only the version is raised.",
-    "routes[].upstream": "The name of the upstream that serves it.",
-    "routes[].upstream_path": "The path to ask there, with the parameters of this one.",
-    "server": "Where the proxy listens.",
-    "server.drain": "Seconds that open exchanges may take once it is told to stop.",
-    "server.host": "The address to listen on; 0.0.0.0, or :: for IPv6 too, for all.",
-    "server.hosts": "Names, beside private ones, to be asked by; any, if left out.",
-    "server.hosts[]": "A name, such as an ingress has.",
+    "routes[].path": "The path to match. It may contain {parameters}, and end in {rest:path}.",
+    "routes[].snapshots": "Whether all snapshots are sent, or of several due at once the newest.",
+    "routes[].strict": "Whether to refuse, not leave out, what the model would refuse.",
+    "routes[].translate": "Whether to translate; if not, only the version header is replaced.",
+    "routes[].upstream": "The name of an upstream.",
+    "routes[].upstream_path": "The path to request instead, with the parameters of path.",
+    "server": "How clients reach the proxy.",
+    "server.drain": "Seconds that open exchanges get to finish after SIGTERM.",
+    "server.host": "The address to listen on; 0.0.0.0 is all of IPv4, :: of IPv6 as well.",
+    "server.hosts": "Names to answer to, besides addresses and private names; any, if left out.",
+    "server.hosts[]": "A host name, such as that of an ingress.",
     "server.port": "The port to listen on; 0 is any free one.",
-    "unknown_versions": "What happens to a version that is newer than all known ones.",
-    "upstreams": "The APIs to send to, by name.",
-    "upstreams.*": "An API to send to.",
-    "upstreams.*.base_url": "Where it is; a path goes before every path.",
-    "upstreams.*.credentials": "How the API key goes there, and whose.",
-    "upstreams.*.headers": "Header fields of every request that goes there.",
-    "upstreams.*.headers.remove": "Fields that are left out.",
+    "unknown_versions": "What happens to requests in a version newer than all known ones.",
+    "upstreams": "The APIs to send requests to, by name.",
+    "upstreams.*": "An API to send requests to.",
+    "upstreams.*.base_url": "Where it is. A path in it goes before every path.",
+    "upstreams.*.credentials": "Whose API key is sent, and in which header.",
+    "upstreams.*.headers": "Header fields to set or remove in every request.",
+    "upstreams.*.headers.remove": "Fields to remove.",
     "upstreams.*.headers.remove[]": "The name of a field.",
-    "upstreams.*.headers.set": "Fields that are set.",
-    "upstreams.*.headers.set.*": "The value of a field.",
-    "upstreams.*.speaks": "The versions that it serves.",
-    "upstreams.*.speaks[]": "A version.",
-    "upstreams.*.timeouts": "How long it is waited for, in seconds.",
-    "upstreams.*.timeouts.connect": "For the connection.",
-    "upstreams.*.timeouts.first_byte": "From the request to the first byte of its answer.",
-    "upstreams.*.timeouts.idle": "Between two pieces of its answer.",
-    "upstreams.*.timeouts.total": "For all of its answer, from the request sent.",
-    "version_when_missing": "The version of requests that name none.",
+    "upstreams.*.headers.set": "Fields to set.",
+    "upstreams.*.headers.set.*": "The value of the field.",
+    "upstreams.*.speaks": "The versions that it supports; requests in others are translated.",
+    "upstreams.*.speaks[]": "A version of the API.",
+    "upstreams.*.timeouts": "How long to wait for it, in seconds.",
+    "upstreams.*.timeouts.connect": "Until the connection is made.",
+    "upstreams.*.timeouts.first_byte": "From the request to the first byte of the answer.",
+    "upstreams.*.timeouts.idle": "Between two reads of the answer.",
+    "upstreams.*.timeouts.total": "From the request to the end of the answer.",
+    "version_when_missing": "The version of requests that name none, or reject.",
 }
-"""What each key is for, in a sentence; ``*`` stands for a free name, ``[]`` for an item."""
+"""The description of each key; ``*`` stands for any name, ``[]`` for an item of a list."""
 
 _HEAD = {
     "$schema": "http://json-schema.org/draft-07/schema#",  # which editors know best
@@ -107,7 +107,7 @@ _NOTHING_WRITTEN = yaml.MappingNode("tag:yaml.org,2002:map", [], yaml.Mark("", 0
 
 
 def text() -> str:
-    """The schema as JSON, as it is shipped."""
+    """The schema as JSON, as in config.schema.json."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -118,14 +118,14 @@ def schema() -> Form:
 
 def keys() -> Iterator[str]:
     """Every key that the loader knows, named as in ABOUT."""
-    for kind in (False, True):
-        yield from _keys(_read(config.read, "", mapping=kind))
+    for mapping in (False, True):
+        yield from _keys(_read(config.read, "", mapping=mapping))
 
 
 class _Blank(Value):
-    """A value of which nothing is written, neither as text nor as a mapping.
+    """A value that is empty, and records what its reader asks for.
 
-    Readers find it wanting, as they would an empty file, and go on; what they asked for stays here.
+    Readers report it as they would an empty file, and go on.
     """
 
     def __init__(self, where: str, *, mapping: bool) -> None:
@@ -165,10 +165,10 @@ def _read(read: Callable[[Value], Any], where: str, *, mapping: bool) -> _Blank:
 
 
 def _described(read: Callable[[Value], Any], where: str) -> Form:
-    """The form of what ``read`` takes, as text or as a mapping, whichever it can be."""
+    """The schema of what ``read`` accepts: text, a mapping, or either of them."""
     forms: list[Form] = []
-    for kind in (False, True):
-        form = _form(_read(read, where, mapping=kind))
+    for mapping in (False, True):
+        form = _form(_read(read, where, mapping=mapping))
         if form and form not in forms:
             forms.append(form)
     form = forms[0] if len(forms) == 1 else {"anyOf": forms}
@@ -201,15 +201,15 @@ def _member(key: Key, where: str) -> Form:
 
 
 def _scalar(rule: str) -> Form:
-    """Text that keeps a rule, or has a variable, of which an editor knows nothing.
+    """The schema of text that follows ``rule``, or contains a variable, whose value is unknown.
 
-    Where numbers and flags are written without quotes, the loader reads them as text.
+    The loader reads numbers and flags without quotes as text, too.
     """
     form = rule.form if isinstance(rule, Rule) else {}
     if not form.keys() & {"anyOf", "enum", "type"}:
         form = {"type": ["string", "number", "boolean"]} | form
-    told = {"title": rule} if isinstance(rule, Rule) else {}
-    return {"anyOf": [told | form, {"$ref": "#/definitions/variable"}]}
+    title = {"title": rule} if isinstance(rule, Rule) else {}
+    return {"anyOf": [title | form, {"$ref": "#/definitions/variable"}]}
 
 
 def _keys(blank: _Blank) -> Iterator[str]:
@@ -220,5 +220,5 @@ def _keys(blank: _Blank) -> Iterator[str]:
         readers.append((blank.items, f"{blank.where}[]"))
     for read, where in readers:
         yield where
-        for kind in (False, True):
-            yield from _keys(_read(read, where, mapping=kind))
+        for mapping in (False, True):
+            yield from _keys(_read(read, where, mapping=mapping))

@@ -293,10 +293,10 @@ def test_the_help_and_the_readme_name_all_commands(capsys: pytest.CaptureFixture
     ("arguments", "told"),
     [
         (["serve", "--port", "x"], "argument --port: 'x' is not a port, 0 (any free one) to 65535"),
-        (["serve", "--host", ""], "argument --host: '' is no address and no name of a host"),
+        (["serve", "--host", ""], "argument --host: '' is no address and no host name"),
         (
             ["sandbox", "--host", "\udcff"],
-            "argument --host: '\\udcff' is no address and no name of",
+            "argument --host: '\\udcff' is no address and no host name",
         ),
         (["serve", "--workers", "0"], "argument --workers: '0' is not a whole number from 1 to"),
         (["sandbox", "--delay", "nan"], "argument --delay: 'nan' is not a number of seconds from"),
