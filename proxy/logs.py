@@ -149,8 +149,8 @@ class Text(logging.Formatter):
 class JSON(logging.Formatter):
     """One object on one line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``.
 
-    Of an exchange the message is ``exchange``, and Record.told follows; of a fault of ours
-    ``fault`` says where it arose.
+    For an exchange the message is ``exchange``, and the fields of Record.as_dict follow; for an
+    exception, ``fault`` says where it arose.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -162,7 +162,7 @@ class JSON(logging.Formatter):
         }
         if isinstance(record.msg, Record):
             told["message"] = "exchange"
-            told |= record.msg.told()
+            told |= record.msg.as_dict()
         else:
             told["message"] = record.getMessage()
         if record.exc_info:

@@ -10,7 +10,7 @@ import codecs
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -91,12 +91,19 @@ class Record:
         """Whether the proxy or the upstream owed the client more than it got."""
         return self.ended in ("upstream failed", "drained", "crashed", "client stalled")
 
-    def told(self) -> dict[str, Any]:
-        """The record for the log, always with the same keys; None where nothing is known.
+    def as_dict(self) -> dict[str, Any]:
+        """The fields of the log, always with the same names; None where nothing is known.
 
         Times are in milliseconds. What strangers chose is cut to LONGEST.
         """
-        first = self.first_byte
+        return self._request() | self._outcome()
+
+    def __str__(self) -> str:
+        """The same as one line of text: ``name=value`` for what is known."""
+        request = _cached_line(tuple(self._request().items()))
+        return f"{request} {_line(self._outcome().items())}"
+
+    def _request(self) -> dict[str, Any]:
         return {
             "method": self.method[:LONGEST],
             "path": self.path[:LONGEST],
@@ -104,16 +111,21 @@ class Record:
             "upstream": _known(self.upstream),
             "client_version": _known(self.client_version),
             "upstream_version": _known(self.upstream_version),
-            "changes": list(self.changes),
+            "changes": tuple(self.changes),
             "client": _known(self.client),
             "key": _known(self.key),
             "model": _known(self.model),
             "answered_by": _known(self.answered_by),
             "streams": self.streams,
+        }
+
+    def _outcome(self) -> dict[str, Any]:
+        first = self.first_byte
+        return {
             "status": self.status or None,
             "ended": self.ended,
             "error": self.error[:LONGEST] or None,
-            "dropped": [name[:LONGEST] for name in self.dropped[:MOST_DROPPED]],
+            "dropped": tuple(name[:LONGEST] for name in self.dropped[:MOST_DROPPED]),
             "bytes_received": self.bytes_received,
             "upstream_bytes": self.upstream_bytes,
             "bytes_sent": self.bytes_sent,
@@ -123,44 +135,6 @@ class Record:
             "ms": _ms(self.seconds),
             "request_id": _known(self.request_id),
         }
-
-    def __str__(self) -> str:
-        """The record as one line of text: ``name=value`` for what is known, in a fixed order."""
-        words = [
-            _who(
-                self.method[:LONGEST],
-                self.path[:LONGEST],
-                self.route,
-                self.upstream,
-                self.client_version,
-                self.upstream_version,
-                ",".join(self.changes),
-                self.client[:LONGEST],
-                self.key[:LONGEST],
-                self.model[:LONGEST],
-                self.answered_by[:LONGEST],
-            )
-        ]
-        if self.status:
-            words.append(f"status={self.status}")
-        words.append(f"ended={_shown(self.ended)}")
-        if self.error:
-            words.append(f"error={_shown(self.error[:LONGEST])}")
-        if self.dropped:
-            dropped = ",".join(name[:LONGEST] for name in self.dropped[:MOST_DROPPED])
-            words.append(f"dropped={_shown(dropped)}")
-        words.append(
-            f"bytes_received={self.bytes_received} upstream_bytes={self.upstream_bytes}"
-            f" bytes_sent={self.bytes_sent}"
-        )
-        if self.streams:
-            words.append(f"events_received={self.events_received} events_sent={self.events_sent}")
-        if self.first_byte is not None:
-            words.append(f"first_ms={_ms(self.first_byte - self.began)}")
-        words.append(f"ms={_ms(self.seconds)}")
-        if self.request_id not in ("", "-"):
-            words.append(f"request_id={_shown(self.request_id[:LONGEST])}")
-        return " ".join(words)
 
 
 Observer = Callable[[Record], None]
@@ -186,27 +160,22 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-_WHO = (
-    "route",
-    "upstream",
-    "client_version",
-    "upstream_version",
-    "changes",
-    "client",
-    "key",
-    "model",
-    "answered_by",
-)
-
-
-@lru_cache(maxsize=512)
-def _who(method: str, path: str, *values: str) -> str:
-    """The part of a line that the exchanges of one client have in common; cached, as it is long."""
-    words = [_shown(method), _shown(path)]
-    named = zip(_WHO, values, strict=True)
-    words += [f"{name}={_shown(value)}" for name, value in named if value not in ("", "-")]
+def _line(fields: Iterable[tuple[str, Any]]) -> str:
+    words: list[str] = []
+    for name, value in fields:
+        text = ",".join(value) if isinstance(value, tuple) else value
+        if isinstance(text, str):
+            if text:
+                words.append(_word(text) if name in _UNNAMED else f"{name}={_word(text)}")
+        elif value is not None and name != "streams":  # that shows in the numbers of events
+            words.append(f"{name}={value}")
     return " ".join(words)
 
+
+_UNNAMED = ("method", "path")
+
+_cached_line = lru_cache(maxsize=512)(_line)
+"""For the fields that the exchanges of one client have in common."""
 
 _WORD = re.compile(r"[!#-<>-~]+")
 
@@ -214,7 +183,7 @@ _escaped = codecs.getencoder("unicode_escape")  # now: this opens a file to impo
 
 
 @lru_cache(maxsize=512)
-def _shown(text: str) -> str:
+def _word(text: str) -> str:
     """A value on one line, quoted where it would not read as one word."""
     text = text[:LONGEST]
     if _WORD.fullmatch(text):
