@@ -39,7 +39,8 @@ one exchange
     resemblance, routing                    its route, however a server may read its path
     negotiation, explain                    its versions, and what it would become
     guard, interruption, offload            what is let in, how it is cut, what leaves the loop
-    observe, logs, metrics                  its record, the log line and the metrics made of it
+    observe, logs                           its record, and the log line made of it
+    sharedmetrics, metrics                  the metrics made of it, of several processes
     exchanges, client, keepalive            those under way, and the client's side of one
     sockets, daemonthread, lookup, alarm    TCP options, threads that may block, host names, timers
     coding, answer, http1, pool, upstream   the upstream's side

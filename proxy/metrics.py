@@ -9,11 +9,8 @@ Names and units are as https://prometheus.io/docs/practices/naming/ asks for.
 
 from __future__ import annotations
 
-import logging
-import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -25,21 +22,17 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
-    values,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
-from prometheus_client.mmap_dict import MmapedDict
-from prometheus_client.multiprocess import MultiProcessCollector
 
+from . import sharedmetrics
 from .errors import STATUS_OF_TYPE, InvalidVersion, UnsupportedVersion, VersionRequired
 from .nudges import Brownout
 from .observe import Record
 from .versions import droppable
 
-log = logging.getLogger("proxy")
-
-__all__ = ["CONTENT_TYPE", "Metrics", "reserve", "reset_gauges"]
+__all__ = ["CONTENT_TYPE", "Metrics"]
 
 PREFIX = "anthropic_version_proxy"
 """What all names begin with: the name of the program, which no other exporter has."""
@@ -57,16 +50,6 @@ COMBINATIONS = 1000
 """How many combinations of labels exchanges may have before every further kind is ``other``."""
 
 OTHER = "other"
-
-FOLDER = "metrics"
-"""The folder of metrics in a shared folder."""
-
-SPACE = {"counter": 512 << 10, "histogram": 1 << 20, "gauge_livesum": 64 << 10}
-"""The size of the files of each process at the start, in bytes, by the prefix of their names: it is
-enough for all COMBINATIONS, and for the durations of some sixty routes."""
-
-VALUE_SIZE = 32
-"""What a value takes there beyond its name, at most, in bytes."""
 
 disable_created_metrics()  # the creation time of each series would double the page
 
@@ -90,9 +73,7 @@ class Metrics:
     a ``shared`` folder have no page: Prometheus would take the counts of whichever answers for one
     history.
 
-    With ``shared`` a process can have only one of these, for the library keeps the values in files
-    of the process. A worker that replaces a dead one of its name goes on with the counts of that,
-    and with gauges of its own.
+    With ``shared`` a process can have only one of these; see sharedmetrics.
     """
 
     def __init__(self, shared: Path | None = None, worker: str | None = None) -> None:
@@ -101,13 +82,14 @@ class Metrics:
         self._own: CollectorRegistry | None = self._pages
         """Holds the metrics of this process, where they are not in files."""
         self._pages.register(_Build())
-        values.ValueClass = values.MutexValue  # whatever the environment says
-        if worker is not None and shared is not None and _exists(shared / FOLDER):
+        if worker is None:
+            sharedmetrics.keep_in_memory()
+        elif shared is not None and sharedmetrics.exist(shared):
             self._own = None
-            MultiProcessCollector(self._pages, str(shared / FOLDER))
-            reset_gauges(shared, worker)
-            _keep_values_in(shared / FOLDER, worker)
-        elif worker is not None:
+            sharedmetrics.collect(self._pages, shared)
+            sharedmetrics.keep_in_files(shared, worker)
+        else:
+            sharedmetrics.keep_in_memory()
             self._pages = self._own = None
         self._kinds: set[str] = set()
         self._droppable = droppable()
@@ -314,78 +296,3 @@ def _type(error: str) -> str:
     """The API's type in the ``error`` of a record; one that an upstream made up is ``other``."""
     known = error.partition(":")[0]
     return known if known in _TYPES else OTHER
-
-
-# The metrics of several processes: the library's files, one set for each name.
-
-
-def reserve(shared: Path, workers: Iterable[str]) -> None:
-    """Make the files that ``workers`` keep their metrics in; raises OSError.
-
-    Their space is allocated at once: a process that writes to a mapped file while the disk is full
-    is killed by SIGBUS.
-    """
-    folder = shared / FOLDER
-    folder.mkdir()
-    for worker in workers:
-        for name, size in SPACE.items():
-            with (folder / f"{name}_{worker}.db").open("xb") as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-
-
-def _exists(folder: Path) -> bool:
-    """Whether the folder is still there: something that cleans up may have deleted it."""
-    if not folder.is_dir():
-        log.warning("metrics: %s is gone, no more are shown until a restart", folder)
-        return False
-    return True
-
-
-def reset_gauges(shared: Path, worker: str) -> None:
-    """Empty the gauges that a dead worker of that name has left.
-
-    It may be long before a successor starts, and that sets only its own: it would go on showing
-    those of upstreams that the configuration no longer has.
-    """
-    with (
-        suppress(OSError),  # there is none, or no descriptor for it
-        (shared / FOLDER / f"gauge_livesum_{worker}.db").open("r+b") as file,
-    ):
-        file.write(bytes(8))  # how much of it is used
-
-
-def _keep_values_in(folder: Path, worker: str) -> None:
-    """Have the library keep all values that are made from now on in the files of ``worker``.
-
-    One for which there is no room is kept in memory instead, and is missing on the page.
-    """
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    values.MmapedDict = _Reserving  # type: ignore[attr-defined]  # the library's own import of it
-    in_file = values.MultiProcessValue(lambda: worker)
-    told = False
-
-    def value(*what: object, **more: object) -> object:
-        nonlocal told
-        try:
-            return in_file(*what, **more)
-        except OSError as error:
-            if not told:
-                log.warning(
-                    "metrics: there is no room for more figures, they are not shown: %s", error
-                )
-            told = True
-            return values.MutexValue(*what, **more)
-
-    values.ValueClass = value
-
-
-class _Reserving(MmapedDict):
-    """The library's file, whose space is allocated at once when it grows, too."""
-
-    def _init_value(self, key: str) -> None:
-        """Add a value; raises OSError where there is no room for it."""
-        takes = len(key.encode()) + VALUE_SIZE
-        if self._used + takes > self._capacity and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
-        super()._init_value(key)  # type: ignore[no-untyped-call]  # the library has no types here

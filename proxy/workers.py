@@ -29,10 +29,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from . import journal, logs, server, tracing
+from . import journal, logs, server, sharedmetrics, tracing
 from .app import App
 from .config import Config
-from .metrics import Metrics, reserve, reset_gauges
+from .metrics import Metrics
 from .summary import served
 
 log = logging.getLogger("proxy")
@@ -126,7 +126,7 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
             continue
         with made:
             try:
-                reserve(Path(made.name), names)
+                sharedmetrics.reserve(Path(made.name), names)
             except OSError as error:
                 why = error
                 continue
@@ -225,7 +225,7 @@ class Crew:
             if not told:
                 log.error("a worker has ended with code %s: it is replaced", worker.exitcode)
                 if self._common.shared is not None:
-                    reset_gauges(self._common.shared, name)
+                    sharedmetrics.reset_gauges(self._common.shared, name)
             try:
                 started = self._started(name)
             except OSError as error:  # the limit of processes or descriptors

@@ -39,6 +39,7 @@ ORDER = [
     "offload",
     "observe",
     "logs",
+    "sharedmetrics",
     "metrics",
     "exchanges",
     "client",
@@ -91,7 +92,7 @@ ROOMS_OF = {
     "aiohappyeyeballs": {"lookup", "pool"},
     "httptools": {"answer", "protocol"},
     "opentelemetry": {"spans", "tracing"},
-    "prometheus_client": {"metrics"},
+    "prometheus_client": {"sharedmetrics", "metrics"},
     "uvicorn": {"flow", "protocol", "response", "server"},
     "yaml": {"schema", "yamlnodes", "yamltext"},
 }

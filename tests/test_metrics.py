@@ -33,9 +33,10 @@ from support import (
 )
 
 from proxy.app import App
-from proxy.metrics import COMBINATIONS, KINDS, PREFIX, SPACE, Metrics, reserve
+from proxy.metrics import COMBINATIONS, KINDS, PREFIX, Metrics
 from proxy.observe import Record
 from proxy.server import running
+from proxy.sharedmetrics import SPACE, reserve
 
 pytestmark = pytest.mark.anyio
 
