@@ -50,7 +50,7 @@ one exchange
 
 the application and its processes
     learning                                what upstreams say of their models
-    counted, page, playground, admin        what is under /-/
+    counted, page, play, playground, admin  what is under /-/
     app                                     the rooms put together
     sandbox_rules, sandbox_wire, sandbox    the stand-in for today's API
     terms, budget, flow, patience           limits and deadlines of clients, back-pressure

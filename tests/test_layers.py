@@ -63,6 +63,7 @@ ORDER = [
     "learning",
     "counted",
     "page",
+    "play",
     "playground",
     "admin",
     "app",

@@ -31,6 +31,7 @@ from support import (
 )
 
 from proxy import page, playground, sandbox
+from proxy import play as play_room
 from proxy.app import App
 from proxy.explain import explain
 from proxy.server import running
@@ -104,12 +105,12 @@ async def test_an_upstream_is_kept_by_nobody_once_the_play_is_over(
     """It has the certificates to trust, a megabyte for each play."""
     freed = asyncio.Event()
 
-    class Watched(playground.TappedUpstream):
+    class Watched(play_room.TappedUpstream):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             weakref.finalize(self._pool, freed.set)
 
-    monkeypatch.setattr(playground, "TappedUpstream", Watched)
+    monkeypatch.setattr(play_room, "TappedUpstream", Watched)
     gc.disable()
     try:
         async with proxied(Upstream().play) as (client, _):
@@ -264,13 +265,13 @@ async def test_who_leaves_in_the_middle_leaves_no_garbage(
         while True:
             yield b"x" * (1 << 20)
 
-    class Watched(playground.Play):
+    class Watched(play_room.Play):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             weakref.finalize(self, freed.append, "the play")
 
-        def _tell(self, line: dict[str, Any]) -> None:
-            super()._tell(line | {"much": "x" * (1 << 20)})
+        def _show(self, line: dict[str, Any]) -> None:
+            super()._show(line | {"much": "x" * (1 << 20)})
 
     monkeypatch.setattr(playground, "Play", Watched)
     monkeypatch.setattr(page, "_unhurried", much)
@@ -296,14 +297,14 @@ async def test_who_leaves_in_the_middle_leaves_no_garbage(
 @pytest.mark.parametrize(
     ("bound", "value", "why"),
     [
-        ("LONGEST", 0.05, "it took longer than 0.05 seconds"),
-        ("LARGEST_SHOW", 900, "it is longer than the 0 MiB that are shown"),
+        ("TIME_LIMIT", 0.05, "it took longer than 0.05 seconds"),
+        ("MOST_SHOWN", 900, "it is longer than the 0 MiB that are shown"),
     ],
 )
 async def test_it_is_bounded_in_time_and_size(
     bound: str, value: float, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(playground, bound, value)
+    monkeypatch.setattr(play_room, bound, value)
     upstream = Upstream()
     upstream.go_on.clear()
     async with proxied(upstream.play) as (client, _):
