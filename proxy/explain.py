@@ -72,7 +72,7 @@ def explain(
 def check_path(path: str) -> None:
     """Raise NoRoute or InvalidRequest unless ``path`` is that of a request, without a query."""
     if f"{path}/".startswith("/-/"):
-        raise NoRoute("what is under /-/ is the proxy's own")
+        raise NoRoute("paths under /-/ are the proxy's own")
     if not re.fullmatch(r"/[!-~]*", path) or "?" in path:
         raise InvalidRequest("path: must be the path of a request, such as /v1/complete")
 

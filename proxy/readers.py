@@ -54,7 +54,7 @@ def several(
         seen: set[T] = set()
         for place, item in items:
             if item in seen:
-                place.report(f"is {place.shown} once more", "each is written once")
+                place.report(f"is {place.shown} again", "each is written once")
             seen.add(item)
         return tuple(item for _, item in items)
 

@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         self._nodes += self._sizes[id(node)] if again else 1
         self._sizes[id(node)] = self._nodes - before
         if self._nodes > MOST_NODES:
-            rule = f"at most {MOST_NODES}, an alias counted as all that it stands for"
+            rule = f"at most {MOST_NODES}, counting an alias as all that it stands for"
             raise NotYaml(mark.line, mark.column, "holds too many values", rule)
         return node
 

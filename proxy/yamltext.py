@@ -244,7 +244,7 @@ class Fields:
         """As ``take``, of a key that must be written."""
         if name not in self._entries:
             self._bad.add(name)
-            self._section.report(f"has no {name}", f"{name} must be written")
+            self._section.report(f"has no {name}", "this key is required")
         return self._take(Key(name, read, None, required=True), read, stand_in)
 
     def _take(self, key: Key, read: Callable[[Value], T], otherwise: T) -> T:

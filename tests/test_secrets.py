@@ -435,7 +435,7 @@ def test_a_problem_of_a_file_never_repeats_what_came_from_the_environment(text: 
 
 def test_a_key_does_not_belong_in_the_url_of_an_upstream() -> None:
     text = "upstreams: {a: {base_url: 'https://host/sk-ant-api03-K/v1'}}".replace("K", OURS)
-    with pytest.raises(ConfigError, match="they belong under credentials") as raised:
+    with pytest.raises(ConfigError, match="write it under credentials") as raised:
         config.parse(text, "f", {})
     assert_clean(str(raised.value))
 

@@ -20,13 +20,13 @@ def read_nudge(value: Value) -> Nudge:
             brownouts=tuple(window for _, window in windows),
         )
         if not field.has("deprecation") and not field.has("sunset"):
-            value.report("tells no date", "write deprecation, sunset or both")
+            value.report("has no date", "write deprecation, sunset or both")
         if nudge.deprecation and nudge.sunset and nudge.sunset < nudge.deprecation:
             rule = "the sunset is not before the deprecation (RFC 9745 §4)"
             field.refuse("sunset", "is before deprecation", rule)
         for name in ("sunset", "link"):
             if field.has("brownouts") and not field.has(name):
-                rule = "who is refused is told when it ends, and where to read of it"
+                rule = "a brown-out needs sunset and link, to tell clients when to be done and how"
                 field.refuse("brownouts", f"stands without {name}", rule)
         for place, window in windows:
             if nudge.sunset and window.start >= nudge.sunset:

@@ -15,7 +15,7 @@ def read_path(value: Value) -> str:
     """The path of a route; raises Wrong."""
     text = _template(value)
     if f"{text}/".startswith("/-/"):
-        raise value.wrong(f"is {value.shown}", "what is under /-/ is the proxy's own")
+        raise value.wrong(f"is {value.shown}", "paths under /-/ are the proxy's own")
     return text
 
 
@@ -46,10 +46,10 @@ def _template(value: Value) -> str:
         "a path is ASCII without blanks, ? or #; braces are for {name} and {name:path}": (
             re.fullmatch(r"[!-~]+", text) and not re.search(r"[{}?#]", _PARAMETER.sub("", text))
         ),
-        "a path has no segments of dots": not re.search(r"/\.{1,2}(/|$)", text),
-        "{name:path} takes all that follows, so it comes last": not re.search(r":path\}.", text),
-        "between two parameters stands something that tells where one ends": "}{" not in text,
-        "each parameter has a name of its own": len(set(names)) == len(names),
+        "a path has no segment . or ..": not re.search(r"/\.{1,2}(/|$)", text),
+        "{name:path} matches all that follows: it comes last": not re.search(r":path\}.", text),
+        "something must stand between two parameters": "}{" not in text,
+        "each parameter needs a name of its own": len(set(names)) == len(names),
     }
     for rule, kept in rules.items():
         if not kept:

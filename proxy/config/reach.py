@@ -24,7 +24,7 @@ def reached(
     takers: list[tuple[Value, Takes[T]]] = []
     for place, later in read:
         if first := next((at for at, takes in takers if takes(later)), None):
-            rule = f"{first.where} on line {first.line} takes all that it would"
+            rule = f"{first.where} on line {first.line} matches all that it would"
             place.report("is never reached", rule)
         else:
             kept.append((place, later))

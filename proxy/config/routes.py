@@ -80,7 +80,7 @@ def _check_endpoint(field: Fields, route: Route) -> None:
             what = f"has a parameter {{{name}}} that path has not"
             field.refuse("upstream_path", what, did_you_mean(name, known))
     if route.bridge and not endpoint.endswith("/v1/complete"):
-        rule = "a bridge is for /v1/complete: path, or upstream_path where there is one, ends in it"
+        rule = "a bridge is for a path, or the upstream_path if any, that ends in /v1/complete"
         field.refuse("bridge", "has no effect", rule)
 
 

@@ -53,7 +53,7 @@ def _refuse_unused(field: Fields, routes: tuple[Route, ...]) -> None:
             key.report("has no effect", "no route names it; write one, or leave it out")
     for name in ("models", "models_from_upstream"):
         if field.has(name) and not any(route.bridge for route in routes):
-            rule = "only a bridge looks models up, and no route has one"
+            rule = "models are for routes with a bridge, and there is none"
             field.refuse(name, "has no effect", rule)
 
 
@@ -97,10 +97,10 @@ def _admin(value: Value) -> Admin:
         )
         for name in ("host", "port", "hosts"):
             if field.has(name) and not admin.enabled:
-                rule = "leave it out, or enable what would answer there"
+                rule = "leave it out, or write enabled: true"
                 field.refuse(name, "has no effect with enabled: false", rule)
         if field.has("host") and not field.has("port"):
-            field.refuse("host", "has no effect without port", "an address is both of them")
+            field.refuse("host", "has no effect without port", "write port, too, or leave it out")
         return admin
 
 
@@ -112,7 +112,7 @@ _host_name = matching(
 def _own_name(value: Value) -> str:
     name = hosts.normal(_host_name(value))
     if hosts.is_unregistrable(name):
-        rule = "leave it out; addresses and names that nobody can register are answered anyway"
+        rule = "leave it out: addresses and private names are answered anyway"
         raise value.wrong(f"is {value.shown}, which has no effect", rule)
     return name
 

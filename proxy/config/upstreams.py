@@ -69,11 +69,11 @@ def _base_url(value: Value) -> str:
     )
     text = value.text(rule)
     if "@" in text:  # which is why it is not shown
-        raise value.wrong("has a user name or password", "they belong under credentials")
+        raise value.wrong("has a user name or password", "write it under credentials")
     if "?" in text or "#" in text:
         raise value.wrong("has a query or a fragment", rule)
     if without_keys(text) != text:
-        raise value.wrong("has what looks like a key", "they belong under credentials")
+        raise value.wrong("has what looks like a key", "write it under credentials")
     match = re.fullmatch(
         r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(/[!-~]*)?",
         text,
@@ -181,7 +181,7 @@ def _headers_set(value: Value) -> tuple[tuple[str, Secret], ...]:
     def read(key: Value, written: str, value: Value) -> None:
         name = _header_name(key, written)
         if name in fields:
-            raise key.wrong("is set twice", "field names are the same in upper and lower case")
+            raise key.wrong("is set twice", "field names ignore upper and lower case")
         fields[name] = _header_value(value)
 
     value.lines(read)
@@ -193,12 +193,12 @@ def _header_removed(value: Value) -> str:
 
 
 _OWN_FIELDS = {
-    **dict.fromkeys(("authorization", "x-api-key"), "credentials have a key of their own"),
+    **dict.fromkeys(("authorization", "x-api-key"), "write the key under credentials"),
     **dict.fromkeys(
         ("content-encoding", "content-length", "expect", "host", "via"),
-        "the proxy writes it, true to what it sends",
+        "the proxy sets it, to fit what it sends",
     ),
-    **dict.fromkeys((name.decode() for name in HOP_BY_HOP), "it ends at each hop, so at the proxy"),
+    **dict.fromkeys((name.decode() for name in HOP_BY_HOP), "it concerns one connection only"),
     "anthropic-version": "the version is chosen from what the upstream speaks",
 }
 
