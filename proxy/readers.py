@@ -1,7 +1,7 @@
-"""What a scalar may mean, or a list of them: each reader takes a value and says what it comes to.
+"""Readers of scalars, and of lists of them: each turns a Value into what it means.
 
-A rule stands beside each reader, in words for whoever breaks it and in JSON Schema for editors.
-All of them raise Wrong, and the value knows why.
+Each has a rule, in words for messages and in JSON Schema for editors. A value that breaks it is
+reported, and Wrong is raised.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def matching(pattern: str, words: str) -> Callable[[Value], str]:
-    """Reads text that matches ``pattern`` from end to end."""
+    """Reads text that ``pattern`` matches in full."""
     compiled = re.compile(pattern)
     rule = Rule(words, pattern=whole_text(pattern))
 
@@ -31,7 +31,7 @@ def matching(pattern: str, words: str) -> Callable[[Value], str]:
 
 
 def one_of(names: Collection[T]) -> Callable[[Value], T]:
-    """Reads one of ``names``, which are text."""
+    """Reads one of ``names``."""
     known = {str(name): name for name in names}
     rule = Rule(f"must be one of {', '.join(known)}", enum=list(known))
 
@@ -47,7 +47,7 @@ def one_of(names: Collection[T]) -> Callable[[Value], T]:
 def several(
     read: Callable[[Value], T], rule: str, *, least: int = 1
 ) -> Callable[[Value], tuple[T, ...]]:
-    """Reads a list of at least so many, each of them once."""
+    """Reads a list of at least ``least`` items, without repetitions."""
 
     def read_all(value: Value) -> tuple[T, ...]:
         items = value.each(lambda item: (item, read(item)), rule, least=least)
@@ -82,7 +82,7 @@ def whole(low: int, high: int) -> Callable[[Value], int]:
 
 
 def seconds(*, zero: bool = False) -> Callable[[Value], float]:
-    """Reads a span of time in seconds: up to a day, because more was meant as milliseconds."""
+    """Reads a duration in seconds, at most a day: more was meant as milliseconds."""
     day = 86_400
     decimal = r"[0-9]+(\.[0-9]+)?"
     rule = Rule(
@@ -108,7 +108,7 @@ _SPAN = rf"([1-9][0-9]{{0,7}})({'|'.join(_SPANS)})"
 
 
 def span(value: Value) -> timedelta:
-    """Reads a span of time that people plan by, up to a year."""
+    """Reads a duration with a unit, at most a year."""
     rule = Rule(
         "must be a span such as 90s, 15m, 1h, 7d or a number of seconds, over 0, at most 366d",
         anyOf=[{"type": "integer", "minimum": 1}, {"type": "string", "pattern": whole_text(_SPAN)}],
@@ -125,7 +125,7 @@ _MOMENT = r"2[0-9]{3}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{
 
 
 def moment(value: Value) -> datetime:
-    """Reads a day, which is its first moment in UTC, or a time as RFC 3339 has it; into UTC."""
+    """Reads a time of RFC 3339, or a day, which stands for its start in UTC; returns UTC."""
     rule = Rule(
         "must be a day such as 2027-03-01 or a time such as 2027-03-01T10:00:00Z",
         type="string",
@@ -163,7 +163,7 @@ _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 
 
 def flag(value: Value) -> bool:
-    """Reads true or false, in any of the words that YAML 1.1 has for them."""
+    """Reads true or false, in any spelling of YAML 1.1."""
     any_case = ("".join(f"[{c.upper()}{c}]" for c in word) for word in (*_YES, *_NO))
     rule = Rule(
         "must be true or false",
@@ -176,5 +176,5 @@ def flag(value: Value) -> bool:
 
 
 def whole_text(pattern: str) -> str:
-    """A pattern that has to match from end to end, as JSON Schema wants it said."""
+    """A pattern that must match in full, in JSON Schema."""
     return f"^(?:{pattern})$"

@@ -1,4 +1,4 @@
-"""What a configuration comes to, for people to read, without its secrets."""
+"""A configuration as text for people, without its secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .versions.models import ModelTarget
 
 
 def summary(config: Config) -> str:
-    """What a configuration comes to, in some lines of text without secrets."""
+    """The summary that ``check`` prints."""
     server = config.server
     return "\n".join(
         (
@@ -31,7 +31,7 @@ def summary(config: Config) -> str:
 
 
 def served(config: Config) -> list[str]:
-    """Where requests go, a line for each upstream and each route: for the log at the start."""
+    """A line for each upstream and each route, for the log at the start."""
     rows = [("upstream", *_upstream_row(upstream)) for upstream in config.upstreams.values()]
     rows += [("route", *_route_row(route)) for route in config.routes]
     return [" ".join(without_keys(word) for word in row if word) for row in rows]
@@ -84,14 +84,14 @@ def _route_row(route: Route) -> tuple[str, ...]:
 
 
 def _nudge(nudge: Nudge | None) -> str:
-    """The dates that clients are told, and how many brown-outs are planned before the last."""
+    """The announced dates, and the number of brown-outs."""
     if nudge is None:
         return ""
     dates = (("deprecated", nudge.deprecation), ("ends", nudge.sunset))
-    told = [f"{what} {moment:%Y-%m-%d}" for what, moment in dates if moment is not None]
+    parts = [f"{what} {moment:%Y-%m-%d}" for what, moment in dates if moment is not None]
     if nudge.brownouts:
-        told.append(f"brown-outs: {len(nudge.brownouts)}")
-    return ", ".join(told)
+        parts.append(f"brown-outs: {len(nudge.brownouts)}")
+    return ", ".join(parts)
 
 
 def _model_row(model: ModelTarget) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""YAML text becomes nodes at their places, and never more of them than a configuration can need.
+"""Parses YAML into nodes, never more of them than a configuration can need.
 
-Only the structure is YAML's: aliases count as all that they stand for, nothing is constructed, and
-where the text stops being YAML is told without a word of it that may be a key.
+No Python objects are constructed. Aliases count as all that they stand for, which bounds their
+expansion. The message of a syntax error quotes nothing that may be an API key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAPPING = "tag:yaml.org,2002:map"
 
 
 class NotYaml(yaml.YAMLError):
-    """The text is no YAML, or more of it than a configuration can need."""
+    """The text is no YAML, or too large."""
 
     def __init__(self, line: int, column: int, what: str, rule: str) -> None:
         super().__init__(what)
@@ -28,7 +28,7 @@ class NotYaml(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, but not without end: an alias counts as all that it stands for."""
+    """Composes at most MOST_NODES nodes, counting an alias as all that it stands for."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def composed(source: str | bytes) -> yaml.Node:
-    """The root node of a text, or NotYaml with the place where it stops being YAML."""
+    """The root node of a text; raises NotYaml."""
     if len(source) > LARGEST_FILE:
         raise NotYaml(0, 0, "is too large", f"at most {LARGEST_FILE} bytes")
     text = source if isinstance(source, str) else _decoded(source)

@@ -1,9 +1,8 @@
-"""YAML text becomes values that know where they stand, and what is wrong with one is said there.
+"""YAML values that know their line and column, so that every problem is reported at its place.
 
-What a scalar means is for its reader to say: neither quotes nor YAML's own guesses (a date, an
-octal number, ``no`` for Norway) decide. ``${NAME}`` is filled in as the scalar is read, so what
-comes from the environment never becomes structure; and messages show a scalar as it is written,
-so that they never repeat what came from there.
+The reader of a scalar decides what it means, not quotes or YAML's guesses (a date, an octal number,
+``no`` for Norway). ``${NAME}`` is filled in when a scalar is read, so the environment never changes
+the structure of the file. Messages show a scalar as it is written, never a variable's value.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _LONGEST_SHOWN = 60
 
 
 class Rule(str):
-    """A rule in words; ``form`` says it once more in JSON Schema, as far as that can."""
+    """A rule in words; ``form`` is the same in JSON Schema, as far as that can express it."""
 
     __slots__ = ("form",)
 
@@ -48,18 +47,18 @@ class Rule(str):
 
 
 class Wrong(Exception):
-    """A value is of no use. Why is among the problems already."""
+    """A value cannot be used; why has been reported."""
 
 
 class Entry(NamedTuple):
-    """One line of a mapping. ``key`` stands where the key stands."""
+    """A key of a mapping, and its value."""
 
     key: Value
     value: Value
 
 
 class Key(NamedTuple):
-    """What a section's reader knows of a key; ``usual`` is its value where it is not written."""
+    """A key that a section may have; ``usual`` is its value if it is left out."""
 
     name: str
     read: Callable[[Value], Any]
@@ -68,7 +67,7 @@ class Key(NamedTuple):
 
 
 class Value:
-    """A node of the file, at its place."""
+    """A node of the file; ``where`` is its path, such as ``routes[0].path``."""
 
     def __init__(
         self, node: yaml.Node, where: str, environ: Mapping[str, str], problems: list[Problem]
@@ -85,13 +84,13 @@ class Value:
         self.problems.append(Problem(self.line, self.column, where, what, rule))
 
     def wrong(self, what: str, rule: str) -> Wrong:
-        """Reports, for ``raise``."""
+        """Report, and return the exception to raise."""
         self.report(what, rule)
         return Wrong()
 
     @property
     def shown(self) -> str:
-        """The value for a message: as written, before any variable is filled in, without keys."""
+        """The value for a message: as written, with its variables, without API keys."""
         if isinstance(self._node, yaml.SequenceNode):
             return "a list"
         if isinstance(self._node, yaml.MappingNode):
@@ -100,7 +99,7 @@ class Value:
 
     @property
     def origin(self) -> str:
-        """The value for a message that must not show it, not even as written."""
+        """For a message that must not show the value: where it comes from."""
         if not self.is_scalar:
             return "the value"
         found = (match["name"] for match in _DOLLAR.finditer(self._node.value))
@@ -127,9 +126,9 @@ class Value:
         return text
 
     def each(self, read: Callable[[Value], T], rule: str, *, least: int = 1) -> list[T]:
-        """What ``read`` makes of each item of a list; those that are wrong are left out.
+        """Read each item of a list; those that are wrong are left out.
 
-        Raises Wrong for what is no list, or has fewer than ``least``.
+        Raises Wrong if this is no list, or has fewer than ``least`` items.
         """
         self._refuse_tag()
         if not isinstance(self._node, yaml.SequenceNode):
@@ -143,7 +142,7 @@ class Value:
         return items
 
     def lines(self, read: Callable[[Value, str, Value], T]) -> list[T]:
-        """What ``read`` makes of each line of a mapping: its key, the key's text, and its value.
+        """Read each entry of a mapping: the key, the key's text, and the value.
 
         Those that are wrong are left out.
         """
@@ -154,11 +153,11 @@ class Value:
         return items
 
     def asked(self, key: Key) -> None:
-        """Hears of each key that a section may have, whether it is written or not."""
+        """Called for each key that a section may have; for schema, which overrides it."""
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """The lines of a mapping, in order. Of a key that comes twice, the first."""
+        """The entries of a mapping, in order; of a key that is repeated, the first."""
         self._refuse_tag()
         if not self.is_mapping:
             raise self.wrong(f"is {self.shown}", "must be a mapping of keys to values")
@@ -209,10 +208,10 @@ class Value:
 
 
 class Fields:
-    """The keys of one section. Each is asked for by name; what nobody asks for is refused.
+    """The keys of one section, for a ``with``. Each is taken by name; any other is an error.
 
-    A section with a problem has no value: leaving the ``with`` raises ``Wrong``. Until then the
-    reading goes on with stand-ins, so that all its problems are told at once.
+    If the section has a problem, the end of the ``with`` raises Wrong. Until then reading goes on
+    with stand-in values, so that all problems are reported at once.
     """
 
     def __init__(self, section: Value) -> None:
@@ -237,11 +236,11 @@ class Fields:
             raise Wrong
 
     def take(self, name: str, read: Callable[[Value], T], otherwise: T) -> T:
-        """What ``read`` makes of the key's value; ``otherwise`` where it is not written."""
+        """Read the key's value; ``otherwise`` if the key is left out."""
         return self._take(Key(name, read, otherwise, required=False), read, otherwise)
 
     def require(self, name: str, read: Callable[[Value], T], stand_in: T) -> T:
-        """As ``take``, of a key that must be written."""
+        """As ``take``, for a required key."""
         if name not in self._entries:
             self._bad.add(name)
             self._section.report(f"has no {name}", "this key is required")
@@ -262,20 +261,20 @@ class Fields:
         return value
 
     def refuse(self, name: str, what: str, rule: str) -> None:
-        """Reports what is wrong with a written key in the light of the others."""
+        """Report what is wrong with a key in the light of the others."""
         self._bad.add(name)
         self._entries[name].key.report(what, rule)
 
     def has(self, *names: str) -> bool:
-        """Whether all of these are written, rightly or wrongly."""
+        """Whether all of these keys are in the file, valid or not."""
         return all(name in self._entries for name in names)
 
     def fine(self, *names: str) -> bool:
-        """Whether nothing is wrong so far with any of these."""
+        """Whether no problem was found with any of these keys so far."""
         return self._bad.isdisjoint(names)
 
     def entries(self, name: str) -> dict[str, Entry]:
-        """The lines of a mapping within; none where it is missing or something else."""
+        """The entries of the mapping under a key; none if it is missing or no mapping."""
         entry = self._entries.get(name)
         return entry.value.entries if entry and entry.value.is_mapping else {}
 

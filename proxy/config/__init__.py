@@ -1,16 +1,15 @@
 """A configuration is read once, checked as a whole, and never changes again.
 
-Whatever is wrong in the file is told at once, each problem with its place and the rule that it
-breaks. What the proxy would not do anything with is refused, because an operator who writes a
-setting believes in it. Secrets stay wrapped from the moment they are read, and no message shows
-one.
+All problems of a file are reported at once, each with its place and the rule that it breaks. A
+setting without effect is an error, because whoever writes it relies on it. Secrets are wrapped as
+soon as they are read, and no message shows one.
 
-    values                        what a configuration comes to
+    values                        the result: frozen dataclasses
     upstreams                     where upstreams are, what they speak, whose key they get
     routes, paths, notices        which requests go there, and what happens to them
     models                        which model answers for which
-    reach                         what the first of several matches leaves for the others
-    sections                      the whole, and what is short
+    reach                         entries that are never reached, as an earlier one matches all
+    sections                      the whole file, and its small sections
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ __all__ = [
 
 
 def load(path: str | os.PathLike[str]) -> Config:
-    """Reads a file, with the variables of the process's environment."""
+    """Read a file, with the variables of the environment; raises ConfigError."""
     file = os.fspath(path)
     try:
         with open(file, "rb", opener=_at_once) as opened:
@@ -77,12 +76,12 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 
 def _at_once(file: str, flags: int) -> int:
-    """Open ``file``, but wait for nobody who might write to a FIFO: one who waits hears no stop."""
+    """Open ``file``, without waiting for a writer of a FIFO: that would delay a stop."""
     return os.open(file, flags | os.O_NONBLOCK)
 
 
 def parse(text: str | bytes, file: str, environ: Mapping[str, str]) -> Config:
-    """Reads a configuration; ``file`` is its name in messages."""
+    """Read a text; ``file`` is its name in messages. Raises ConfigError."""
     problems: list[Problem] = []
     try:
         return read(compose(text, environ, problems))

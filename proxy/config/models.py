@@ -1,4 +1,4 @@
-"""Which model answers for which, as it is written: names and globs."""
+"""Reads the section ``models``: which model answers for which name or glob."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .reach import Takes, reached
 
 
 def read_models(value: Value) -> tuple[ModelTarget, ...]:
-    """The models in their order, of which the first that matches counts; raises Wrong."""
+    """The models in their order, of which the first match wins; raises Wrong."""
     models = value.lines(lambda key, pattern, entry: (key, _model(entry, pattern)))
     return tuple(model for _, model in reached(models, _takes_all_models_of))
 
@@ -33,7 +33,7 @@ _model_name = matching(r"[!-~]+", "must be the name of a model")
 
 def _takes_all_models_of(earlier: ModelTarget) -> Takes[ModelTarget]:
     if "[" in earlier.pattern:  # not worth the set arithmetic
-        return lambda _: False  # this way a mistake goes untold, never a lie
+        return lambda _: False  # a mistake may go unnoticed, but no valid file is refused
     literal = re.split(r"[*?[]", earlier.pattern, maxsplit=1)[0]
     takes = re.compile(translate(earlier.pattern)).match
 

@@ -1,4 +1,4 @@
-"""What a route has to say of the end of a version, as it is written; see nudges."""
+"""Reads the section ``nudge`` of a route: announcements of a version's end; see nudges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..yamltext import Fields, Value
 
 
 def read_nudge(value: Value) -> Nudge:
-    """What clients of a route are told of the end of their version; raises Wrong."""
+    """The announcements of a route; raises Wrong."""
     with Fields(value) as field:
         windows: list[tuple[Value, Window]] = field.take("brownouts", _windows, [])
         nudge = Nudge(

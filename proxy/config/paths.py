@@ -1,4 +1,4 @@
-"""Paths that may have parameters: /v1/complete, /v1/models/{name}, /{rest:path}."""
+"""Reads paths, which may have parameters: /v1/models/{name}, /{rest:path}."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_path(value: Value) -> str:
 
 
 def read_upstream_path(value: Value) -> str:
-    """What a route asks the upstream for instead of its path; raises Wrong."""
+    """The path that a route requests instead of its own; raises Wrong."""
     text = _template(value)
     if ":path}" in text:
         raise value.wrong(f"is {value.shown}", "in an upstream_path a parameter is only {name}")

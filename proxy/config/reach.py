@@ -1,4 +1,4 @@
-"""Lists of which the first entry that matches counts: none may stand behind one that takes all."""
+"""Lists of which the first match wins: no entry may stand behind one that matches all it would."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..yamltext import Value
 T = TypeVar("T")
 
 Takes = Callable[[T], bool]
-"""Whether the first match would be another one already, whatever it is asked for."""
+"""Whether an earlier entry matches everything that this one would."""
 
 
 def reached(
     read: list[tuple[Value, T]], takes_all_of: Callable[[T], Takes[T]]
 ) -> list[tuple[Value, T]]:
-    """The entries, with their places, that anything is left for; the others are reported.
+    """The entries that can be reached, with their places; the others are reported.
 
-    Each is compared with all before it, so what can be prepared for that is prepared once.
+    Each is compared with all before it, so ``takes_all_of`` prepares an entry once.
     """
     kept: list[tuple[Value, T]] = []
     takers: list[tuple[Value, Takes[T]]] = []

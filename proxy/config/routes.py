@@ -1,4 +1,4 @@
-"""Routes as they are written: which requests, to which upstream, and what happens on the way."""
+"""Reads the section ``routes``: which requests go to which upstream, and how."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _method(value: Value) -> str:
 def _upstream_name(upstreams: Collection[str]) -> Callable[[Value], str]:
     def read(value: Value) -> str:
         name = value.text("must be the name of an upstream")
-        if upstreams and name not in upstreams:  # without any, that has been told
+        if upstreams and name not in upstreams:  # without any, that is reported already
             rule = did_you_mean(name, upstreams)
             raise value.wrong(f"is {value.shown}, which is no upstream", rule)
         return name
@@ -69,7 +69,7 @@ def _upstream_name(upstreams: Collection[str]) -> Callable[[Value], str]:
     return read
 
 
-# What is right by itself and still without effect.
+# Settings that are valid by themselves, but have no effect together.
 
 
 def _check_endpoint(field: Fields, route: Route) -> None:

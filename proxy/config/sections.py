@@ -1,4 +1,4 @@
-"""The whole of a file, and those of its sections that are a few values and no more."""
+"""Reads the whole file, and its small sections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .values import Admin, Config, Ledger, Limits, Route, Server, UnknownVersion
 
 
 def read(root: Value) -> Config:
-    """What a whole file comes to; raises Wrong, with all problems told to ``root``."""
+    """The configuration in a file; raises Wrong, after all problems are reported."""
     with Fields(root) as field:
         upstreams: dict[str, Upstream] = field.require("upstreams", read_upstreams, {})
         names = field.entries("upstreams").keys()

@@ -1,7 +1,6 @@
-"""Upstreams as they are written: where each is, what it speaks, and whose key it gets.
+"""Reads the section ``upstreams``: where each is, what it speaks, and whose key it gets.
 
-Keys may stand here, in their place or astray, so what is wrong with a value is told without
-showing it wherever it may be one.
+API keys stand here, perhaps in a wrong place, so messages show no value that may be one.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ _FORMS: tuple[CredentialForm, ...] = get_args(CredentialForm)
 
 
 def _credentials(value: Value) -> Credentials:
-    # Nothing written here is ever shown: a key may have gone astray.
+    # No message shows what is written here: it may be a key in the wrong place.
     if value.is_mapping:
         for form in _FORMS[1:]:
             if list(value.entries) == [form]:
@@ -131,7 +130,7 @@ def _form_with_key(form: CredentialForm) -> dict[str, Any]:
 
 
 def _secret(pattern: str, words: str) -> Callable[[Value], Secret]:
-    """Reads what no message may show, not even as it is written."""
+    """Reads text that no message may show."""
     rule = Rule(words, pattern=whole_text(pattern))
 
     def read(value: Value) -> Secret:
@@ -150,7 +149,7 @@ _header_value = _secret(
 
 
 class _HeaderChanges(NamedTuple):
-    """What an upstream's section does to header fields."""
+    """The header fields that an upstream's section sets and removes."""
 
     set: tuple[tuple[str, Secret], ...] = ()
     remove: tuple[str, ...] = ()
@@ -169,7 +168,7 @@ def _headers(value: Value) -> _HeaderChanges:
 
 
 def _refuse_text(value: Value) -> None:
-    """Refuse what is no mapping without showing it: it may be a whole field, as in HTTP."""
+    """Refuse text without showing it: it may be a whole field with a key, as in HTTP."""
     if value.is_scalar:
         raise value.wrong("is text", "must be a mapping of keys to values")
 

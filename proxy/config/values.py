@@ -1,7 +1,4 @@
-"""What a configuration comes to: values that never change.
-
-Secrets stay wrapped from the moment they are read, and show themselves in no message.
-"""
+"""A configuration as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ Snapshots = Literal["every", "latest"]
 
 
 class Secret:
-    """Text that shows itself only to those who ask by name, with ``reveal``."""
+    """Text that only ``reveal`` shows, and no message, log or traceback."""
 
     __slots__ = ("_text",)
 
@@ -44,9 +41,8 @@ class Secret:
 class Server:
     """Where the proxy listens; port 0 is any free one.
 
-    ``drain`` is how many seconds open exchanges may still take once it is told to stop. ``hosts``
-    are names by which it is asked beside those that nobody can own, normal as in hosts; None stands
-    for all names.
+    ``drain`` is how many seconds open exchanges get to finish after SIGTERM. ``hosts`` are names to
+    answer to besides addresses and private names, normal as in hosts; None stands for all names.
     """
 
     host: str = "127.0.0.1"
@@ -60,24 +56,21 @@ class Timeouts:
     """How long an upstream is waited for, in seconds.
 
     ``connect`` is for the connection, ``first_byte`` from the request sent to the first byte of
-    the answer, ``idle`` between any two reads of the answer after that, ``total`` from the request
-    sent to the end of the answer, a client that takes it slowly included. A client may take
-    nothing for the longest ``idle`` of all upstreams.
+    the answer, ``idle`` between two reads of the answer after that, ``total`` from the request sent
+    to the end of the answer, even if it is the client that is slow. A client may stop reading for
+    the longest ``idle`` of all upstreams.
     """
 
     connect: float = 5.0
     first_byte: float = 600.0
     idle: float = 120.0
     total: float = 3600.0
-    """Well above what the longest answer takes. It ends what would drip for ever."""
+    """Well above what the longest answer takes: it is for answers that never end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How the API key goes to the upstream: in which form, and whose.
-
-    ``key`` replaces the client's; None sends the client's own, in that form.
-    """
+    """In which header field the API key is sent; ``key`` None sends the client's."""
 
     form: CredentialForm = "as_is"
     key: Secret | None = None
@@ -101,7 +94,7 @@ class Route:
     """Which requests go to which upstream, and what happens to them on the way.
 
     ``methods`` None takes all of them; ``upstream_path`` None keeps the path. ``bridge`` names
-    the API that serves a retired endpoint, ``nudge`` what clients are told of the end of theirs.
+    the API that serves a retired endpoint, ``nudge`` announces the end of the client's version.
     """
 
     name: str
@@ -119,7 +112,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one exchange may take, in bytes, and how many there may be at once."""
+    """The largest sizes, in bytes, and the most exchanges at once."""
 
     request_body: int = 32 << 20
     header_bytes: int = 64 << 10
@@ -131,8 +124,8 @@ class Limits:
 class Admin:
     """Whether the proxy answers under ``/-/``, and where.
 
-    With ``port`` None it is where it answers everything else; otherwise there and nowhere else.
-    ``hosts`` are names by which it is asked beside those that nobody can own, normal as in hosts.
+    With ``port`` None that is where clients are answered; otherwise only there. ``hosts`` are names
+    to answer to besides addresses and private names, normal as in hosts.
     """
 
     enabled: bool = True
@@ -143,7 +136,7 @@ class Admin:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Where the migration ledger is kept, None for memory alone, and how many entries it has."""
+    """The file of the migration ledger, None for memory only, and the most entries."""
 
     file: str | None = None
     entries: int = 10_000
@@ -151,7 +144,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One whole configuration. Of ``routes`` and ``models`` the first that matches counts."""
+    """A whole configuration. Of ``routes`` and ``models`` the first match wins."""
 
     server: Server
     version_when_missing: str
