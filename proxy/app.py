@@ -66,7 +66,7 @@ class App:
         """What is called with the record of each exchange that is over."""
         self.spans = spans
         if spans is not None:
-            self.observers.append(spans.tell)
+            self.observers.append(spans.finish)
             connect = spans.connect
         self._connect = connect
         self._rooms = _Rooms(config, self)
@@ -127,7 +127,7 @@ class App:
         log.info("reloaded: %d exchanges end on the configuration before", old.under_way)
         await self._close_if_idle(old)
 
-    def tell(self, record: Record) -> None:
+    def notify(self, record: Record) -> None:
         """Call all observers with the record of an exchange that is over."""
         for observer in self.observers:
             observer(record)
@@ -190,7 +190,7 @@ class _Rooms:
         self.under_way = 0
         """How many requests have entered and not left yet, their clean-up included."""
         self._upstreams: dict[str, Upstream] = {}
-        self.relay = Relay(config, self._upstreams, app.exchanges, app.tell)
+        self.relay = Relay(config, self._upstreams, app.exchanges, app.notify)
         self.exchange: ASGIApp = (
             app.spans.around(self.relay) if app.spans is not None else self.relay
         )

@@ -19,7 +19,7 @@ from .arguments import parser
 from .errors import ConfigError, ProxyError
 from .explain import explain
 from .summary import summary
-from .terminal import BOLD, RED, escaped, open_streams, paint, silence, tell
+from .terminal import BOLD, RED, escaped, open_streams, paint, print_line, silence
 
 DEFAULT_CONFIG = Path("config/proxy.yaml")
 PACKAGED_CONFIG = Path(__file__).with_name("default.yaml")
@@ -33,16 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except ConfigError as error:
-        _tell(error)
+        _print_problems(error)
         return 1
     except ProxyError as error:
-        tell(escaped(f"{error.status} {error.type}: {error.message}"), sys.stderr)
+        print_line(escaped(f"{error.status} {error.type}: {error.message}"), sys.stderr)
         return 1
     except BrokenPipeError:  # who reads has enough
         silence(sys.stdout)
         return 0
     except OSError as error:
-        tell(f"anthropic-version-proxy: {error}", sys.stderr)
+        print_line(f"anthropic-version-proxy: {error}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> int:
         try:
             text = summary(config.load(file))
         except ConfigError as error:
-            _tell(error)
+            _print_problems(error)
         else:
             several = len(options.files) > 1
             fine.append(f"{paint(file, BOLD, sys.stdout)}\n{text}" if several else text)
@@ -80,12 +80,12 @@ def _check(options: argparse.Namespace) -> int:
     return int(len(fine) < len(options.files))
 
 
-def _tell(error: ConfigError) -> None:
+def _print_problems(error: ConfigError) -> None:
     """Print all problems of a file; the text is the same with and without colours."""
     for problem in error.problems:
         place = paint(f"{error.file}:{problem.line}:{problem.column}:", BOLD, sys.stderr)
         what = paint(problem.what, RED, sys.stderr)
-        tell(f"{place} {problem.where}: {what}: {problem.rule}", sys.stderr)
+        print_line(f"{place} {problem.where}: {what}: {problem.rule}", sys.stderr)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -93,8 +93,8 @@ def _explain(options: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         print("type a request in JSON, and end it with Ctrl-D:", file=sys.stderr)
     body = sys.stdin.buffer.read()
-    told = explain(loaded, body, options.route, options.client_version, options.path)
-    print(escaped(str(told)))
+    explanation = explain(loaded, body, options.route, options.client_version, options.path)
+    print(escaped(str(explanation)))
     return 0
 
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from . import config, sandbox, server
 from .app import build
 from .sse import Decoder
-from .terminal import CYAN, GREEN, paint, tell
+from .terminal import CYAN, GREEN, paint, print_line
 
 CONFIG = """
 server: {{port: 0}}
@@ -90,7 +90,7 @@ async def _play(*, keep: bool) -> int:
             answer = await asyncio.to_thread(_old_client, proxy_url, got)
             wires.result(answer)
             if keep:
-                tell(TRY.format(proxy=proxy_url), sys.stdout)
+                print_line(TRY.format(proxy=proxy_url), sys.stdout)
                 await asyncio.Event().wait()
     return 0 if answer["exception"] is None else 1
 
@@ -158,13 +158,13 @@ class Wires:
     def result(self, answer: dict[str, object]) -> None:
         """Show what the old program ends up with."""
         text = textwrap.indent(textwrap.fill(str(answer["completion"]).strip(), 76), "  ")
-        tell(f"\nThe old program's answer ({answer['stop_reason']}):\n{text}", sys.stdout)
+        print_line(f"\nThe old program's answer ({answer['stop_reason']}):\n{text}", sys.stdout)
 
     def _row(self, left: str, right: str) -> None:
         left, right = (_shortened(text, self._column) for text in (left, right))
         padded = left + " " * (self._column - _width(left))
         left, right = paint(padded, CYAN, sys.stdout), paint(right, GREEN, sys.stdout)
-        tell(f"{left} | {right}", sys.stdout)
+        print_line(f"{left} | {right}", sys.stdout)
 
 
 _OPENING = 'data: {"completion":"'
@@ -176,7 +176,7 @@ def _width(text: str) -> int:
 
 
 def _shortened(text: str, width: int) -> str:
-    """``text`` in ``width`` columns; both of its ends tell more than its middle."""
+    """``text`` in ``width`` columns; its middle is left out."""
     if len(text) <= width:
         return text
     tail = width // 2

@@ -415,10 +415,10 @@ def _give_owner(written: int, like: os.stat_result) -> None:
 
 def _explained(error: OSError) -> str:
     where = f"ledger.file {error.filename}" if error.filename else "the ledger's file"
-    told = f"{where} cannot be written: {error.strerror or error}"
+    problem = f"{where} cannot be written: {error.strerror or error}"
     if not isinstance(error, PermissionError):
-        return told
-    return f"{told}: uid {os.geteuid()} must be allowed to write there"
+        return problem
+    return f"{problem}: uid {os.geteuid()} must be allowed to write there"
 
 
 def _lock(opened: int, path: Path) -> None:

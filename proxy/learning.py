@@ -1,6 +1,6 @@
-"""What upstreams say of their models, asked at the start and at each reload, and never needed.
+"""Learns the limits of models from upstreams, at the start and at each reload.
 
-A proxy that could not ask works by its own table, and says so in the log.
+It is never needed: where it fails, the log says so, and the built-in table is used.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ reload."""
 
 
 async def learned(config: Config, upstreams: dict[str, Upstream]) -> Learned:
-    """What the upstreams behind bridges tell of their models, as far as they answer.
+    """The limits of models by upstream, of the upstreams behind bridges that answer.
 
-    Each is believed of its own alone: two may serve one model within different limits.
+    Each is asked for its own: two may serve one model within different limits.
     """
     asked = sorted({route.upstream for route in config.routes if route.bridge})
-    told = await asyncio.gather(
+    lists = await asyncio.gather(
         *(_ask(upstreams[name], config.upstreams[name].speaks) for name in asked)
     )
-    return dict(zip(asked, told, strict=True))
+    return dict(zip(asked, lists, strict=True))
 
 
 async def _ask(upstream: Upstream, speaks: Sequence[str]) -> dict[str, Profile]:
@@ -55,7 +55,7 @@ async def _ask(upstream: Upstream, speaks: Sequence[str]) -> dict[str, Profile]:
             if answer.status != 200:  # noqa: PLR2004
                 log.warning("upstream %s did not list its models: %s", upstream.name, answer.status)
                 return {}
-            # What clients ask may take longer than there is patience for.
+            # Urgent: large requests of clients may take longer than PATIENCE.
             return await offload(partial(_read, body), urgent=True)
     except (ProxyError, TimeoutError, jsontext.NotJSON) as error:
         reason = type(error).__name__

@@ -1,7 +1,7 @@
-"""The log: what a line looks like, and that writing it costs no exchange anything.
+"""The log: its two formats, and its handler, which never blocks.
 
-A line is text for people or one object of JSON, as the environment says. What reads the log may be
-slow, stuck or gone: lines are lost then, and counted, but nobody waits.
+A line is text for people or a JSON object, as the environment says. What reads the log may be slow,
+stuck or gone: then lines are lost, and counted, but no exchange waits.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def to_stderr() -> None:
     handler = (
         logging.NullHandler()
         if _closed(sys.stderr)
-        else Descriptor(_unwaiting(sys.stderr.fileno()))
+        else Descriptor(_nonblocking(sys.stderr.fileno()))
     )
     handler.setFormatter(FORMATS[name]())
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("uvicorn.error").addFilter(_told_by_record)
-    logging.getLogger("asyncio").addFilter(_without_words)
+    logging.getLogger("uvicorn.error").addFilter(_adds_to_our_lines)
+    logging.getLogger("asyncio").addFilter(_without_values)
 
 
 def print_at_once(line: str, stream: TextIO) -> None:
     """Print a line, or lose it where whoever reads is stuck or gone, as a line of the log is."""
     given = stream.fileno()
-    own = _unwaiting(given)
+    own = _nonblocking(given)
     Descriptor(own).emit(logging.LogRecord("proxy", logging.INFO, "", 0, line, None, None))
     if own != given:
         os.close(own)
@@ -64,12 +64,12 @@ def _closed(stream: TextIO | None) -> bool:
     return stream is None
 
 
-def _unwaiting(descriptor: int) -> int:
-    """A descriptor that leads to the same pipe or terminal, and never waits; else the given one.
+def _nonblocking(descriptor: int) -> int:
+    """A descriptor of the same pipe or terminal that never blocks; of anything else, the given one.
 
-    A terminal says that it is writable though there is room for a byte alone, and of a pipe other
-    workers may take what room there is. The flag is not for the descriptor that was given: it holds
-    for all who have that, and what they print would be lost.
+    To ask whether it is writable is not enough: a terminal is, with room for one byte, and other
+    workers may fill a pipe meanwhile. The flag is not set on the given descriptor, for others share
+    that, and would lose what they print.
     """
     kind = os.fstat(descriptor).st_mode
     if not stat.S_ISFIFO(kind) and not stat.S_ISCHR(kind):
@@ -101,9 +101,9 @@ def hand_on(reading: int, descriptor: int) -> None:
 class Descriptor(logging.Handler):
     """Writes lines to a file descriptor, or loses them; never waits and never raises.
 
-    Each is written at once: other workers write there, too. Between two parts their lines could
-    stand, and the second part, which a stranger may have worded, would look like a line of ours.
-    How many were lost is told as soon as lines get through again.
+    Each is written in one piece, for other workers write there, too: between two pieces their lines
+    could stand, and the second, which a stranger may have worded, would look like a line of ours.
+    How many were lost is logged as soon as lines get through again.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -119,8 +119,8 @@ class Descriptor(logging.Handler):
         """Write the line of a record."""
         try:
             if self._lost:
-                told = f"{self._lost} lines of the log were lost"
-                self._write(logging.LogRecord("proxy", logging.WARNING, "", 0, told, None, None))
+                text = f"{self._lost} lines of the log were lost"
+                self._write(logging.LogRecord("proxy", logging.WARNING, "", 0, text, None, None))
                 self._lost = 0
             self._write(record)
         except Exception:  # noqa: BLE001  (logging's own way would show what it could not write)
@@ -155,31 +155,31 @@ class JSON(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "time": f"{_utc_second(int(record.created))}.{int(record.msecs):03}Z",
             "level": record.levelname,
             "logger": record.name,
         }
         if isinstance(record.msg, Record):
-            told["message"] = "exchange"
-            told |= record.msg.as_dict()
+            fields["message"] = "exchange"
+            fields |= record.msg.as_dict()
         else:
-            told["message"] = record.getMessage()
+            fields["message"] = record.getMessage()
         if record.exc_info:
-            told["fault"] = fault(record.exc_info[1])
-        return jsontext.dumps(told).decode()
+            fields["fault"] = fault(record.exc_info[1])
+        return jsontext.dumps(fields).decode()
 
 
 FORMATS: dict[str, type[logging.Formatter]] = {"text": Text, "json": JSON}
 
 
 def fault(error: BaseException | None) -> str:
-    """Where a fault arose and of what kind it is: its words may quote a request or a key."""
-    told: list[str] = []
+    """Where an exception arose, and its class; its message may quote a request or a key."""
+    lines: list[str] = []
     while error is not None:
-        told[:0] = [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}\n"]
+        lines[:0] = [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}\n"]
         error = error.__cause__ or error.__context__
-    return "".join(told).rstrip()
+    return "".join(lines).rstrip()
 
 
 @lru_cache(maxsize=1)
@@ -192,17 +192,17 @@ def _utc_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def _told_by_record(record: logging.LogRecord) -> bool:
-    """Whether uvicorn's line says what no record of an exchange does.
+def _adds_to_our_lines(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's line says anything that our own lines do not.
 
-    A response that is cut on purpose is told there, and start and stop are told by us.
+    Ours report start and stop, and responses that are cut on purpose.
     """
     cut = "without completing response" in record.getMessage()
     return record.levelno >= logging.WARNING and not cut
 
 
-def _without_words(record: logging.LogRecord) -> bool:
-    """The loop shows what failed with its arguments, and its error's words: see fault."""
+def _without_values(record: logging.LogRecord) -> bool:
+    """Cut the event loop's message to what failed: its arguments may hold a key, see fault."""
     first_line = record.getMessage().partition("\n")[0]
     record.msg = re.sub(r" ?[(<].*", "", first_line)
     record.args = ()

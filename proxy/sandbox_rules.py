@@ -124,10 +124,10 @@ def _anything(_name: str, _value: Any) -> None:
     pass
 
 
-def _a(kind: type, told: str) -> Check:
+def _a(kind: type, expected: str) -> Check:
     def check(name: str, value: Any) -> None:
         if not isinstance(value, kind):
-            raise invalid(f"{name}: Input should be {told}")
+            raise invalid(f"{name}: Input should be {expected}")
 
     return check
 
@@ -241,7 +241,7 @@ def _messages_since_2026(name: str, value: Any) -> None:
 def _fields(
     body: Json, checks: Mapping[str, Check], required: Iterable[str] = (), within: str = ""
 ) -> None:
-    """Missing fields are told first, then wrong ones, then unknown ones: the API's own order."""
+    """Reports missing fields first, then wrong ones, then unknown ones, as the API does."""
     _require(body, required, within)
     for name, check in checks.items():
         if name in body:

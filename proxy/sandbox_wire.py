@@ -122,18 +122,18 @@ def _frames(events: list[tuple[Kind, Json]], eol: bytes, seed: bytes) -> list[Fr
 
 
 def error_body(error: ApiError, seed: bytes, *, streamed: bool = False) -> Json:
-    """An error; within a stream it opens with a key of its own."""
-    told = {"type": error.type, "message": error.message}
-    told_in_stream = {"details": None} | told
+    """An error; within a stream it has another key in front."""
+    fields: Json = {"details": None} if streamed else {}
+    fields |= {"type": error.type, "message": error.message}
     return {
         "type": "error",
-        "error": told_in_stream if streamed else told,
+        "error": fields,
         "request_id": new_id("req", seed),
     }
 
 
 def error_frame(error: ApiError, eol: bytes, seed: bytes) -> Frame:
-    """An error within a stream, whose status was told long ago."""
+    """An error within a stream, whose status was sent long ago."""
     return _frames([("end", error_body(error, seed, streamed=True))], eol, seed)[0]
 
 

@@ -54,7 +54,7 @@ AFTER_DRAIN = 5
 """Seconds that exchanges which the end of the drain has cut have to send their last event."""
 
 LAST_SECONDS = 1
-"""The same where the process was told twice to stop."""
+"""The same after a second signal."""
 
 KEEP_ALIVE = 75
 """Seconds that an idle client connection is kept: longer than load balancers keep theirs."""
@@ -328,12 +328,12 @@ def tune_garbage_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def raise_file_limit(exchanges: int, *, tells: bool = True) -> None:
+def raise_file_limit(exchanges: int, *, warn: bool = True) -> None:
     """Raise the soft limit of open files to what so many ``exchanges`` at once take.
 
     Each takes two, and as many again are for clients that are idle between two requests. The
     usual limit of 1,024 only protects programs that call select, which fails above it.
-    ``tells`` logs a hard limit that is too low.
+    ``warn`` logs a hard limit that is too low.
     """
     wanted = OTHER_FILES + 4 * exchanges
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -344,7 +344,7 @@ def raise_file_limit(exchanges: int, *, tells: bool = True) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
     except (OSError, ValueError):  # as where fs.nr_open was set below what is allowed here
         allowed = usual
-    if tells and allowed < wanted:
+    if warn and allowed < wanted:
         log.warning(
             "limits.concurrent_exchanges is %d, for which %d files should be allowed, not %d"
             " (ulimit -n)",
@@ -417,7 +417,7 @@ class _TermsOf:
         if config is not self._made_for:
             self._made_for = config
             patience = max(upstream.timeouts.idle for upstream in config.upstreams.values())
-            self._terms = Terms(config.limits.header_bytes, patience, self._app.tell)
+            self._terms = Terms(config.limits.header_bytes, patience, self._app.notify)
         return self._terms
 
 

@@ -95,8 +95,8 @@ class Spans:
         """An upstream, each of whose calls within an exchange has a span."""
         return _Traced(settings, self._tracer)
 
-    def tell(self, record: Record) -> None:
-        """Say in the spans of an exchange that is over what is known of it."""
+    def finish(self, record: Record) -> None:
+        """Describe an exchange that is over in its spans: an Observer."""
         pair = _current.get()
         if pair is None or not pair.exchange.is_recording():
             return  # refused before there was an exchange, if behind one that is over

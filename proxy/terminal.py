@@ -34,7 +34,7 @@ def open_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
 
 
-def tell(text: str, stream: TextIO) -> None:
+def print_line(text: str, stream: TextIO) -> None:
     """Print ``text``; a stream that cannot take it is silenced."""
     try:
         print(text, file=stream, flush=True)

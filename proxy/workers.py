@@ -51,7 +51,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Command(Enum):
-    """What a worker can be told to do; the other thing is a configuration to serve by."""
+    """A command to a worker. What it can be sent besides is a configuration to serve by."""
 
     STOP = "let open exchanges finish, then stop"
     END = "stop at once"
@@ -94,21 +94,21 @@ def serve(load: server.Load, workers: int = 1) -> None:
 def _supervise(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) -> None:
     """Replace workers that die, and reload at SIGHUP, until a signal says stop."""
     while True:
-        told = signals(CHECK_EVERY, [])
-        if told & {signal.SIGINT, signal.SIGTERM}:
+        received = signals(CHECK_EVERY, [])
+        if received & {signal.SIGINT, signal.SIGTERM}:
             return
-        if signal.SIGHUP in told and (now := server.read_again(load, metrics, crew.config)):
+        if signal.SIGHUP in received and (now := server.read_again(load, metrics, crew.config)):
             crew.reload(now)
         crew.replace_dead()
 
 
 def _stop(crew: Crew, signals: Signals) -> None:
     """Let all workers drain, end them at a second signal, and kill those that are too slow."""
-    crew.tell(Command.STOP)
+    crew.send(Command.STOP)
     deadline = time.monotonic() + server.longest_stop(crew.config)
     while (alive := crew.alive()) and (left := deadline - time.monotonic()) > 0:
         if signals(left, alive) & {signal.SIGINT, signal.SIGTERM}:
-            crew.tell(Command.END)
+            crew.send(Command.END)
     crew.kill()
 
 
@@ -150,17 +150,17 @@ def _signals() -> Iterator[Signals]:
 
     A set keeps which came. The socket only wakes: a storm of signals fills it, and loses some.
     """
-    heard, told = socket.socketpair()
+    reading, writing = socket.socketpair()
     pending: set[int] = set()
-    with heard, told:
-        told.setblocking(False)
-        signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    with reading, writing:
+        writing.setblocking(False)
+        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, lambda number, _: pending.add(number))
 
         def came(patience: float, others: list[int]) -> set[int]:
-            if heard in wait([heard, *others], patience):
-                heard.recv(1 << 20)
+            if reading in wait([reading, *others], patience):
+                reading.recv(1 << 20)
             now = set(pending)
             pending.difference_update(now)
             return now
@@ -221,15 +221,15 @@ class Crew:
         for name, (worker, channel) in self._workers.items():
             if worker.is_alive():
                 continue
-            told = name in self._missing
-            if not told:
+            reported = name in self._missing
+            if not reported:
                 log.error("a worker has ended with code %s: it is replaced", worker.exitcode)
                 if self._common.shared is not None:
                     sharedmetrics.reset_gauges(self._common.shared, name)
             try:
                 started = self._started(name)
             except OSError as error:  # the limit of processes or descriptors
-                if not told:
+                if not reported:
                     why = error.strerror or error
                     log.error("no worker can be started yet: %s", why)  # noqa: TRY400
                 self._missing.add(name)
@@ -241,10 +241,10 @@ class Crew:
     def reload(self, config: Config) -> None:
         """Have all workers serve by another configuration, those started later included."""
         self.config = config
-        self.tell(_picklable(config))
+        self.send(_picklable(config))
 
-    def tell(self, command: Command | Config) -> None:
-        """Tell all workers, and wait for none of them."""
+    def send(self, command: Command | Config) -> None:
+        """Send a command to all workers, and wait for none of them."""
         for _, channel in self._workers.values():
             channel.send(command)
 
@@ -354,7 +354,7 @@ class Worker(server.Server):
                 loop.call_soon_threadsafe(self._heed, command)
 
     def _be_orphaned(self) -> None:
-        """Stop: without the supervisor nobody ever would tell."""
+        """Stop: without the supervisor nobody else would say so."""
         self.orphaned = True
         self.should_exit = True
 
@@ -363,7 +363,7 @@ class Worker(server.Server):
             self.end()
         elif isinstance(command, Config):
             config = command
-            server.raise_file_limit(config.limits.concurrent_exchanges, tells=False)
+            server.raise_file_limit(config.limits.concurrent_exchanges, warn=False)
             self.reload(lambda _: config)
         else:
             self.should_exit = True
