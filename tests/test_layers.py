@@ -56,6 +56,7 @@ ORDER = [
     "spans",
     "tracing",
     "ledger",
+    "ledgerfile",
     "journal",
     "report",
     "streaming",

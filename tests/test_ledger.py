@@ -39,7 +39,7 @@ from support import (
     settings,
 )
 
-from proxy import config, journal, jsontext, ledger, page, report
+from proxy import config, journal, jsontext, ledger, ledgerfile, page, report
 from proxy.app import App
 from proxy.cli import main
 from proxy.journal import Journal
@@ -497,15 +497,15 @@ async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
 ) -> None:
     """Each may wait for seconds, and a stop would wait for all of them."""
     looked, go_on = 0, threading.Event()
-    look = journal.File.read_new
+    look = ledgerfile.File.read_new
 
-    def patient(file: journal.File) -> tuple[bool, list[bytes]]:
+    def patient(file: ledgerfile.File) -> tuple[bool, list[bytes]]:
         nonlocal looked
         looked += 1
         assert go_on.wait(PATIENCE)
         return look(file)
 
-    monkeypatch.setattr(journal.File, "read_new", patient)
+    monkeypatch.setattr(ledgerfile.File, "read_new", patient)
     one = kept(tmp_path / "ledger")
     one.count(record())
     asking = [asyncio.create_task(one.ledger())]
@@ -524,13 +524,13 @@ async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
 def stands_still(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
     """Have a call of the file's wait for this event, and whoever waits for it hardly any time."""
     go_on = threading.Event()
-    truly = getattr(journal.File, call)
+    truly = getattr(ledgerfile.File, call)
 
     def waiting(*given: Any) -> Any:
         assert go_on.wait(PATIENCE)
         return truly(*given)
 
-    monkeypatch.setattr(journal.File, call, waiting)
+    monkeypatch.setattr(ledgerfile.File, call, waiting)
     monkeypatch.setattr(journal, "DISK_PATIENCE", 0.01)
     return go_on
 
@@ -553,10 +553,10 @@ async def test_who_asks_while_the_disk_stands_still_is_told_so(
 
 STANDS_STILL = """
 import asyncio, sys, threading
-from proxy import config, journal
+from proxy import config, journal, ledgerfile
 from proxy.observe import Record
 
-journal.File.append = lambda *_: threading.Event().wait()
+ledgerfile.File.append = lambda *_: threading.Event().wait()
 journal.DISK_PATIENCE = 0.1
 
 async def live():
@@ -755,7 +755,7 @@ async def test_a_line_for_which_there_is_no_room_leaves_nothing_in_the_file(tmp_
 
 def test_what_others_have_appended_is_not_lost(tmp_path: Path) -> None:
     (line,) = Ledger(100).lines()
-    mine, others = (journal.File(tmp_path / "ledger") for _ in range(2))
+    mine, others = (ledgerfile.File(tmp_path / "ledger") for _ in range(2))
     try:
         mine.append([line])
         assert mine.read_new() == (True, [line[:-1]])
@@ -789,12 +789,12 @@ async def test_what_was_read_before_reading_failed_is_read_again(
     one = kept(file)
     one.count(record())
     await one.close()
-    monkeypatch.setattr(journal, "PART", 100)
+    monkeypatch.setattr(ledgerfile, "PART", 100)
     pread = os.pread
     read: list[int] = []
 
     def failing(opened: int, length: int, start: int) -> bytes:
-        if length == journal.PART:
+        if length == ledgerfile.PART:
             read.append(start)
             if len(read) == 2:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -1031,9 +1031,9 @@ async def test_a_file_with_lines_of_a_later_form_loses_none_of_them(
 async def test_a_lock_that_another_keeps_harms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journal, "LOCK_PATIENCE", 0.01)
+    monkeypatch.setattr(ledgerfile, "LOCK_PATIENCE", 0.01)
     file = tmp_path / "ledger"
-    holder = journal.File(file)
+    holder = ledgerfile.File(file)
     one = kept(file)
     one.count(record())
     with holder.locked():
@@ -1076,7 +1076,7 @@ def test_who_may_not_write_the_file_is_told_as_whom_it_was_tried(
     def refused(*_: object) -> None:  # the suite may run as root, who is refused nothing
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
 
-    monkeypatch.setattr(journal.File, "locked", refused)
+    monkeypatch.setattr(ledgerfile.File, "locked", refused)
     told = f"{tmp_path} cannot be written: Permission denied: uid {os.geteuid()} must be allowed to"
     with pytest.raises(OSError, match=re.escape(told)):
         journal.check(config.Ledger(str(tmp_path / "ledger")))
