@@ -56,6 +56,7 @@ the application and its processes
     terms, budget, flow, patience           limits and deadlines of clients, back-pressure
     response, protocol                      the server's side of one client connection
     terminal                                the standard streams
+    listeners, process, reload              sockets, limits of the process, a changed configuration
     server, workers                         one process; several, and their supervisor
     probe, demo                             the health check, both wires to look at
     arguments, cli, __main__                the command line

@@ -1,4 +1,4 @@
-"""One process around the application: its socket, its signals, drain, reload.
+"""One process around the application: uvicorn, its signals, start and drain.
 
 uvicorn is pinned to one parser and one loop, so that what the tests hold is what runs.
 """
@@ -6,25 +6,19 @@ uvicorn is pinned to one parser and one loop, so that what the tests hold is wha
 from __future__ import annotations
 
 import asyncio
-import errno
-import gc
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
-    AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
-    nullcontext,
 )
-from dataclasses import replace
 from functools import partial
 from typing import Self
 
@@ -34,21 +28,15 @@ from uvicorn.protocols.http import httptools_impl
 
 from . import logs
 from .app import App
-from .config import Admin, Config
-from .errors import ConfigError
-from .metrics import Metrics
+from .config import Config
+from .listeners import BACKLOG, address, listen
+from .process import tune_garbage_collector
 from .protocol import Settings
-from .sockets import bound_unsent, enable_keepalive
+from .reload import Load, read_again
 from .terms import Terms
 from .tracing import configured
 
 log = logging.getLogger("proxy")
-
-OTHER_FILES = 50
-"""About how many files are open that do not belong to an exchange."""
-
-GC_THRESHOLDS = (20_000, 50, 1_000)
-"""How seldom garbage is collected; see gc.set_threshold."""
 
 AFTER_DRAIN = 5
 """Seconds that exchanges which the end of the drain has cut have to send their last event."""
@@ -59,20 +47,8 @@ LAST_SECONDS = 1
 KEEP_ALIVE = 75
 """Seconds that an idle client connection is kept: longer than load balancers keep theirs."""
 
-BACKLOG = 2048
-"""Connections that may wait to be accepted."""
-
-_WHAT_TO_DO = {
-    errno.EADDRINUSE: "; take another port, or 0 for any free one",
-    errno.EACCES: "; take a port above 1023",
-    errno.EADDRNOTAVAIL: "; take an address of this machine",
-}
-
 _PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
 
-
-Load = Callable[[], Config]
-"""Reads the configuration, anew each time; raises ConfigError."""
 
 Next = Callable[[Config], Config | None]
 """Takes the configuration in force and returns the next; None leaves it in force."""
@@ -229,41 +205,6 @@ def serve(
     server.run([listener])
 
 
-def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
-    """The configuration as it is now, or None if it is broken, which is logged.
-
-    Where to listen stays as it was ``before``, for the sockets are open and clients know them; and
-    so does the ledger, whose file is open. ``metrics`` count both outcomes.
-    """
-    try:
-        now = load()
-    except ConfigError as error:
-        for line in str(error).splitlines():
-            log.error("%s", line)  # noqa: TRY400  (a problem of the file, not of ours)
-        log.error("not reloaded: the configuration stays as it was")  # noqa: TRY400
-        metrics.reloaded(fine=False)
-        return None
-    metrics.reloaded(fine=True)
-    host, port = before.server.host, before.server.port
-    if (now.server.host, now.server.port) != (host, port):
-        log.warning("server.host and server.port stay %s and %d until a restart", host, port)
-    if now.ledger != before.ledger:
-        log.warning("ledger.file and ledger.entries stay as they were until a restart")
-    raise_file_limit(now.limits.concurrent_exchanges)
-    server = replace(now.server, host=host, port=port)
-    admin = _admin_again(now.admin, before.admin)
-    return replace(now, server=server, admin=admin, ledger=before.ledger)
-
-
-def _admin_again(now: Admin, before: Admin) -> Admin:
-    """The admin section as far as it can change; above all it must not move to the public port."""
-    if (now.host, now.port) == (before.host, before.port):
-        return now
-    where = "where they are" if before.port is None else f"{before.host} and {before.port}"
-    log.warning("admin.host and admin.port stay %s until a restart", where)
-    return replace(before, enabled=before.enabled and now.enabled, hosts=now.hosts)
-
-
 def longest_stop(config: Config) -> int:
     """The seconds within which a process that was told to stop has stopped."""
     return math.ceil(config.server.drain) + AFTER_DRAIN
@@ -315,69 +256,6 @@ class _Embedded(Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def tune_garbage_collector() -> None:
-    """Collect garbage seldom, and never what was made before the first request.
-
-    Exchanges leave no reference cycles behind. With thousands of streams open a full collection
-    takes a tenth of a second, in which all of them stand still.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-def raise_file_limit(exchanges: int, *, warn: bool = True) -> None:
-    """Raise the soft limit of open files to what so many ``exchanges`` at once take.
-
-    Each takes two, and as many again are for clients that are idle between two requests. The
-    usual limit of 1,024 only protects programs that call select, which fails above it.
-    ``warn`` logs a hard limit that is too low.
-    """
-    wanted = OTHER_FILES + 4 * exchanges
-    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if usual == resource.RLIM_INFINITY or usual >= wanted:
-        return
-    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
-    except (OSError, ValueError):  # as where fs.nr_open was set below what is allowed here
-        allowed = usual
-    if warn and allowed < wanted:
-        log.warning(
-            "limits.concurrent_exchanges is %d, for which %d files should be allowed, not %d"
-            " (ulimit -n)",
-            exchanges,
-            wanted,
-            allowed,
-        )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, at ``::`` for IPv4 as well; raises OSError, which names the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-    try:
-        listener = socket.create_server(
-            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
-        )
-        # asyncio does it only for sockets whose protocol is named, which this one's is not. All
-        # accepted sockets inherit it; without it a second small write waits for the client's ACK.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        enable_keepalive(listener)
-        bound_unsent(listener)
-    except OSError as error:
-        number = error.errno or 0  # negative where the name could not be looked up
-        why = os.strerror(number) if number > 0 else "it is no address, and no name of one"
-        what_to_do = _WHAT_TO_DO.get(number, "")
-        raise OSError(f"cannot listen on {host} port {port}: {why}{what_to_do}") from error
-    return listener
-
-
-def listen_for_admin(admin: Admin) -> AbstractContextManager[socket.socket | None]:
-    """A listening socket where ``admin`` has a port of its own; raises as listen."""
-    return nullcontext() if admin.port is None else listen(admin.host, admin.port)
 
 
 def _settings(app: ASGIApp) -> Settings:
@@ -443,9 +321,3 @@ def print_ready(listener: socket.socket, admin: socket.socket | None = None) -> 
     """Print the one line on standard output: that the proxy is ready, and where it listens."""
     where = address(listener) + (f" and for /-/ on {address(admin)}" if admin else "")
     logs.print_at_once(f"anthropic-version-proxy listens on {where}", sys.stdout)
-
-
-def address(listener: socket.socket) -> str:
-    """The base URL under which ``listener`` is reached."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

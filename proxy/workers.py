@@ -32,7 +32,10 @@ from typing import NamedTuple
 from . import journal, logs, server, sharedmetrics, tracing
 from .app import App
 from .config import Config
+from .listeners import listen, listen_for_admin
 from .metrics import Metrics
+from .process import raise_file_limit, tune_garbage_collector
+from .reload import Load, read_again
 from .summary import served
 
 log = logging.getLogger("proxy")
@@ -57,7 +60,7 @@ class Command(Enum):
     END = "stop at once"
 
 
-def serve(load: server.Load, workers: int = 1) -> None:
+def serve(load: Load, workers: int = 1) -> None:
     """Serve what ``load`` reads until a signal says stop; raises OSError and ConfigError.
 
     Several workers share one listening socket, and one that dies is replaced.
@@ -69,10 +72,10 @@ def serve(load: server.Load, workers: int = 1) -> None:
         _check_folder()
         tracing.check(os.environ)  # raises here, once, and not in each worker
     journal.check(config.ledger)  # as does this
-    server.raise_file_limit(config.limits.concurrent_exchanges)
+    raise_file_limit(config.limits.concurrent_exchanges)
     with (
-        server.listen(config.server.host, config.server.port) as listener,
-        server.listen_for_admin(config.admin) as admin,
+        listen(config.server.host, config.server.port) as listener,
+        listen_for_admin(config.admin) as admin,
     ):
         for line in served(config):
             log.info("%s", line)
@@ -91,13 +94,13 @@ def serve(load: server.Load, workers: int = 1) -> None:
                 _stop(crew, signals)
 
 
-def _supervise(crew: Crew, load: server.Load, metrics: Metrics, signals: Signals) -> None:
+def _supervise(crew: Crew, load: Load, metrics: Metrics, signals: Signals) -> None:
     """Replace workers that die, and reload at SIGHUP, until a signal says stop."""
     while True:
         received = signals(CHECK_EVERY, [])
         if received & {signal.SIGINT, signal.SIGTERM}:
             return
-        if signal.SIGHUP in received and (now := server.read_again(load, metrics, crew.config)):
+        if signal.SIGHUP in received and (now := read_again(load, metrics, crew.config)):
             crew.reload(now)
         crew.replace_dead()
 
@@ -320,7 +323,7 @@ def _work(name: str, config: Config, common: _Common, pipe: Connection) -> None:
     """Be one worker process."""
     logs.to_stderr()
     app = App(config, shared=common.shared, worker=name, spans=tracing.configured(os.environ))
-    worker = Worker.of(app, server.tune_garbage_collector)
+    worker = Worker.of(app, tune_garbage_collector)
     worker.pipe = pipe
     worker.admin = common.admin
     worker.run([common.listener])
@@ -363,7 +366,7 @@ class Worker(server.Server):
             self.end()
         elif isinstance(command, Config):
             config = command
-            server.raise_file_limit(config.limits.concurrent_exchanges, warn=False)
+            raise_file_limit(config.limits.concurrent_exchanges, warn=False)
             self.reload(lambda _: config)
         else:
             self.should_exit = True

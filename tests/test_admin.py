@@ -17,7 +17,8 @@ from support import connect, settings
 from proxy import hosts, page
 from proxy.app import App
 from proxy.metrics import Metrics
-from proxy.server import read_again, running
+from proxy.reload import read_again
+from proxy.server import running
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,7 @@ import pytest
 from support import PATIENCE, old_request
 
 from proxy.cli import COMMANDS, PACKAGED_CONFIG, main
-from proxy.server import listen
+from proxy.listeners import listen
 from proxy.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent

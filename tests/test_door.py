@@ -29,7 +29,7 @@ from stage import until
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
 
-from proxy import config, guard, protocol, server, terms
+from proxy import config, guard, process, protocol, server, terms
 from proxy.app import App
 from proxy.client import CONNECTION
 from proxy.fields import by_name, times_forwarded
@@ -1777,7 +1777,7 @@ def test_where_no_more_files_may_be_opened_the_usual_ones_do(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1 << 30))
     monkeypatch.setattr(resource, "setrlimit", refused)
-    server.raise_file_limit(1000)
+    process.raise_file_limit(1000)
     assert len(caplog.messages) == 1
     assert "4050 files should be allowed, not 1024" in caplog.text
 

@@ -46,8 +46,9 @@ from proxy.journal import Journal
 from proxy.ledger import DAY, NOBODY, OTHER, Entry, Ledger, Who
 from proxy.metrics import Metrics
 from proxy.observe import Record
+from proxy.reload import read_again
 from proxy.report import as_csv, as_json
-from proxy.server import read_again, running
+from proxy.server import running
 
 pytestmark = pytest.mark.anyio
 

@@ -35,9 +35,10 @@ from support import (
 from proxy import logs
 from proxy.app import App
 from proxy.errors import LONGEST_MESSAGE, InvalidRequest
+from proxy.listeners import listen
 from proxy.observe import LONGEST, MOST_DROPPED, Record
 from proxy.relay import NAMED, OTHER
-from proxy.server import listen, print_ready, running
+from proxy.server import print_ready, running
 
 pytestmark = pytest.mark.anyio
 
