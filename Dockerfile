@@ -1,10 +1,10 @@
-# The bytes of the base are named, not only its tag. To bring it up to date, take the digest that
-# `docker pull python:3.12-slim` tells, and the tag that belongs to it; then both lock files.
+# The base is pinned by digest. To update it, take the digest that `docker pull python:3.12-slim`
+# prints, and the tag that belongs to it; then update both lock files.
 FROM python:3.12.15-slim-trixie@sha256:29113dcae7aad06daa8e95260fa09f27d62be33b9687ea3774f771d601a02256 AS python
 
 FROM python AS build
 WORKDIR /src
-# Nothing is installed that is not in these files: every version, by the hashes of its files.
+# Only what these files list is installed, in these versions, with these hashes.
 COPY requirements.lock requirements-build.lock ./
 RUN python -m venv --without-pip /opt/proxy \
     && pip --python /opt/proxy install --no-cache-dir --require-hashes -r requirements.lock \
@@ -21,12 +21,12 @@ LABEL org.opencontainers.image.title="anthropic-version-proxy" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/proxy /opt/proxy
 ENV PATH=/opt/proxy/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-# `serve` reads config/proxy.yaml here: mount your own in its place.
+# `serve` reads config/proxy.yaml here: mount your own over it.
 WORKDIR /etc/anthropic-version-proxy
 COPY config/*.yaml config/
-# For the ledger: a new named volume takes its owner from the folder that it is mounted on.
+# For the ledger: a new named volume takes its owner from this folder.
 RUN install -d -o 10001 -g 10001 /var/lib/proxy
-# A number, for where it is checked that this is not root; nobody has it elsewhere.
+# A number, as checks for a user other than root need it; no other user has it.
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
