@@ -1,13 +1,13 @@
-"""The endpoints of our own, all under ``/-/``: nothing there ever goes upstream.
+"""The proxy's own endpoints, all under ``/-/``: nothing there ever goes upstream.
 
-Their paths are compared as they stand on the wire, as those of routes are: what is decoded first
-can be taken for what it is not. What probes and Prometheus ask for tells of nobody, and is answered
-by whatever name; all else only by a name of ours, see hosts.
+Their paths are compared undecoded, as those of routes are, so that no encoded path is taken for
+another. Health and metrics say nothing of anybody, and are answered under any host name; all else
+only under a name of ours, see hosts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -42,10 +42,31 @@ def build(
 ) -> ASGIApp:
     """The admin application: liveness, readiness while work is taken, metrics, and ``more``.
 
-    What is ``more`` tells of people or acts for them, so it is answered only by a name of ours,
-    those in ``names`` included. Where it is not ``enabled`` nothing is there: each request is
-    answered with 404.
+    ``more`` shows who calls or acts for them, so it is answered only under a name of ours or one in
+    ``names``. If not ``enabled``, every request is answered with 404.
     """
+    routes = [*_probes(proxy), *(_by_our_names(route, names) for route in more)]
+    app = Starlette(
+        routes=routes if enabled else [],
+        exception_handlers={
+            404: _nothing,
+            405: _nothing,
+            ProxyError: _refused,
+            ClientDisconnect: _unheard,
+        },
+    )
+    app.router.redirect_slashes = False
+
+    async def as_written(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+        await app(scope, receive, send)
+
+    return as_written
+
+
+def _probes(proxy: Proxy) -> Iterator[BaseRoute]:
+    """What probes and Prometheus ask for."""
 
     async def healthy(_: Request) -> Response:
         return answer("healthy")
@@ -59,45 +80,28 @@ def build(
             return answer(NO_FIGURES, 503)
         return Response(text, media_type=CONTENT_TYPE)
 
-    async def nothing(request: Request, _: Exception) -> Response:
-        error = NoRoute(f"no such endpoint: {request.scope['path']}")
-        return Response(error.body(), error.status, None, "application/json")
+    yield Route("/-/healthy", healthy)
+    yield Route("/-/ready", ready)
+    yield Route("/-/metrics", metrics)
 
-    async def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, ProxyError)  # noqa: S101  (registered for no other)
-        fields = {name.decode(): value.decode() for name, value in error.headers}
-        return Response(error.body(), error.status, fields, "application/json")
 
-    async def unheard(_: Request, __: Exception) -> Response:
-        return Response()  # to a client that left before it had sent all
+async def _nothing(request: Request, _: Exception) -> Response:
+    error = NoRoute(f"no such endpoint: {request.scope['path']}")
+    return Response(error.body(), error.status, None, "application/json")
 
-    routes: list[BaseRoute] = [
-        Route("/-/healthy", healthy),
-        Route("/-/ready", ready),
-        Route("/-/metrics", metrics),
-        *(_by_our_names(route, names) for route in more),
-    ]
-    app = Starlette(
-        routes=routes if enabled else [],
-        exception_handlers={
-            404: nothing,
-            405: nothing,
-            ProxyError: refused,
-            ClientDisconnect: unheard,
-        },
-    )
-    app.router.redirect_slashes = False
 
-    async def as_written(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
-        await app(scope, receive, send)
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ProxyError)  # noqa: S101  (registered for no other)
+    fields = {name.decode(): value.decode() for name, value in error.headers}
+    return Response(error.body(), error.status, fields, "application/json")
 
-    return as_written
+
+async def _unheard(_: Request, __: Exception) -> Response:
+    return Response()  # to a client that left before it had sent all
 
 
 def _by_our_names(route: Route, names: Collection[str]) -> Route:
-    """The same route, for those who ask by a name of ours."""
+    """The same route, but only under a name of ours."""
 
     async def answered(request: Request) -> Response:
         hosts.check(request.scope["headers"], names, "admin.hosts")
