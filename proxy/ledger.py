@@ -39,10 +39,10 @@ OTHER = "(other)"
 HIDDEN = "(hidden)"
 """Stands for a name that looks like a key."""
 
-LONGEST = 100
+LONGEST_NAME = 100
 """The most that is kept of a name, in characters."""
 
-NAMES = 24
+MOST_NAMES = 24
 """How many names of one kind an entry tells apart."""
 
 HOUR, DAY = 3_600, 86_400
@@ -55,13 +55,13 @@ END_OF_TIME = 253_402_300_800
 AHEAD = HOUR
 """How many seconds a time may lie in the future and still be believed: clocks differ."""
 
-FORGET = 10
+MERGED_PART = 10
 """Where there are too many entries, one in so many is summed up with the others."""
 
 STEP = 25
 """How many entries a step handles, and a line holds: a millisecond's work."""
 
-RUN = 2_000
+SORTED_AT_ONCE = 2_000
 """How many entries are sorted in one step."""
 
 _SNAPSHOTS = {
@@ -146,9 +146,9 @@ class Entry:
         for change in record.changes:
             _count(self.changes, change)
         if record.dropped:
-            for name in islice(record.dropped, NAMES):
+            for name in islice(record.dropped, MOST_NAMES):
                 _count(self.dropped, name)
-            if (more := len(record.dropped) - NAMES) > 0:
+            if (more := len(record.dropped) - MOST_NAMES) > 0:
                 _count(self.dropped, OTHER, more)
         if record.answered_by != UNKNOWN:
             self.answered_by = record.answered_by
@@ -229,7 +229,7 @@ class Buckets:
             if span is None:
                 span = self._new(number, now)
             for version, (translated, passed) in versions.items():
-                known = version in span or len(span) < NAMES
+                known = version in span or len(span) < MOST_NAMES
                 counts = span.setdefault(_safe_name(version) if known else OTHER, [0, 0])
                 counts[0] += int(translated)
                 counts[1] += int(passed)
@@ -271,7 +271,7 @@ class Ledger:
             version = NEWER
         who: tuple[str, ...] = NOBODY  # a plain tuple is equal to a Who, and cheaper
         if record.route != UNKNOWN:
-            who = (record.key, record.client, record.route, record.model[:LONGEST], version)
+            who = (record.key, record.client, record.route, record.model[:LONGEST_NAME], version)
         entry = self.entries.get(who)  # type: ignore[call-overload]
         if entry is None:
             entry = self._entry_of(Who(*map(_safe_name, who)), Entry(now, now), now)
@@ -318,10 +318,10 @@ class Ledger:
 
         everyone = list(self.entries)
         runs = []
-        for start in range(0, len(everyone), RUN):
-            runs.append(sorted(everyone[start : start + RUN], key=last))
+        for start in range(0, len(everyone), SORTED_AT_ONCE):
+            runs.append(sorted(everyone[start : start + SORTED_AT_ONCE], key=last))
             yield
-        leaving = islice(merge(*runs, key=last), -(-self.limit // FORGET))
+        leaving = islice(merge(*runs, key=last), -(-self.limit // MERGED_PART))
         for number, who in enumerate(list(leaving), 1):
             self._sum_up(self.entries.pop(who), 1, now)
             if number % STEP == 0:
@@ -387,7 +387,7 @@ def _count(counts: Counts, name: str, more: int = 1) -> None:
         counts[name] += more
     except KeyError:
         name = _safe_name(name)
-        if len(counts) >= NAMES and name not in counts:
+        if len(counts) >= MOST_NAMES and name not in counts:
             name = OTHER
         counts[name] = counts.get(name, 0) + more
 
@@ -412,7 +412,7 @@ def _safe_name(name: str) -> str:
     """
     if name.lstrip().startswith("sk-"):
         return HIDDEN
-    name = name[:LONGEST]
+    name = name[:LONGEST_NAME]
     if name.isprintable():
         return name
     return "".join(letter if letter.isprintable() else "?" for letter in name)

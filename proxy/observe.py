@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 log = logging.getLogger("proxy.exchanges")
 
-LONGEST = 300
+LONGEST_VALUE = 300
 """The most that is logged of one value, in characters."""
 
 MOST_DROPPED = 20
@@ -94,7 +94,7 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """The fields of the log, always with the same names; None where nothing is known.
 
-        Times are in milliseconds. What strangers chose is cut to LONGEST.
+        Times are in milliseconds. What strangers chose is cut to LONGEST_VALUE.
         """
         return self._request() | self._outcome()
 
@@ -105,8 +105,8 @@ class Record:
 
     def _request(self) -> dict[str, Any]:
         return {
-            "method": self.method[:LONGEST],
-            "path": self.path[:LONGEST],
+            "method": self.method[:LONGEST_VALUE],
+            "path": self.path[:LONGEST_VALUE],
             "route": _known(self.route),
             "upstream": _known(self.upstream),
             "client_version": _known(self.client_version),
@@ -124,8 +124,8 @@ class Record:
         return {
             "status": self.status or None,
             "ended": self.ended,
-            "error": self.error[:LONGEST] or None,
-            "dropped": tuple(name[:LONGEST] for name in self.dropped[:MOST_DROPPED]),
+            "error": self.error[:LONGEST_VALUE] or None,
+            "dropped": tuple(name[:LONGEST_VALUE] for name in self.dropped[:MOST_DROPPED]),
             "bytes_received": self.bytes_received,
             "upstream_bytes": self.upstream_bytes,
             "bytes_sent": self.bytes_sent,
@@ -153,7 +153,7 @@ def write(record: Record) -> None:
 
 
 def _known(text: str) -> str | None:
-    return None if text == "-" else text[:LONGEST]
+    return None if text == "-" else text[:LONGEST_VALUE]
 
 
 def _ms(seconds: float) -> float:
@@ -185,7 +185,7 @@ _escaped = codecs.getencoder("unicode_escape")  # now: this opens a file to impo
 @lru_cache(maxsize=512)
 def _word(text: str) -> str:
     """A value on one line, quoted where it would not read as one word."""
-    text = text[:LONGEST]
+    text = text[:LONGEST_VALUE]
     if _WORD.fullmatch(text):
         return text
     return '"' + _escaped(text)[0].decode().replace('"', r"\"") + '"'

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 PATIENCE = 2.0
 """Seconds that connecting, and each piece of the answer, may take."""
 
-LONGEST = 1024
-"""Bytes that are read of a status line."""
+LONGEST_LINE = 1024
+"""The most bytes that are read of a status line."""
 
 
 def main(arguments: Sequence[str]) -> str | None:
@@ -37,7 +37,7 @@ def _status_line(path: str, port: int) -> str:
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         connection.sendall(request.encode())
         with connection.makefile("rb") as answer:
-            return answer.readline(LONGEST).decode("latin-1").rstrip()
+            return answer.readline(LONGEST_LINE).decode("latin-1").rstrip()
 
 
 if __name__ == "__main__":

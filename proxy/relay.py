@@ -46,7 +46,7 @@ from .interruption import Interruptible
 from .keepalive import Keepalive
 from .negotiation import negotiate, translates
 from .nudges import Nudge
-from .observe import LONGEST, Ended, Observer, Record
+from .observe import LONGEST_VALUE, Ended, Observer, Record
 from .offload import offload
 from .redaction import beginning
 from .routing import Match, Routes
@@ -115,7 +115,7 @@ class Relay:
         path = client.path.decode("latin-1")
         record = Record(
             client.method,
-            beginning(path, LONGEST),
+            beginning(path, LONGEST_VALUE),
             client=identity.kind_of(client.named),
             key=identity.fingerprint_of(client.named),
         )
@@ -187,8 +187,8 @@ class Exchange:
             record.changes = translation.changes
             record.dropped = tuple(_dropped_names(translation.dropped))
             record.notes = translation.notes
-            record.model = beginning(translation.model_asked or "-", LONGEST)
-            record.answered_by = beginning(translation.model or "-", LONGEST)
+            record.model = beginning(translation.model_asked or "-", LONGEST_VALUE)
+            record.answered_by = beginning(translation.model or "-", LONGEST_VALUE)
             record.streams = translation.streams
             record.events_received = translation.events_taken
             record.events_sent = translation.events_made
@@ -385,7 +385,7 @@ class Exchange:
         if answer is not None:
             fields = for_client(answer.fields, answer.named, removed)
             for request_id in answer.named.get(b"request-id", ()):
-                self.record.request_id = beginning(request_id.decode("latin-1"), LONGEST)
+                self.record.request_id = beginning(request_id.decode("latin-1"), LONGEST_VALUE)
         if self._nudge is not None:
             fields += self._nudge.fields(fields)
         if translation is None or not translation.differs:
@@ -397,7 +397,7 @@ class Exchange:
                 (b"x-proxy-dropped", safe_value(beginning(", ".join(translation.dropped), 1000)))
             )
         if translation.model is not None:
-            fields.append((b"x-proxy-model", safe_value(translation.model[:LONGEST])))
+            fields.append((b"x-proxy-model", safe_value(translation.model[:LONGEST_VALUE])))
         return fields
 
     async def _start(self, status: int, fields: Fields, *, followed: bool = False) -> None:
@@ -412,7 +412,7 @@ class Exchange:
 def _dropped_names(dropped: Iterable[str]) -> Iterator[str]:
     """The names of what was left out, in its order; OTHER for those beyond NAMED."""
     for number, name in enumerate(dropped):
-        yield beginning(name, LONGEST) if number < NAMED else OTHER
+        yield beginning(name, LONGEST_VALUE) if number < NAMED else OTHER
 
 
 def _check_answer(answer: Answer, *, streams: bool) -> None:

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from . import config
 from .answer import Answer
 from .fields import Fields, values, without
-from .observe import LONGEST, Record
+from .observe import LONGEST_VALUE, Record
 from .redaction import beginning
 from .upstream import Upstream
 from .versions import droppable
@@ -38,8 +38,8 @@ OWN = "anthropic_version_proxy"
 OPERATIONS = {"/v1/messages": "chat", "/v1/complete": "text_completion"}
 """How GenAI calls what an endpoint does, by the end of its path."""
 
-UNNAMED = "-"
-"""What a record says of what is not known."""
+UNKNOWN = "-"
+"""Stands in a record for what is not known."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class Spans:
                     {
                         "http.request.method": method,
                         "url.scheme": scope["scheme"],
-                        "url.path": beginning(scope["raw_path"].decode("latin-1"), LONGEST),
+                        "url.path": beginning(scope["raw_path"].decode("latin-1"), LONGEST_VALUE),
                     },
                 )
             )
@@ -182,12 +182,12 @@ def _describe_exchange(span: Span, record: Record) -> None:
     if record.status:
         span.set_attribute("http.response.status_code", record.status)
     if record.failed or record.status >= 500:  # noqa: PLR2004
-        _fail(span, record.ended if record.fault == UNNAMED else record.fault)
+        _fail(span, record.ended if record.fault == UNKNOWN else record.fault)
 
 
 def _describe_call(span: Span, operation: str | None, record: Record) -> None:
-    model = _model(record.model) if record.answered_by == UNNAMED else record.answered_by
-    if operation is not None and model != UNNAMED:
+    model = _model(record.model) if record.answered_by == UNKNOWN else record.answered_by
+    if operation is not None and model != UNKNOWN:
         span.update_name(f"{operation} {model}")
         span.set_attribute("gen_ai.request.model", model)
         span.set_attribute("gen_ai.request.stream", record.streams)
@@ -196,7 +196,7 @@ def _describe_call(span: Span, operation: str | None, record: Record) -> None:
 
 
 def _say(span: Span, name: str, value: str) -> None:
-    if value != UNNAMED:
+    if value != UNKNOWN:
         span.set_attribute(name, value)
 
 
@@ -210,4 +210,4 @@ _NAME_OF_A_MODEL = re.compile(r"(?!sk-)[\w.:@/-]{1,100}", re.ASCII)
 
 def _model(name: str) -> str:
     """What a request calls its model, unless it is anything else that has gone astray."""
-    return name if _NAME_OF_A_MODEL.fullmatch(name) else UNNAMED
+    return name if _NAME_OF_A_MODEL.fullmatch(name) else UNKNOWN

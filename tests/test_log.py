@@ -36,7 +36,7 @@ from proxy import logs
 from proxy.app import App
 from proxy.errors import LONGEST_MESSAGE, InvalidRequest
 from proxy.listeners import listen
-from proxy.observe import LONGEST, MOST_DROPPED, Record
+from proxy.observe import LONGEST_VALUE, MOST_DROPPED, Record
 from proxy.relay import NAMED, OTHER
 from proxy.server import print_ready, running
 
@@ -158,8 +158,8 @@ async def test_text_and_json_tell_the_same_in_one_order() -> None:
 async def test_what_strangers_choose_is_cut() -> None:
     long = "x" * 10_000
     record = Record(long, long, model=long, error=long, dropped=(long,) * 1000, request_id=long)
-    assert len(str(record)) < 10 * LONGEST
-    assert len(json.dumps(record.as_dict())) < (MOST_DROPPED + 10) * LONGEST
+    assert len(str(record)) < 10 * LONGEST_VALUE
+    assert len(json.dumps(record.as_dict())) < (MOST_DROPPED + 10) * LONGEST_VALUE
 
 
 async def test_of_long_values_only_what_is_told_is_looked_through() -> None:
@@ -172,7 +172,7 @@ async def test_of_long_values_only_what_is_told_is_looked_through() -> None:
         async with running(app) as url, await connect(url) as client:
             await client.say(post("/v1/complete", sent))
             assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
-    assert records[0].model == long[:LONGEST]
+    assert records[0].model == long[:LONGEST_VALUE]
     assert len(InvalidRequest(long).message) == LONGEST_MESSAGE
 
 
@@ -213,7 +213,7 @@ async def test_a_model_with_a_long_name_makes_no_long_head() -> None:
     ):
         await client.say(old_request())
         head = await client.head()
-    assert b"x-proxy-model: %b\r\n" % (b"x" * LONGEST) in head
+    assert b"x-proxy-model: %b\r\n" % (b"x" * LONGEST_VALUE) in head
 
 
 @pytest.mark.parametrize(
