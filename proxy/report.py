@@ -18,13 +18,13 @@ from .ledger import AHEAD, DAY, UNKNOWN, Buckets, Counts, Entry, Ledger, Who
 from .versions import dates
 
 RECENT = 30
-"""Within how many days somebody was seen who still counts as one that needs the proxy."""
+"""How many days ago somebody was seen at most who still counts as needing the proxy."""
 
 PART = 25
 """How many entries are printed at a time."""
 
 LOOK = 1_000
-"""How many entries are looked at at a time."""
+"""How many entries are counted in one step."""
 
 COLUMNS = (
     *("key", "client", "route", "version", "model", "answered_by", "first", "last"),

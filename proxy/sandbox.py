@@ -1,15 +1,14 @@
-"""The embedded stand-in upstream: today's API on the wire, so that all can be tried without a key.
+"""The sandbox: an upstream that behaves as today's API does, to try everything without a key.
 
-It is as strict as the API is and never kinder: a proxy that forgets to raise the version header,
-or passes on what only the old API knew, is refused here as it would be there. Beyond that it can
-fail on demand, in every way that an upstream fails: by the switch ``fail``, or by a marker in the
-prompt or in the last user message that reaches it through any proxy and wins over the switch:
+It is as strict as the API: a proxy that forgets to raise the version header, or passes on what only
+the old API knew, is refused. It can fail on demand in every way that an upstream fails: by the
+switch ``fail``, or by a marker in the prompt or the last user message, which wins over the switch:
 
     [sandbox:fail=overloaded]   one of ``FAILURES``
     [sandbox:delay=0.5]         seconds before each piece of a stream, or before a whole answer
 
-No exchange outlives its client. What is refused is decided in ``sandbox_rules``, what is said is
-made up in ``sandbox_wire``; here it is sent.
+No exchange outlives its client. ``sandbox_rules`` decides what is refused, ``sandbox_wire`` makes
+answers; here they are sent.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ NONSENSE = b"this is not JSON"
 
 
 def build(delay: float = 0.02, fail: str | None = None) -> Starlette:
-    """The sandbox as an ASGI app; ``delay`` and ``fail`` hold for requests without a marker."""
+    """The sandbox as an ASGI app; ``delay`` and ``fail`` are for requests without a marker."""
     usual = Switches(delay, fail)
     endpoints: list[tuple[str, str, Sequence[str], Handler]] = [
         ("POST", "/v1/messages", rules.VERSIONS, _generating(MESSAGES, usual)),
@@ -114,7 +113,7 @@ Handler = Callable[[Call], "ASGIApp"]
 def _admitting(
     versions: Sequence[str], handler: Handler
 ) -> Callable[[Request], Awaitable[ASGIApp]]:
-    """An endpoint that wants a key, then one of these versions, then what its handler wants."""
+    """An endpoint that checks the key, then the version, then what its handler checks."""
 
     async def endpoint(request: Request) -> ASGIApp:
         path = request.method.encode(), request.url.path.encode()
@@ -250,7 +249,7 @@ def _rate_limited() -> ApiError:
 
 
 def _streamed(dialect: Dialect, frames: list[Frame], switches: Switches, seed: bytes) -> Reply:
-    """The frames as a stream, or what this failure leaves of them."""
+    """The frames as a stream, or as the failure that was asked for leaves them."""
     error = wire.error_frame(_overloaded(), dialect.eol, seed)
     end: End = "whole"
     match switches.fail:
@@ -293,7 +292,7 @@ def _nonsense(dialect: Dialect) -> Frame:
 
 
 def _whole(body: bytes, switches: Switches, seed: bytes) -> Reply:
-    """The body at once, or what this failure leaves of it."""
+    """The whole body, or as the failure that was asked for leaves it."""
     end: End = "whole"
     length, half = {"content-length": str(len(body))}, body[: len(body) // 2]
     match switches.fail:

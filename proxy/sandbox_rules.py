@@ -1,4 +1,4 @@
-"""What the stand-in upstream accepts: the rules by which today's API takes or refuses a request.
+"""The rules of the sandbox: which requests today's API accepts, and how it refuses others.
 
 Pure. ``read_*`` turn a body into ``Asked``, or raise the ``ApiError`` that the API would answer.
 """

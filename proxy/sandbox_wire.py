@@ -1,8 +1,8 @@
-"""What the stand-in upstream answers, and the exact bytes of it.
+"""The answers of the sandbox, down to their bytes.
 
 Pure: the same request always gives the same bytes. ``answer`` makes up a text; ``*_body`` and
-``*_frames`` put it on the wire. There every event is padded with 0-15 blanks before its last brace,
-except pings, which are always the same bytes; text is raw UTF-8; bodies are compact.
+``*_frames`` encode it, as the API does: every event but pings is padded with 0-15 blanks before its
+last brace, text is raw UTF-8, bodies are compact.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def switches(question: str) -> dict[str, str]:
 
 
 def answer(asked: Asked, lead: str = "") -> Answer:
-    """A friendly answer that shows what arrived; ``lead`` stands before its first word."""
+    """An answer that quotes the question; ``lead`` stands before its first word."""
     opening = _CONTINUED if asked.prefilled else lead + _OPENING
     pieces = _pieces(opening.format(_quote(asked.question)) + _REST)[: asked.limit]
     text, stop = _until_stop("".join(pieces), asked.stops)
@@ -93,7 +93,7 @@ _PING: tuple[Kind, Json] = ("other", {"type": "ping"})
 
 
 def seed_of(*parts: bytes) -> bytes:
-    """What everything that looks like chance in an answer comes from."""
+    """The seed of everything that looks random in an answer."""
     return hashlib.sha256(b"\0".join(parts)).digest()
 
 
