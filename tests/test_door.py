@@ -33,6 +33,7 @@ from proxy import config, guard, process, protocol, server, terms
 from proxy.app import App
 from proxy.client import CONNECTION
 from proxy.fields import by_name, times_forwarded
+from proxy.listeners import listen
 from proxy.observe import Record
 from proxy.patience import ENOUGH, Patience
 from proxy.server import running
@@ -1540,7 +1541,7 @@ def test_of_what_a_client_does_not_read_little_waits_in_the_system() -> None:
     """It is the memory of the container, and no exchange need be counted for it."""
     taken = 0
     with (
-        server.listen("127.0.0.1", 0) as listener,
+        listen("127.0.0.1", 0) as listener,
         socket.create_connection(listener.getsockname()),
         listener.accept()[0] as accepted,
     ):
