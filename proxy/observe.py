@@ -10,9 +10,10 @@ import codecs
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal
 
 log = logging.getLogger("proxy.exchanges")
@@ -58,7 +59,7 @@ class Record:
     upstream: str = "-"
     client_version: str = "-"
     upstream_version: str = "-"
-    changes: Sequence[str] = ()
+    changes: tuple[str, ...] = ()
     """The names of the version changes that the request took."""
     notes: Sequence[str] = ()
     """What else was changed in the request, and why; see change.Call."""
@@ -96,28 +97,11 @@ class Record:
 
         Times are in milliseconds. What strangers chose is cut to LONGEST_VALUE.
         """
-        return self._request() | self._outcome()
+        return _request_fields(_request_of(self)) | self._outcome()
 
     def __str__(self) -> str:
         """The same as one line of text: ``name=value`` for what is known."""
-        request = _cached_line(tuple(self._request().items()))
-        return f"{request} {_line(self._outcome().items())}"
-
-    def _request(self) -> dict[str, Any]:
-        return {
-            "method": self.method[:LONGEST_VALUE],
-            "path": self.path[:LONGEST_VALUE],
-            "route": _known(self.route),
-            "upstream": _known(self.upstream),
-            "client_version": _known(self.client_version),
-            "upstream_version": _known(self.upstream_version),
-            "changes": tuple(self.changes),
-            "client": _known(self.client),
-            "key": _known(self.key),
-            "model": _known(self.model),
-            "answered_by": _known(self.answered_by),
-            "streams": self.streams,
-        }
+        return f"{_request_line(_request_of(self))} {_line(self._outcome())}"
 
     def _outcome(self) -> dict[str, Any]:
         first = self.first_byte
@@ -152,17 +136,44 @@ def write(record: Record) -> None:
         log.handle(logging.LogRecord(log.name, level, "", 0, record, None, None))
 
 
-def _known(text: str) -> str | None:
-    return None if text == "-" else text[:LONGEST_VALUE]
+def _known(value: Any) -> Any:
+    if isinstance(value, str):
+        return None if value == "-" else value[:LONGEST_VALUE]
+    return value
 
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-def _line(fields: Iterable[tuple[str, Any]]) -> str:
+_REQUEST = (
+    *("method", "path", "route", "upstream", "client_version", "upstream_version", "changes"),
+    *("client", "key", "model", "answered_by", "streams"),
+)
+"""The fields that many exchanges of one client have in common, as attributes and in the log."""
+
+_UNNAMED = ("method", "path")
+"""Those at the beginning of a line."""
+
+_request_of = attrgetter(*_REQUEST)
+
+
+def _request_fields(values: tuple[Any, ...]) -> dict[str, Any]:
+    fields = dict(zip(_REQUEST, values, strict=True))
+    return {
+        name: value[:LONGEST_VALUE] if name in _UNNAMED else _known(value)
+        for name, value in fields.items()
+    }
+
+
+@lru_cache(maxsize=512)
+def _request_line(values: tuple[Any, ...]) -> str:
+    return _line(_request_fields(values))
+
+
+def _line(fields: Mapping[str, Any]) -> str:
     words: list[str] = []
-    for name, value in fields:
+    for name, value in fields.items():
         text = ",".join(value) if isinstance(value, tuple) else value
         if isinstance(text, str):
             if text:
@@ -171,11 +182,6 @@ def _line(fields: Iterable[tuple[str, Any]]) -> str:
             words.append(f"{name}={value}")
     return " ".join(words)
 
-
-_UNNAMED = ("method", "path")
-
-_cached_line = lru_cache(maxsize=512)(_line)
-"""For the fields that the exchanges of one client have in common."""
 
 _WORD = re.compile(r"[!#-<>-~]+")
 

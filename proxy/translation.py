@@ -52,7 +52,7 @@ class Translation:
         """The parameters that were left out of the request, and why."""
         self.notes: Sequence[str] = ()
         """What else was changed in the request, and why."""
-        self.changes: Sequence[str] = ()
+        self.changes: tuple[str, ...] = ()
         """The names of the version changes that the request took."""
         self.model_asked = ""
         """The model that the client named."""
