@@ -117,11 +117,12 @@ class Upstream:
         """Send ``request``; returns the answer to it, of which nothing may have arrived yet."""
         time = self._timeouts
         try:
-            first = request.start[:PART]
+            start, parts = request.start, request.parts
+            if parts is None and len(start) > PART:
+                start, parts = start[:PART], _rest(start)
             answer = connection.call(
-                first, self.name, time.idle, time.total, bodiless=request.bodiless
+                start, self.name, time.idle, time.total, bodiless=request.bodiless
             )
-            parts = _rest(request.start) if len(request.start) > PART else request.parts
             if parts is not None:
                 answer.send(parts, time.first_byte, chunked=request.chunked)
         except BaseException:  # or it would stay open, with nobody to use it or to close it

@@ -293,6 +293,35 @@ async def test_fields_and_target_go_out_as_they_are() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("framing", "sent"),
+    [([], b"4\r\nsome\r\n4\r\nbody\r\n0\r\n\r\n"), ([(b"content-length", b"8")], b"somebody")],
+)
+async def test_behind_a_large_head_a_body_in_parts_goes_out_as_behind_any(
+    monkeypatch: pytest.MonkeyPatch, framing: Fields, sent: bytes
+) -> None:
+    """The rest of the head went out in its place, as a chunk where the body was to be chunked."""
+    monkeypatch.setattr("proxy.upstream.PART", 20)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"some"
+        yield b"body"
+
+    arrived: list[bytes] = []
+
+    async def play(side: Side) -> None:
+        arrived.append(await side.head())
+        arrived.append(await side.until(sent))
+        await side.say(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with raw_upstream(play) as url, connected(url) as upstream:
+        answer = await upstream.call("POST", "/", [(b"x-a", b"1"), *framing], body())
+        assert answer.status == 204
+    head, received = arrived
+    assert b"\r\nx-a: 1\r\n" in head
+    assert received == sent
+
+
 async def test_an_answer_that_nobody_read_does_not_stop_the_next() -> None:
     """It had made its upstream wait, which nobody would have ended."""
     size = 200 << 10
