@@ -31,6 +31,7 @@ from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstr
 
 from proxy import config, guard, process, protocol, server, terms
 from proxy.app import App
+from proxy.budget import Budget
 from proxy.client import CONNECTION
 from proxy.fields import by_name, times_forwarded
 from proxy.listeners import listen
@@ -905,6 +906,15 @@ async def test_of_requests_behind_others_only_so_much_waits(
         refused = await client.rest()
         assert refused_for_room(refused)
         assert refused.count(b"HTTP/1.1 ") == 1  # nobody gets an answer that was not asked for
+
+
+def test_nobody_who_takes_no_more_is_refused_for_what_others_have_taken() -> None:
+    room = Budget(3)
+    assert room.take(2)
+    assert not room.take(2)
+    assert room.take(0)
+    assert room.take(-1)
+    assert room.taken == 3
 
 
 async def test_the_bodies_of_requests_behind_others_wait_among_them(

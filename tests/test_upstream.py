@@ -37,7 +37,7 @@ from proxy.fields import Fields
 from proxy.http1 import Connection, _readable
 from proxy.lookup import look_up as look_up_truly
 from proxy.sockets import unacknowledged
-from proxy.upstream import Upstream
+from proxy.upstream import PART, Upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -334,6 +334,32 @@ async def test_an_answer_that_nobody_read_does_not_stop_the_next() -> None:
         answer.close()
         assert upstream._pool.free() is connection  # noqa: SLF001
         assert connection._transport.is_reading()  # noqa: SLF001
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("read", [1, PART + 1, 1 << 20])
+async def test_a_large_request_is_sent_again_whole_wherever_its_connection_ends(
+    read: int, *, reset: bool
+) -> None:
+    body = bytes(range(256)) * (4 << 10)
+    received: list[bytes] = []
+
+    async def play(side: Side) -> None:
+        request, content = await side.request()
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        if request.startswith(b"POST "):
+            received.append(content)
+            return
+        await side.reader.readexactly(read)
+        if reset:
+            side.writer.transport.abort()
+
+    async with raw_upstream(play) as url, connected(url) as upstream:
+        (await ask(upstream)).close()
+        answer = await upstream.call("POST", "/v1/messages", [], body)
+        assert answer.status == 200
+        answer.close()
+    assert received == [body]
 
 
 async def test_an_upload_that_fails_after_its_answer_ends_the_connection() -> None:
