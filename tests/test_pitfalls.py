@@ -1,6 +1,6 @@
-"""What has broken proxies like this one, each with its defence: the table of pitfalls.md, held.
+"""The table of pitfalls.md names tests and cases that exist; and tests that belong nowhere else.
 
-Below it stand the tests of those that have no better place.
+The table lists what has broken proxies like this one, each with the defence against it here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from proxy.server import running
 pytestmark = pytest.mark.anyio
 
 HERE = Path(__file__).parent
-ROW = re.compile(r"^\| (?P<what>[^|]+) \| (?P<defence>[^|]+) \| (?P<held>[^|]+) \|$")
+ROW = re.compile(r"^\| (?P<failure>[^|]+) \| (?P<defence>[^|]+) \| (?P<held>[^|]+) \|$")
 ROWS = [
     row
     for line in (HERE / "pitfalls.md").read_text().splitlines()
-    if (row := ROW.match(line)) and not row["what"].startswith(("---", "what "))
+    if (row := ROW.match(line)) and row["failure"] != "failure"
 ]
 
 
@@ -38,7 +38,7 @@ def test_every_pitfall_is_held_by_what_there_is() -> None:
         held = re.findall(r"`([^`]+)`", row["held"])
         if row["held"].startswith("impossible: "):
             continue
-        assert held, row["what"]
+        assert held, row["failure"]
         for name in held:
             case = HERE / "conformance" / "cases" / f"{name}.yaml"
             assert case.exists() if "/" in name else f"def {name}(" in tests, name
