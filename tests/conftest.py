@@ -1,4 +1,4 @@
-"""How tests run: properties without a deadline, servers without a pause, what they need beside."""
+"""How tests run: hypothesis without deadlines, servers that stop at once, packages to install."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from installed import Installed, installing, needed
 
 settings.register_profile(
     "proxy",
-    deadline=None,  # for no test may depend on how fast a machine is
+    deadline=None,  # since no test may depend on the speed of the machine
     derandomize=os.environ.get("CI") == "true",
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -20,7 +20,7 @@ settings.load_profile("proxy")
 
 
 class _Hasty:
-    """asyncio for a module that polls, whose sleeps are a hundredth of what they were."""
+    """The module asyncio, except that sleeps take only a hundredth of their time."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -31,10 +31,10 @@ class _Hasty:
 
 @pytest.fixture(autouse=True, scope="session")
 def servers_that_stop_at_once() -> Iterator[None]:
-    """A server within the process of the tests stops without the pause that uvicorn makes then.
+    """Shorten the tenth of a second that uvicorn pauses when it stops.
 
-    It is a tenth of a second, which hundreds of tests would wait for. Nothing depends on it; the
-    processes that the tests start make it.
+    Hundreds of tests would wait for it. Nothing depends on it, and the processes that the tests
+    start still have it.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uvicorn.server, "asyncio", _Hasty())
@@ -43,10 +43,11 @@ def servers_that_stop_at_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def lines_that_are_written_as_one() -> Iterator[None]:
-    """Plain asyncio serves on Windows alone, where it joins the lines that it is to write.
+    """Have asyncio's sockets join the lines that they write, as they do on Windows.
 
-    Elsewhere Pythons 3.12.0 to 3.12.8, 3.13.0 and 3.13.1 have nobody wait who writes them for a
-    slow client (CVE-2024-12254): an endless answer would fill the memory of the machine.
+    The proxy serves on plain asyncio only there; elsewhere it uses uvloop. Outside Windows, Pythons
+    3.12.0 to 3.12.8, 3.13.0 and 3.13.1 apply no back-pressure to ``writelines`` (CVE-2024-12254):
+    in a test on asyncio, an endless answer to a slow client would fill the machine's memory.
     """
     with pytest.MonkeyPatch.context() as patch:
         transport = "asyncio.selector_events._SelectorSocketTransport"
@@ -55,12 +56,12 @@ def lines_that_are_written_as_one() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those for which something has to be installed come last: it is, while the others run."""
+    """Run the tests that need packages last: these are installed while the others run."""
     items.sort(key=lambda item: any(needed([item])))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def installed(request: pytest.FixtureRequest) -> Iterator[Installed]:
-    """What the tests of this run need."""
+    """The packages that the tests of this run need."""
     with installing(needed(request.session.items)) as them:
         yield them

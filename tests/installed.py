@@ -1,4 +1,4 @@
-"""What the tests of a run need is installed beside them, from the start of the run to its end."""
+"""The packages that tests need: installed in another process, while other tests already run."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ INSTALLER = Path(__file__).with_name("installer.py")
 
 
 class Installed:
-    """The places of a run: those that were there, and those of which reports are to come."""
+    """The places that a run needs: those that existed, and those that ``reports`` will report."""
 
     def __init__(self, there: Iterable[Place], reports: IO[str]) -> None:
         self._troubles = {place.name: "" for place in there}
         self._reports = reports
 
     def trouble(self, place: Place) -> str:
-        """Wait until a place is there, or cannot be; returns what went wrong."""
+        """Wait until a place is installed or has failed; returns the error, or nothing."""
         while place.name not in self._troubles and (report := self._reports.readline()):
             self._troubles |= [json.loads(report)]
         return self._troubles.get(place.name, "its installer has ended")
 
     def require(self, places: Iterable[Place]) -> None:
-        """Wait until all are there; else the test is skipped, or fails where ``CI`` is true."""
+        """Wait until all are installed. If one fails, skip the test; fail it if ``CI`` is true."""
         for place in places:
             if trouble := self.trouble(place):
-                told = f"{place.tool} cannot install {place.name}: {trouble}"
-                pytest.fail(told) if os.environ.get("CI") == "true" else pytest.skip(told)
+                error = f"{place.tool} cannot install {place.name}: {trouble}"
+                pytest.fail(error) if os.environ.get("CI") == "true" else pytest.skip(error)
 
 
 @contextmanager
 def installing(places: Iterable[Place]) -> Iterator[Installed]:
-    """Install what is not there yet, in this order, for as long as the block runs.
+    """Install the missing places, starting in this order, for as long as the block runs.
 
-    It happens in a process of its own, for there are tests that count what is open in this one.
+    This is left to another process, for some tests count the open descriptors of this one.
     """
     places = dict.fromkeys(places)
     there = [place for place in places if place.path.exists()]
@@ -53,23 +53,23 @@ def installing(places: Iterable[Place]) -> Iterator[Installed]:
         return
     with subprocess.Popen(
         [sys.executable, str(INSTALLER), json.dumps(missing)],
-        stdin=subprocess.PIPE,  # which ends with this process
+        stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for the tests: they end it
+        start_new_session=True,  # so that Ctrl-C reaches only the tests, which end it
     ) as installer:
         assert installer.stdout is not None
         yield Installed(there, installer.stdout)
 
 
 def needed(items: Iterable[pytest.Item]) -> Iterator[Place]:
-    """What tests need: their parameters know."""
+    """The places that tests need, which are listed by their parameters."""
     for value in parameters(items):
         yield from getattr(value, "places", ())
 
 
 def parameters(items: Iterable[pytest.Item]) -> Iterator[object]:
-    """What tests are about."""
+    """The values of all parameters of tests."""
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             yield from item.callspec.params.values()

@@ -1,9 +1,9 @@
-"""Installs places for as long as it is listened to: a process of its own beside the tests.
+"""Installs places, in a process beside the tests, until its standard input is closed.
 
-Its argument names the places, in JSON. On standard output it tells of each place once, as soon as
-it is there or cannot be: a line of JSON with its name and what went wrong. Nobody writes to its
-standard input; when that ends, whatever is being installed is killed and leaves nothing behind. So
-no installation outlives the tests, in whatever way they end.
+Its argument is the list of places, in JSON. As soon as a place is installed, or has failed, it
+prints a line of JSON with its name and the error, which is empty if there was none. Nobody writes
+to its standard input; when that is closed, running installations are killed and leave nothing
+behind. So no installation outlives the tests, in whatever way they end.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from tempfile import TemporaryDirectory
 from places import CACHE, Place
 
 AT_ONCE = 2
-"""Installations at a time."""
+"""How many installations run at the same time."""
 
 INSTALL_WITHIN = 240
 """Seconds that an installation may take."""
 
 
 async def install_all(places: Iterable[Place]) -> None:
-    """Install them in this order, and tell of each."""
+    """Install them, starting in this order, and print a report of each."""
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def tell(place: Place) -> None:
+    async def report(place: Place) -> None:
         async with free:
-            report = json.dumps([place.name, await install(place)])
-            print(report, flush=True)  # noqa: T201  (whoever started it reads it)
+            line = json.dumps([place.name, await install(place)])
+            print(line, flush=True)  # noqa: T201  (whoever started it reads it)
 
     async with asyncio.TaskGroup() as group:
         for place in places:
-            group.create_task(tell(place))
+            group.create_task(report(place))
 
 
 async def install(place: Place) -> str:
-    """Fill a place unless it is there; returns what went wrong."""
+    """Install a place unless it exists; returns the error, or nothing."""
     if place.path.exists():
         return ""
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as scratch:
             new = Path(scratch, "new")
-            new.mkdir()  # noqa: ASYNC240  (it waits for nothing)
+            new.mkdir()  # noqa: ASYNC240  (quick)
             trouble = await run(place.command(new), scratch)
             return trouble or move(new, place.path)
     except OSError as error:
@@ -57,7 +57,7 @@ async def install(place: Place) -> str:
 
 
 def move(new: Path, path: Path) -> str:
-    """Rename into place, unless a run that was faster has done so; returns what went wrong."""
+    """Rename it to its path, unless another run was faster; returns the error, or nothing."""
     try:
         new.rename(path)
     except OSError as error:
@@ -66,8 +66,12 @@ def move(new: Path, path: Path) -> str:
 
 
 async def run(command: tuple[str, ...], scratch: str) -> str:
-    """Run a command to its end; returns what went wrong."""
-    foreign = ("PYTHON", "NODE_PATH", "VIRTUAL_ENV")  # they would let other environments in
+    """Run a command to its end; returns the error, or nothing."""
+    foreign = (
+        "PYTHON",
+        "NODE_PATH",
+        "VIRTUAL_ENV",
+    )  # these would let packages of other environments in
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -85,14 +89,14 @@ async def run(command: tuple[str, ...], scratch: str) -> str:
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # whatever it began is in its group
+                os.killpg(process.pid, signal.SIGKILL)  # with all its children
             await process.wait()
-    told = stderr.decode(errors="replace").strip().splitlines()
-    return " ".join(told[-2:]) or "it failed" if process.returncode else ""
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return " ".join(lines[-2:]) or "it failed" if process.returncode else ""
 
 
-async def until_nobody_listens(places: Iterable[Place]) -> None:
-    """Install them all, unless standard input ends before."""
+async def install_until_stdin_closes(places: Iterable[Place]) -> None:
+    """Install them all; give up when standard input is closed before that."""
     installing = asyncio.create_task(install_all(places))
 
     def end() -> None:
@@ -106,4 +110,4 @@ async def until_nobody_listens(places: Iterable[Place]) -> None:
 
 if __name__ == "__main__":
     asked = [Place(name, tool, tuple(more)) for name, tool, more in json.loads(sys.argv[1])]
-    asyncio.run(until_nobody_listens(asked))
+    asyncio.run(install_until_stdin_closes(asked))

@@ -1,8 +1,8 @@
-"""Places: where that is installed what tests need and the project's own environment must not have.
+"""Places: directories for packages that tests need and the project's environment must not have.
 
-A place is a directory in ``.cache/clients``. One that is there is whole, for it was renamed into
-place. Two recipes, or two Pythons, never share one. So nothing that is there ever changes, and two
-runs may install at the same time.
+A place is a directory in ``.cache/clients``. If it exists it is complete, for it is renamed there
+only once the installation is done. Each recipe has a place of its own, under each Python. So a
+place never changes, and two runs of the tests may install at the same time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Place(NamedTuple):
     """A directory in the cache, and its recipe: what is installed there, and by which tool."""
 
     name: str
-    """No two places of a run have the same."""
+    """Unique among the places of a run."""
     tool: Literal["pip", "npm"]
     arguments: tuple[str, ...]
     """Options and packages."""
@@ -30,11 +30,12 @@ class Place(NamedTuple):
         return CACHE / f"{self.name}-{sha256(recipe.encode()).hexdigest()[:8]}"
 
     def command(self, into: Path) -> tuple[str, ...]:
-        """What installs it into a directory that is there and empty."""
+        """The command that installs it into ``into``, an empty directory."""
         if self.tool == "npm":
             quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
             retry = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=3000")
-            peers = "--legacy-peer-deps"  # or all that a framework can work with comes, too
+            # or npm also installs everything that a framework can be combined with
+            peers = "--legacy-peer-deps"
             return ("npm", "install", "--prefix", str(into), *quiet, *retry, peers, *self.arguments)
         pip = (sys.executable, "-I", "-m", "pip", "install", "--target", str(into))
         # what is never imported need not be compiled
@@ -52,23 +53,23 @@ def npm(name: str, *arguments: str) -> Place:
     return Place(name, "npm", arguments)
 
 
-# What is played in more than one folder of tests.
+# Places that several folders of tests use.
 
 PY_LIBRARIES = pip("py-libraries", "requests", "aiohttp", "httpx", "tokenizers")
-"""What the Python SDKs of 2023 depend on: once for all of them."""
+"""The dependencies of the Python SDKs of 2023, installed once for all of them."""
 
 
 def py_sdk(version: str) -> Place:
-    """A Python SDK, without what it depends on."""
+    """A Python SDK, without its dependencies."""
     return pip(f"py-{version}", "--no-deps", f"anthropic=={version}")
 
 
 def js_sdk(version: str) -> str:
-    """What a JavaScript SDK is called among all of them."""
+    """The name of a JavaScript SDK in ``JS_SDKS``."""
     return f"sdk-{version}"
 
 
 JS_2023 = ("0.2.3", "0.2.4", "0.3.1", "0.4.0", "0.4.1", "0.4.2", "0.4.3", "0.4.4")
 JS_TODAY = ("0.137.0", "1.12.0")
 JS_SDKS = npm("js-sdks", *(f"{js_sdk(v)}@npm:@anthropic-ai/sdk@{v}" for v in (*JS_2023, *JS_TODAY)))
-"""Every JavaScript SDK, each by a name of its own."""
+"""All JavaScript SDKs, each under a name of its own."""

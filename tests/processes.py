@@ -1,4 +1,4 @@
-"""Commands as processes of their own, whose logs tests wait for."""
+"""The commands as real processes, whose log lines tests can wait for."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ ROOT = Path(__file__).parent.parent
 
 
 class Served:
-    """A command that serves: its address, its process, and all that it has said so far."""
+    """A command that serves: its address, its process, and what it has logged so far."""
 
     def __init__(self, process: Process) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         self.url = ""
         self.admin = ""
-        """The address for what is under /-/, if it is another."""
+        """The address of /-/, which may be another."""
         self.said: list[str] = []
-        """What it wrote to standard error, as far as it was waited for."""
+        """The lines on standard error that were read so far."""
         self.printed = ""
         self.process = process
         self._stdout = process.stdout
         self._stderr = process.stderr
 
     async def begun(self) -> None:
-        """Wait for the line that tells the address."""
+        """Wait for the line that holds the address."""
         async with asyncio.timeout(PATIENCE):
             self.printed = (await self._stdout.readline()).decode()
         addresses = re.findall(r"http://\S+", self.printed)
@@ -45,7 +45,7 @@ class Served:
         self.url, self.admin = addresses[0], addresses[-1]
 
     async def logged(self, *texts: str) -> str:
-        """The next line of the log that holds all of these."""
+        """Wait for the next line of the log that holds all of these."""
         async with asyncio.timeout(PATIENCE):
             while line := (await self._stderr.readline()).decode():
                 self.said.append(line)
@@ -54,26 +54,26 @@ class Served:
         raise AssertionError(f"{texts} was never logged: {''.join(self.said)}")
 
     def signal(self, number: signal.Signals, *, group: bool = False) -> None:
-        """Send a signal, to the whole group of processes as terminals do."""
+        """Send a signal; with ``group`` to its whole process group, as a terminal does."""
         if group:
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
 
     async def silent(self) -> None:
-        """Wait until it, and every process that it started, has closed standard error."""
+        """Read until it, and every process that it started, has closed standard error."""
         async with asyncio.timeout(PATIENCE):
             self.said.append((await self._stderr.read()).decode())
 
     async def ended(self) -> int:
-        """Wait for its end; returns the exit code."""
+        """Wait until it ends; returns the exit code."""
         await self.silent()
         async with asyncio.timeout(PATIENCE):
             self.printed += (await self._stdout.read()).decode()
             return await self.process.wait()
 
     async def stopped(self) -> int:
-        """Ask it to stop, and wait for its end; returns the exit code."""
+        """Send SIGTERM and wait until it ends; returns the exit code."""
         self.signal(signal.SIGTERM)
         return await self.ended()
 
@@ -82,7 +82,7 @@ class Served:
 async def served(
     *arguments: str, within: Sequence[str] = (), **environ: str
 ) -> AsyncIterator[Served]:
-    """Run a command that serves; ``within`` is a command that runs commands."""
+    """Run a command that serves; ``within`` is a wrapper to run it by, such as ``prlimit``."""
     process = await asyncio.create_subprocess_exec(
         *(*within, sys.executable, "-m", "proxy", *arguments),
         cwd=ROOT,
@@ -102,13 +102,13 @@ async def served(
 
 
 def opened(process: int) -> int:
-    """How many descriptors a process has."""
+    """How many descriptors a process has open."""
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
 @contextmanager
-def nothing_more_to_open(process: int, but: int = 0) -> Iterator[None]:
-    """Let a process have the descriptors that it has, ``but`` so many, and no more."""
+def no_more_descriptors(process: int, but: int = 0) -> Iterator[None]:
+    """Limit a process to the descriptors that it has open, and ``but`` so many more."""
     before = resource.prlimit(process, resource.RLIMIT_NOFILE)
     resource.prlimit(process, resource.RLIMIT_NOFILE, (opened(process) + but, before[1]))
     yield
@@ -117,7 +117,7 @@ def nothing_more_to_open(process: int, but: int = 0) -> Iterator[None]:
 
 @asynccontextmanager
 async def starved(file: Path) -> AsyncIterator[tuple[Served, Side]]:
-    """A proxy that can open no file and no connection any more, and a client that it has."""
+    """A proxy that can open no more files or connections, and a client that is connected to it."""
     write_config(file, "http://127.0.0.1:9")
     async with (
         served("serve", "--config", str(file)) as proxy,
@@ -125,12 +125,12 @@ async def starved(file: Path) -> AsyncIterator[tuple[Served, Side]]:
     ):
         await client.say(b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n")
         await client.until(b"healthy\n")
-        with nothing_more_to_open(proxy.process.pid):
+        with no_more_descriptors(proxy.process.pid):
             yield proxy, client
 
 
 def write_config(file: Path, upstream: str, **more: dict[str, Any]) -> None:
-    """A configuration that sends everything to ``upstream``; JSON is YAML."""
+    """Write a configuration that sends everything to ``upstream``, as JSON, which is YAML too."""
     config = {
         "server": {"port": 0},
         "upstreams": {"api": {"base_url": upstream, "speaks": ["2023-06-01"]}},

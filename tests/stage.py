@@ -1,4 +1,7 @@
-"""The proxy between two ends that misbehave on cue: roads, an upstream by script, what is left."""
+"""The proxy between a client and a scripted upstream that misbehave on cue.
+
+Afterwards it is checked that the exchange has left nothing open.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ EVENT_LIMIT = 4096
 
 
 class Moment(IntEnum):
-    """How far an upstream has come with a good answer when something happens."""
+    """How far the upstream has come with a good answer when something goes wrong."""
 
     ACCEPTED = 0
     ASKED_IN_PART = 1
@@ -37,9 +40,10 @@ class Moment(IntEnum):
 
 @dataclass(frozen=True)
 class Road:
-    """One way through the proxy, with a good answer in its parts.
+    """One kind of exchange: its request, and the parts of a good answer from the upstream.
 
-    ``begun`` and ``last`` are what a client has seen after these parts, None for nothing.
+    ``parts`` are the head, the first and the last piece of the body, and its end. ``begun`` and
+    ``last`` are what a client has seen after the first and the last piece, None for nothing.
     """
 
     name: str
@@ -50,21 +54,21 @@ class Road:
 
     @property
     def streams(self) -> bool:
-        """Whether the client gets snapshots, whose stream can be finished."""
+        """Whether the client gets a translated stream, which the proxy can end properly."""
         return self.name in ("native", "bridged")
 
     @property
     def good(self) -> bytes:
-        """The whole answer."""
+        """The complete answer."""
         return b"".join(self.parts)
 
     def seen(self, moment: Moment) -> bytes | None:
-        """What the client is known to have once the upstream has come to ``moment``."""
+        """What the client must have received once the upstream has come to ``moment``."""
         return {Moment.BEGUN: self.begun, Moment.ALL_BUT_THE_END: self.last}.get(moment)
 
 
 def post(path: str, body: bytes, *fields: bytes) -> bytes:
-    """A request after whose answer the client's connection is closed."""
+    """A request that has the server close the connection after its answer."""
     lines = [
         b"POST %b HTTP/1.1" % path.encode(),
         b"host: proxy",
@@ -167,7 +171,7 @@ STREAMS = (NATIVE, BRIDGED)
 
 
 def configuration(upstream: str, timeouts: dict[str, float], drain: float = 0) -> config.Config:
-    """A proxy that has all four roads to one upstream."""
+    """A configuration with all four roads to one upstream."""
     complete = {"methods": ["POST"], "upstream": "api"}
     bridged = {"upstream_path": "/v1/complete", "bridge": "messages"}
     raw: dict[str, Any] = {
@@ -187,12 +191,12 @@ def configuration(upstream: str, timeouts: dict[str, float], drain: float = 0) -
 
 
 class Stage:
-    """An upstream that plays a script on each new connection, and behaves once it has none left."""
+    """An upstream that runs one script per connection, and behaves well when no script is left."""
 
     def __init__(self) -> None:
         self.scripts: deque[Play] = deque()
         self.good = b""
-        """How it answers when it behaves."""
+        """Its answer when it behaves well."""
         self.connections = 0
         self.requests = 0
         self.open = 0
@@ -204,37 +208,37 @@ class Stage:
             script = self.scripts.popleft() if self.scripts else self.behave
             await script(side)
         finally:
-            await side.__aexit__()  # so that it counts as open for as long as it is
+            await side.__aexit__()  # before it is counted as closed
             self.open -= 1
 
     async def behave(self, side: Side) -> None:
-        """Answer every request as one should."""
+        """Answer every request well."""
         while True:
             await self.answer(side)
 
     async def answer(self, side: Side, answer: bytes = b"") -> None:
-        """Answer one request, well if nothing else is said."""
+        """Answer one request, by default with the good answer."""
         await side.request()
         self.requests += 1
         await side.say(answer or self.good)
 
 
 def reset(side: Side) -> None:
-    """Close as if the machine had forgotten the connection."""
+    """Close with a reset (RST) instead of a FIN."""
     opened: socket.socket = side.writer.get_extra_info("socket")
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     side.writer.transport.abort()
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait for what nothing tells of."""
+    """Poll for a condition that nothing reports."""
     async with asyncio.timeout(PATIENCE):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
 class Proxy:
-    """A proxy that runs in front of a stage."""
+    """A running proxy in front of a stage."""
 
     def __init__(self, stage: Stage, settings: config.Config) -> None:
         self.app = App(settings, self._connect)
@@ -248,12 +252,12 @@ class Proxy:
         return self.upstream
 
     async def ask(self, request: bytes) -> bytes:
-        """All that a client gets who asks this and closes last."""
+        """Send a request on a new connection; returns all that arrives before it is closed."""
         async with await self.client(request) as client:
             return await client.rest()
 
     async def client(self, request: bytes) -> Side:
-        """A client that has asked this."""
+        """A new connection on which this request has been sent."""
         host, _, port = self.url.removeprefix("http://").partition(":")
         client = Side(*await asyncio.open_connection(host, int(port)))
         await client.say(request)
@@ -265,7 +269,7 @@ class Proxy:
         return self.upstream._pool  # noqa: SLF001
 
     def standing(self) -> dict[str, int]:
-        """How much is open."""
+        """The numbers of things that are open now."""
         return {
             "exchanges": len(self.app.exchanges),
             "connections": len(self.pool._all),  # noqa: SLF001
@@ -276,7 +280,7 @@ class Proxy:
 
     @asynccontextmanager
     async def nothing_left(self) -> AsyncIterator[None]:
-        """Hold that a block leaves nothing behind but free connections, awaiting the last of it."""
+        """Check that a block leaves nothing open but free connections, once all has been closed."""
         yield
         await until(lambda: len(self.pool._free) == len(self.pool._all))  # noqa: SLF001
         self.forget_free()
@@ -285,7 +289,7 @@ class Proxy:
         assert self.standing() == self.before
 
     def forget_free(self) -> None:
-        """Have the next call open a connection."""
+        """Close the free connections, so that the next call opens one."""
         for connection in tuple(self.pool._free):  # noqa: SLF001
             connection.close()
 
@@ -294,7 +298,7 @@ class Proxy:
 async def proxied(
     stage: Stage, upstream: str, timeouts: dict[str, float], drain: float = 0
 ) -> AsyncIterator[Proxy]:
-    """The proxy in front of an upstream."""
+    """A running proxy in front of ``upstream``."""
     proxy = Proxy(stage, configuration(upstream, timeouts, drain))
     async with running(proxy.app) as proxy.url:
         proxy.before = proxy.standing()
@@ -303,7 +307,7 @@ async def proxied(
 
 @asynccontextmanager
 async def staged(drain: float = 0, **timeouts: float) -> AsyncIterator[Proxy]:
-    """The proxy in front of a stage."""
+    """A running proxy in front of a new stage."""
     stage = Stage()
     async with (
         raw_upstream(stage.play) as upstream,

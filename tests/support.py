@@ -1,4 +1,4 @@
-"""What tests share: both ends of the wire as bare sockets, and a configuration between them."""
+"""What tests share: a client and an upstream as raw sockets, and a configuration to run between."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PATIENCE = 20.0
 """Seconds after which a test gives up on something that should have happened long ago."""
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For clients that never speak TLS, whom certificates would cost a tenth of a second."""
+"""For clients that never use TLS: loading certificates would take them a tenth of a second."""
 
 
 class Side:
-    """One end of a connection, for a test that decides about every byte."""
+    """One end of a connection, for a test that controls every byte."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -36,7 +36,7 @@ class Side:
             return await self.reader.readuntil(b"\r\n\r\n")
 
     async def request(self) -> tuple[bytes, bytes]:
-        """Read a request whose body has a content-length: its head and body."""
+        """Read a request whose body has a content-length; returns its head and body."""
         head = await self.head()
         length = 0
         for line in head.lower().split(b"\r\n"):
@@ -46,7 +46,7 @@ class Side:
             return head, await self.reader.readexactly(length)
 
     async def until(self, text: bytes) -> bytes:
-        """Read until ``text`` was seen."""
+        """Read up to and including ``text``."""
         async with asyncio.timeout(PATIENCE):
             return await self.reader.readuntil(text)
 
@@ -71,7 +71,7 @@ class Side:
 
 @asynccontextmanager
 async def raw_upstream(play: Play, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server that plays each connection by ``play``; yields its base URL."""
+    """A server that runs ``play`` for each connection; yields its base URL."""
     failures: list[BaseException] = []
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,14 +95,14 @@ async def raw_upstream(play: Play, tls: ssl.SSLContext | None = None) -> AsyncIt
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate for one name, which vouches for itself, and its key."""
+    """A self-signed certificate for one name, and its private key."""
 
     file: Path
     key: Path
 
     @classmethod
     def made(cls, place: Path, host: str) -> Self:
-        """One for a ``host`` as openssl writes it, in files whose names begin with ``place``."""
+        """Have openssl create one for ``host``, in files whose names begin with ``place``."""
         made = cls(place.with_suffix(".pem"), place.with_suffix(".key"))
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
         subject = ["-subj", "/CN=test", "-addext", f"subjectAltName={host}"]
@@ -125,7 +125,10 @@ async def connect(url: str) -> Side:
 def settings(
     upstream: str, *, bridge: bool = False, more: dict[str, Any] | None = None
 ) -> config.Config:
-    """A configuration with both a route for completions and one for all else."""
+    """A configuration with a route for completions and one for everything else.
+
+    ``more`` adds to its sections, or replaces values in them.
+    """
     complete = {"name": "complete", "path": "/v1/complete", "methods": ["POST"], "upstream": "api"}
     raw: dict[str, Any] = {
         "server": {"port": 0},
@@ -141,7 +144,7 @@ def settings(
 
 
 def old_request(*, prompt: str = "Hi", stream: bool = True, tokens: int = 9) -> bytes:
-    """A call of /v1/complete as programs of early 2023 made it."""
+    """A call of /v1/complete as programs of early 2023 sent it."""
     body = json.dumps(
         {
             "model": "claude-v1",
@@ -158,13 +161,13 @@ def old_request(*, prompt: str = "Hi", stream: bool = True, tokens: int = 9) -> 
 
 
 def completion(text: str, **more: object) -> bytes:
-    """One event of /v1/complete at 2023-06-01, as a chunk of HTTP/1.1."""
+    """One event of /v1/complete at 2023-06-01, in one chunk of the chunked coding."""
     body = {"completion": text, "stop_reason": None, "model": "claude-2", "stop": None, **more}
     return chunk(f"event: completion\r\ndata: {json.dumps(body)}\r\n\r\n".encode())
 
 
 def chunk(data: bytes) -> bytes:
-    """``data`` as one chunk of HTTP/1.1."""
+    """``data`` as one chunk of the chunked coding."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 

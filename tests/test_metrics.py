@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Served, nothing_more_to_open, served, write_config
+from processes import Served, no_more_descriptors, served, write_config
 from prometheus_client.parser import text_string_to_metric_families
 from support import (
     LAST,
@@ -421,7 +421,7 @@ async def test_what_a_dead_worker_had_open_is_not_shown_though_none_takes_its_pl
             await client.say(b"GET /v1/forever HTTP/1.1\r\nhost: p\r\n\r\n")
             await client.until(b" Hi")
             await figures_when(here.admin, lambda told: told.total("open_streams") == 1)
-            with nothing_more_to_open(here.process.pid, but=3):
+            with no_more_descriptors(here.process.pid, but=3):
                 os.kill(one, signal.SIGKILL)
                 await here.logged("no worker can be started yet")
                 os.kill(another, signal.SIGCONT)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Served, nothing_more_to_open, opened, served, write_config
+from processes import Served, no_more_descriptors, opened, served, write_config
 from stage import until
 from support import (
     LAST,
@@ -369,7 +369,7 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
         watcher = here.proxy.process.pid
         one, another = workers_of(watcher)
         before = opened(watcher)
-        with nothing_more_to_open(watcher, but=3):  # enough for the pipe to a worker alone
+        with no_more_descriptors(watcher, but=3):  # enough for the pipe to a worker alone
             os.kill(one, signal.SIGKILL)
             await here.proxy.logged("a worker has ended with code -9")
             await here.proxy.logged("no worker can be started yet: Too many open files")
