@@ -167,21 +167,21 @@ async def test_a_name_may_be_missing_and_not_be_one_of_several(fields: tuple[str
 
 
 async def test_a_refusal_says_what_to_do_and_repeats_nothing_that_could_harm() -> None:
-    async def told(host: str) -> str:
+    async def refusal(host: str) -> str:
         answer = await asked(url, "/-/", f"host: {host}")
         assert answer.json().keys() == {"type", "error"}
         message: str = answer.json()["error"]["message"]
         return message
 
     async with both_ports() as (_, (url, _)):
-        assert await told("Evil.example:8080") == (
+        assert await refusal("Evil.example:8080") == (
             "'evil.example' is not a name of this proxy: use an IP address or localhost,"
             " or add the name to admin.hosts"
         )
         for secret in ("sk-ant-hunter2", f"{'a.' * 120}sk-hunter2-0123456789abcdef"):
-            assert "hunter2" not in await told(f"{secret}.example")
-        assert len(await told("a." * 5000)) < 400
-        assert "\x1b" not in await told("a.\x9b\x85b")
+            assert "hunter2" not in await refusal(f"{secret}.example")
+        assert len(await refusal("a." * 5000)) < 400
+        assert "\x1b" not in await refusal("a.\x9b\x85b")
 
 
 async def test_the_operator_adds_names_and_a_reload_takes_them() -> None:

@@ -611,12 +611,12 @@ async def test_a_refusal_waits_for_the_answers_before_it(
 ) -> None:
     monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
     for name in ("HEAD_WITHIN", "BODY_SILENCE"):
-        soon(monkeypatch, name)
+        shorten(monkeypatch, name)
     upstream = Upstream(open=False)
     async with door(upstream) as client:
         await client.say(GET + b"\r\n" + behind)
         await happened(upstream.reached)
-        await let_go(client)
+        await deadline_passes(client)
         upstream.may_answer.set()
         head, body = await answer(client)
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -1112,13 +1112,13 @@ async def test_what_was_read_is_not_kept() -> None:
 # Deadlines.
 
 
-def soon(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Make a deadline of the protocol short."""
+def shorten(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Shorten a deadline of the protocol to 50 ms."""
     monkeypatch.setattr(protocol, name, 0.05)
 
 
-async def let_go(client: Side) -> None:
-    """Wait until a connection that is made now is closed: the time of ``client`` is over then."""
+async def deadline_passes(client: Side) -> None:
+    """Wait until a connection opened now is closed: by then the deadline of ``client`` is over."""
     host, port = client.writer.get_extra_info("peername")[:2]
     async with await connect(f"http://{host}:{port}") as other:
         assert await other.rest() == b""
@@ -1143,7 +1143,7 @@ async def trickle(client: Side, part: bytes) -> bytes:
 async def test_a_head_has_its_time_and_no_more(
     monkeypatch: pytest.MonkeyPatch, begun: bytes, part: bytes
 ) -> None:
-    soon(monkeypatch, "HEAD_WITHIN")
+    shorten(monkeypatch, "HEAD_WITHIN")
     upstream = Upstream()
     if begun == b"G" and part:
         begun = b"GET /"
@@ -1156,7 +1156,7 @@ async def test_a_head_has_its_time_and_no_more(
 async def test_the_head_of_a_later_request_has_its_time_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    soon(monkeypatch, "HEAD_WITHIN")
+    shorten(monkeypatch, "HEAD_WITHIN")
     async with door(Upstream()) as client:
         await client.say(GET + b"\r\n")
         await answer(client)
@@ -1167,7 +1167,7 @@ async def test_the_head_of_a_later_request_has_its_time_too(
 async def test_a_head_that_is_made_to_wait_keeps_its_time(
     times_over: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soon(monkeypatch, "HEAD_WITHIN")
+    shorten(monkeypatch, "HEAD_WITHIN")
     amount = terms.PIPELINED + 2
     upstream = Upstream(open=False)
     async with door(upstream) as client:
@@ -1195,12 +1195,12 @@ async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
 async def test_an_exchange_has_no_deadline_of_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
     for name in ("HEAD_WITHIN", "BODY_SILENCE"):
-        soon(monkeypatch, name)
+        shorten(monkeypatch, name)
     upstream = Upstream(open=False)
     async with door(upstream) as client:
         await client.say(GET + b"\r\n")
         await happened(upstream.reached)
-        await let_go(client)
+        await deadline_passes(client)
         upstream.may_answer.set()
         assert (await answer(client))[1] == b"ok"
 
@@ -1210,7 +1210,7 @@ async def test_a_body_that_stalls_is_told_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, framing: bytes
 ) -> None:
     caplog.set_level(logging.INFO)
-    soon(monkeypatch, "BODY_SILENCE")
+    shorten(monkeypatch, "BODY_SILENCE")
     upstream = Upstream()
     async with door(upstream) as client:
         await client.say(COMPLETE + framing)
@@ -1221,7 +1221,7 @@ async def test_a_body_that_stalls_is_told_so(
 
 
 async def test_a_body_that_trickles_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    soon(monkeypatch, "BODY_WITHIN")
+    shorten(monkeypatch, "BODY_WITHIN")
     upstream = Upstream()
     async with door(upstream) as client:
         await client.say(COMPLETE + b"content-length: 900\r\n\r\n")
@@ -1230,7 +1230,7 @@ async def test_a_body_that_trickles_is_told_so(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_body_that_stalls_ends_the_upstreams_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    soon(monkeypatch, "BODY_SILENCE")
+    shorten(monkeypatch, "BODY_SILENCE")
     cut = asyncio.Event()
 
     async def play(side: Side) -> None:
@@ -1247,7 +1247,7 @@ async def test_a_body_that_stalls_ends_the_upstreams_call(monkeypatch: pytest.Mo
 async def test_a_body_that_stalls_after_the_answer_has_begun_cuts_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    soon(monkeypatch, "BODY_SILENCE")
+    shorten(monkeypatch, "BODY_SILENCE")
 
     async def play(side: Side) -> None:
         await side.until(b"abc")
@@ -1263,7 +1263,7 @@ async def test_a_body_of_http_1_0_that_stalls_after_the_answer_has_begun_cuts_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its end would be the answer's, so that the connection is reset."""
-    soon(monkeypatch, "BODY_SILENCE")
+    shorten(monkeypatch, "BODY_SILENCE")
     stream = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
     async def play(side: Side) -> None:
@@ -1284,7 +1284,7 @@ def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]
 
     Else a machine that stops for so long would fail what comes afterwards.
     """
-    soon(monkeypatch, "BODY_SILENCE")
+    shorten(monkeypatch, "BODY_SILENCE")
     over = asyncio.Event()
     expire: Callable[[Any], None] = protocol.Protocol._expire  # noqa: SLF001
     left = 3
@@ -1310,7 +1310,7 @@ def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]
 async def test_a_body_that_stalls_after_the_whole_answer_holds_no_connection(
     monkeypatch: pytest.MonkeyPatch, part: bytes
 ) -> None:
-    soon(monkeypatch, "BODY_SILENCE")
+    shorten(monkeypatch, "BODY_SILENCE")
     async with door(Upstream()) as client:
         await client.say(
             GET.replace(b"/v1/models", b"/-/healthy") + b"content-length: 9\r\n\r\n" + part
@@ -1417,7 +1417,7 @@ async def stay(client: Side) -> None:
 
 
 async def test_a_refused_client_that_stays_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    soon(monkeypatch, "LINGER")
+    shorten(monkeypatch, "LINGER")
 
     async with door(Upstream()) as client:
         await client.say(b"what?\r\n\r\n")
@@ -1428,7 +1428,7 @@ async def test_a_refused_client_that_stays_is_left(monkeypatch: pytest.MonkeyPat
 async def test_a_slow_client_that_is_let_go_gets_the_last_of_its_answer_and_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    soon(monkeypatch, "LINGER")
+    shorten(monkeypatch, "LINGER")
     lingered = asyncio.Event()
     expire = protocol.Protocol._expire  # noqa: SLF001
 
@@ -1729,7 +1729,7 @@ async def test_a_stop_resets_nobody_who_has_an_answer_and_still_sends_its_reques
 async def test_a_body_that_nobody_asked_for_does_not_become_the_next_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    soon(monkeypatch, "LINGER")
+    shorten(monkeypatch, "LINGER")
     upstream = Upstream()
     async with door(upstream, {"limits": {"request_body": 50}}) as client:
         await client.say(COMPLETE + b"expect: 100-continue\r\ncontent-length: 51\r\n\r\n")

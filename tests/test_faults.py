@@ -121,8 +121,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def told(log: pytest.LogCaptureFixture) -> list[str]:
-    """How the exchanges ended by the log, and by which error."""
+def endings(log: pytest.LogCaptureFixture) -> list[str]:
+    """How the exchanges ended according to the log, and by which error."""
     lines = [record.getMessage() for record in log.records if record.name == "proxy.exchanges"]
     return [line[line.index("ended=") : line.index(" bytes_received=")] for line in lines]
 
@@ -209,7 +209,7 @@ def check_cut(got: bytes) -> None:
 
 
 def check_told(fault: Fault, moment: Moment, road: Road, got: bytes) -> str:
-    """Hold that a fault was told as it must be on a road; returns how the log tells it."""
+    """Check that the client of a road was told of a fault; returns what the log must say."""
     if road.streams and moment is Moment.ALL_BUT_THE_END:
         check_good(road, got)  # it was all there, and no byte that is missing is one of ours
         return "ended=complete"
@@ -531,7 +531,7 @@ async def test_a_fault_of_the_upstream(
             got += await client.rest()
         ended = check_told(fault, moment, road, got)
         check_good(road, await proxy.ask(road.request))
-    assert told(log) == [ended, "ended=complete"]
+    assert endings(log) == [ended, "ended=complete"]
 
 
 # The upstream's own error, told in the stream or by the status.
@@ -557,7 +557,7 @@ async def test_an_error_of_the_upstream_itself(
         check_finished(got, "overloaded_error", "Overloaded")
     else:
         check_refused(got, 529, "overloaded_error", "Overloaded")
-    assert told(log) == [REFUSED]
+    assert endings(log) == [REFUSED]
 
 
 # Answers that are odd and good, and whether their connection may be used again.
@@ -629,7 +629,7 @@ async def test_an_odd_answer_is_an_answer_and_only_that(
         for _ in range(2):
             check_good(road, await proxy.ask(road.request))
         assert stage.connections - connections == (1 if kept else 2)
-    assert told(log) == ["ended=complete"] * 2
+    assert endings(log) == ["ended=complete"] * 2
 
 
 @pytest.mark.parametrize("road", TRANSLATED, ids=lambda road: road.name)
@@ -651,7 +651,7 @@ async def test_gzip_that_ends_early_is_no_whole_answer(
         check_finished(got, FAILED, message)
     else:
         check_refused(got, 502, FAILED, message)
-    assert told(log) == [f'ended="upstream failed" error="{FAILED}: {message}"']
+    assert endings(log) == [f'ended="upstream failed" error="{FAILED}: {message}"']
 
 
 class Turns:
@@ -868,7 +868,7 @@ async def test_an_answer_may_last_until_the_connection_does(
     async with proxy.nothing_left():
         stage.scripts.append(play)
         check_good(road, await proxy.ask(road.request))
-    assert told(log) == ["ended=complete"]
+    assert endings(log) == ["ended=complete"]
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
@@ -884,7 +884,7 @@ async def test_an_answer_may_come_a_byte_at_a_time(
     async with proxy.nothing_left():
         proxy.stage.scripts.append(play)
         check_good(road, await proxy.ask(road.request))
-    assert told(log) == ["ended=complete"]
+    assert endings(log) == ["ended=complete"]
 
 
 async def good_with_a_fault_of_ours(
@@ -918,7 +918,7 @@ async def test_what_a_fault_of_ours_cuts_does_not_look_whole(
     caplog.set_level(logging.INFO, "proxy.exchanges")
     where = (Client, "_write_at_once")
     check_cut(await good_with_a_fault_of_ours(proxy, road, monkeypatch, where))
-    assert told(caplog) == ["ended=crashed"]
+    assert endings(caplog) == ["ended=crashed"]
 
 
 @pytest.mark.parametrize("road", [*STREAMS, BYTES], ids=lambda road: road.name)
@@ -984,7 +984,7 @@ async def test_bytes_pass_with_whatever_framing(
         assert got.split(b" ")[1] == answer.split(b" ")[0]
         check_good(BYTES, await proxy.ask(BYTES.request))
         assert stage.connections - connections == (1 if kept else 2)
-    assert "crashed" not in str(told(log))
+    assert "crashed" not in str(endings(log))
 
 
 # A connection that was used before, and is not what it was.
@@ -1044,7 +1044,7 @@ async def test_a_request_is_repeated_once_if_nothing_was_heard_of_it(
         assert stage.requests - requests == reuse.tries
         assert not stage.scripts
         check_good(road, await proxy.ask(road.request))
-    assert len(told(log)) == 3
+    assert len(endings(log)) == 3
 
 
 @pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
@@ -1088,7 +1088,7 @@ async def test_a_body_that_is_not_kept_avoids_connections_that_may_be_about_to_c
             check_good(BYTES, got)
         else:
             check_refused(got, 502, FAILED, CLOSED)
-    assert len(told(log)) == 2
+    assert len(endings(log)) == 2
 
 
 async def test_what_comes_unasked_on_a_free_connection_is_no_answer(proxy: Proxy) -> None:
@@ -1146,7 +1146,7 @@ async def test_a_client_that_leaves_takes_its_call_along(
         async with asyncio.timeout(PATIENCE):
             await closed.wait()
         check_good(road, await proxy.ask(road.request))
-    assert told(log) == [left(road, moment), "ended=complete"]
+    assert endings(log) == [left(road, moment), "ended=complete"]
 
 
 async def test_a_client_that_leaves_its_upload_takes_its_call_along(
@@ -1168,7 +1168,7 @@ async def test_a_client_that_leaves_its_upload_takes_its_call_along(
         async with asyncio.timeout(PATIENCE):
             await closed.wait()
         check_good(BYTES, await proxy.ask(BYTES.request))
-    assert told(log) == ['ended="client left before the first byte"', "ended=complete"]
+    assert endings(log) == ['ended="client left before the first byte"', "ended=complete"]
 
 
 def paused(proxy: Proxy) -> bool:
@@ -1198,7 +1198,7 @@ async def test_a_client_that_takes_nothing_makes_the_upstream_wait_and_is_left(
         async with await proxy.client(road.request):
             await until(lambda: paused(proxy))
             await until(lambda: not len(proxy.app.exchanges))
-    assert told(log) == ['ended="client stalled"']
+    assert endings(log) == ['ended="client stalled"']
 
 
 @pytest.mark.parametrize(
@@ -1228,7 +1228,7 @@ async def test_a_whole_answer_that_its_client_did_not_take_is_not_told_to_be_com
             if how != "stalls":
                 client.writer.transport.abort()
             await until(lambda: not len(proxy.app.exchanges))
-    assert told(log)[0].startswith(ended)
+    assert endings(log)[0].startswith(ended)
 
 
 async def test_a_slow_client_gets_all_of_a_stream_and_its_end(
@@ -1251,7 +1251,7 @@ async def test_a_slow_client_gets_all_of_a_stream_and_its_end(
     event = json.loads(last)
     assert (event["completion"], event["stop_reason"]) == (" Hi" * count, "stop_sequence")
     assert done == b"[DONE]"
-    assert told(log) == ["ended=complete"]
+    assert endings(log) == ["ended=complete"]
 
 
 @pytest.mark.parametrize(
@@ -1294,8 +1294,8 @@ async def test_what_outlasts_a_drain_is_told_so(
                 check_finished(answer, "overloaded_error", message)
             else:
                 check_refused(answer, 503, "overloaded_error", message)
-    assert len(told(log)) == len(ROADS)
-    assert {line.partition(" error")[0] for line in told(log)} == {"ended=drained"}
+    assert len(endings(log)) == len(ROADS)
+    assert {line.partition(" error")[0] for line in endings(log)} == {"ended=drained"}
 
 
 # Upstreams that cannot be reached, on all roads.
@@ -1359,7 +1359,7 @@ async def check_unreachable(
     async with proxy.nothing_left():
         for road in ROADS:
             check_refused(await proxy.ask(road.request), status, type_, message)
-    assert told(log) == [f'ended="upstream failed" error="{type_}: {message}"'] * len(ROADS)
+    assert endings(log) == [f'ended="upstream failed" error="{type_}: {message}"'] * len(ROADS)
 
 
 @pytest.mark.usefixtures("anyio_backend")
@@ -1504,7 +1504,7 @@ async def test_over_tls_an_end_must_be_told(
             stage.good = road.good
             check_good(road, await proxy.ask(road.request))
     failed = f'ended="upstream failed" error="api_error: {BROKE_OFF}"'
-    assert told(log) == ["ended=complete", failed, *["ended=complete"] * len(ROADS)]
+    assert endings(log) == ["ended=complete", failed, *["ended=complete"] * len(ROADS)]
 
 
 @pytest.mark.usefixtures("anyio_backend")
@@ -1556,7 +1556,7 @@ async def test_over_tls_an_end_is_heard_behind_all_that_a_slow_client_has_not_ta
             answer = parsed(await client.rest())
     assert answer.whole
     assert (len(answer.body), answer.body[-4:]) == (sent + 4, b"last")
-    assert told(log) == ["ended=complete"]
+    assert endings(log) == ["ended=complete"]
 
 
 @asynccontextmanager
@@ -1584,7 +1584,7 @@ async def test_a_drain_ends_what_still_connects(
         await until(lambda: len(proxy.app.exchanges) == 1)
         proxy.app.drain()
         check_refused(await client.rest(), 503, "overloaded_error", message)
-    assert told(log) == [f'ended=drained error="overloaded_error: {message}"']
+    assert endings(log) == [f'ended=drained error="overloaded_error: {message}"']
 
 
 @pytest.mark.usefixtures("anyio_backend")
@@ -1599,4 +1599,4 @@ async def test_a_client_that_leaves_what_still_connects_leaves_nothing(
         await proxy.client(NATIVE.request),
     ):
         await until(lambda: len(proxy.app.exchanges) == 1)
-    assert told(log) == ['ended="client left before the first byte"']
+    assert endings(log) == ['ended="client left before the first byte"']

@@ -1,4 +1,4 @@
-"""Who used what is told in full, whatever strangers call themselves and however a process ends."""
+"""The ledger counts all use, whatever strangers call themselves and however a process ends."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.anyio
 
 NOW = 1_800_000_000.0
 MOMENT = "2027-01-15T08:00:00Z"
-"""The same as it is told."""
+"""The same as it is shown."""
 
 
 @pytest.fixture
@@ -92,20 +92,20 @@ def counted(*records: Record, limit: int = 100, now: float = NOW) -> Ledger:
     return made
 
 
-def told(of: Ledger, now: float = NOW) -> dict[str, Any]:
-    """A ledger as programs read it."""
+def shown_as_json(of: Ledger, now: float = NOW) -> dict[str, Any]:
+    """A ledger as ``/-/ledger`` shows it to programs."""
     read: dict[str, Any] = json.loads(b"".join(as_json(of, now)))
     return read
 
 
 def summary(of: Ledger, now: float) -> dict[str, Any]:
-    """What it answers in short."""
-    short: dict[str, Any] = told(of, now)["summary"]
+    """The summary in it."""
+    short: dict[str, Any] = shown_as_json(of, now)["summary"]
     return short
 
 
 def sum_of(lines: Iterable[bytes], limit: int = 100, now: float = NOW) -> Ledger:
-    """What lines say together."""
+    """The ledgers in these lines, merged."""
     made = Ledger(limit)
     for line in lines:
         for _ in made.merging(Ledger.read(jsontext.loads(line), limit, now), now):
@@ -132,7 +132,7 @@ def test_an_entry_says_who_did_what_and_when() -> None:
         ),
         record(model="claude-2"),
     )
-    first, second = told(made)["entries"]
+    first, second = shown_as_json(made)["entries"]
     assert first == {
         "key": "0123456789ab",
         "client": "anthropic-python/0.2.8",
@@ -193,7 +193,7 @@ def test_what_was_refused_did_not_pass_through() -> None:
     made = counted(record(**bridged, fault="InvalidRequest"), record(**bridged, fault="Brownout"))
     (entry,) = made.entries.values()
     assert (entry.exchanges, entry.translated, entry.passed) == (2, 1, 0)
-    assert told(made)["days"] == [["2027-01-15T00:00:00Z", {"2023-06-01": [1, 0]}]]
+    assert shown_as_json(made)["days"] == [["2027-01-15T00:00:00Z", {"2023-06-01": [1, 0]}]]
 
 
 def test_what_no_route_takes_is_one_entry_whoever_asks() -> None:
@@ -206,7 +206,7 @@ def test_exchanges_are_told_by_hour_and_day_and_only_so_many() -> None:
     for day in range(200):
         made.count(record() if day % 2 else passed(), NOW + day * 86_400)
     now = NOW + 199 * 86_400
-    shown = told(made, now)
+    shown = shown_as_json(made, now)
     assert len(shown["days"]) == ledger.DAYS
     assert shown["days"][-1] == ["2027-08-02T00:00:00Z", {"2023-01-01": [1, 0]}]
     assert shown["days"][-2] == ["2027-08-01T00:00:00Z", {"2023-06-01": [0, 1]}]
@@ -226,7 +226,7 @@ def test_there_are_so_many_entries_and_those_gone_for_longest_are_summed_up() ->
     assert Who("999", *next(iter(made.entries))[1:]) in made.entries
     assert total(made) == 1_000
     assert made.summed_up == 1_000 - len(made.entries)
-    others = told(made)["others"]
+    others = shown_as_json(made)["others"]
     assert others["entries"] == made.summed_up
     assert others["first"] == "2027-01-15T08:00:00Z"
 
@@ -257,7 +257,7 @@ def test_names_are_short_and_few_and_can_be_written() -> None:
         made.count(record(dropped=(name,)), NOW)
     assert len(dropped) <= ledger.MOST_NAMES + 1
     assert dropped[OTHER] == 1_008 - ledger.MOST_NAMES
-    assert told(sum_of(made.lines())) == told(made)
+    assert shown_as_json(sum_of(made.lines())) == shown_as_json(made)
 
 
 def test_a_key_that_has_gone_astray_is_not_kept() -> None:
@@ -325,7 +325,7 @@ def test_a_clock_that_was_set_back_is_believed() -> None:
         made.count(record(), now)
     (entry,) = made.entries.values()
     assert (entry.first, entry.last) == (NOW - 3_600, NOW - 3_600)
-    shown = told(made, NOW - 3_600)
+    shown = shown_as_json(made, NOW - 3_600)
     assert [time for time, _ in shown["hours"]] == ["2027-01-15T07:00:00Z", "2027-01-15T08:00:00Z"]
 
 
@@ -357,7 +357,7 @@ async def test_a_clock_that_was_ten_years_ahead_for_long_hides_nothing(
     assert total(found) == 1 + len(ahead) + len(since)
     (entry,) = found.entries.values()
     assert (entry.first, entry.last) == (NOW, since[-1])
-    shown = told(found, since[-1])
+    shown = shown_as_json(found, since[-1])
     assert shown["summary"]["last"] == "2027-01-19T11:00:00Z"
     assert len(shown["hours"]) == ledger.HOURS
     assert shown["hours"][-1][0] == "2027-01-19T11:00:00Z"
@@ -379,9 +379,9 @@ async def test_a_clock_that_was_behind_at_the_start_hides_nothing(
     await one.sync()
     assert (len(file.read_bytes().splitlines()) == 1) is (from_size == 0)
     now = NOW
-    for each in (one, kept(file)):
+    for each in (one, journal_of(file)):
         found = await each.ledger()
-        shown = told(found)
+        shown = shown_as_json(found)
         assert (shown["summary"]["last"], shown["summary"]["clients"]) == (MOMENT, 1)
         assert [row["last"] for row in shown["entries"]] == [MOMENT]
         (row,) = csv.DictReader(io.StringIO(b"".join(as_csv(found, NOW)).decode(), newline=""))
@@ -420,7 +420,7 @@ def test_the_order_in_which_ledgers_are_added_does_not_matter() -> None:
     sums = set()
     for order in permutations(line for part in parts for line in part.lines()):
         made = sum_of(order)
-        shown = told(made)
+        shown = shown_as_json(made)
         shown["entries"].sort(key=lambda row: (row["key"], row["version"]))
         sums.add(json.dumps(shown, sort_keys=True))
     assert len(sums) == 1
@@ -467,13 +467,13 @@ def test_an_entry_is_read_as_it_was_written() -> None:
 # The file.
 
 
-def kept(file: Path) -> Journal:
+def journal_of(file: Path) -> Journal:
     return Journal(config.Ledger(str(file), 100), clock=lambda: NOW)
 
 
 async def sums(file: Path) -> int:
-    """How many exchanges whoever opens the file now would know of."""
-    read = kept(file)
+    """The number of exchanges that a journal opened now would find in the file."""
+    read = journal_of(file)
     found = total(await read.ledger())
     await read.close()
     return found
@@ -487,7 +487,7 @@ async def test_all_who_share_a_file_sum_up_alike(tmp_path: Path) -> None:
             each.count(passed())
         assert total(await one.ledger()) == 4 * count - 2  # the other has not written yet
         assert total(await other.ledger()) == 4 * count
-        assert told(await one.ledger()) == told(await other.ledger())
+        assert shown_as_json(await one.ledger()) == shown_as_json(await other.ledger())
     await one.close()
     await other.close()
     assert stat.S_IMODE((tmp_path / "ledger").stat().st_mode) == 0o600
@@ -507,7 +507,7 @@ async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
         return look(file)
 
     monkeypatch.setattr(ledgerfile.File, "read_new", patient)
-    one = kept(tmp_path / "ledger")
+    one = journal_of(tmp_path / "ledger")
     one.count(record())
     asking = [asyncio.create_task(one.ledger())]
     await until(lambda: looked == 1)
@@ -522,8 +522,8 @@ async def test_who_asks_while_the_file_is_waited_for_shares_the_next_look(
     assert looked == 3
 
 
-def stands_still(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
-    """Have a call of the file's wait for this event, and whoever waits for it hardly any time."""
+def blocked(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
+    """Have a method of the file block until this event is set, and its callers soon give up."""
     go_on = threading.Event()
     truly = getattr(ledgerfile.File, call)
 
@@ -539,7 +539,7 @@ def stands_still(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
 async def test_who_asks_while_the_disk_stands_still_is_told_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = stands_still(monkeypatch, "append")
+    go_on = blocked(monkeypatch, "append")
     set_up = settings("http://127.0.0.1:9", more={"ledger": {"file": str(tmp_path / "ledger")}})
     async with running(App(set_up)) as url, httpx.AsyncClient(base_url=url) as client:
         await client.get("/v1/models")
@@ -585,10 +585,10 @@ def test_no_end_waits_for_a_disk_that_stands_still(tmp_path: Path) -> None:
 async def test_what_was_given_up_is_written_when_the_disk_goes_on_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = stands_still(monkeypatch, "append")
+    go_on = blocked(monkeypatch, "append")
     files = opened()
     tasks, threads = asyncio.all_tasks(), threading.active_count()
-    one = kept(tmp_path / "ledger")
+    one = journal_of(tmp_path / "ledger")
     one.count(record())
     await one.close()
     go_on.set()
@@ -607,10 +607,10 @@ async def test_a_start_does_not_wait_for_a_disk_that_stands_still(
 ) -> None:
     """It did, for ever, and a process that starts heeds no signal."""
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     await one.close()
-    go_on = stands_still(monkeypatch, "read_new")
+    go_on = blocked(monkeypatch, "read_new")
     set_up = settings("http://127.0.0.1:9", more={"ledger": {"file": str(file)}})
     async with running(App(set_up)) as url, httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/v1/models")).status_code == 502
@@ -622,7 +622,7 @@ async def test_a_start_does_not_wait_for_a_disk_that_stands_still(
 async def test_who_asks_after_the_end_has_no_file_opened_anew(tmp_path: Path) -> None:
     """At a port of their own all endpoints answer to the very end."""
     files, threads = opened(), threading.active_count()
-    one = kept(tmp_path / "ledger")
+    one = journal_of(tmp_path / "ledger")
     one.count(record())
     await one.close()
     assert total(await one.ledger()) == 1
@@ -640,7 +640,7 @@ async def test_a_disk_that_fails_last_of_all_closes_nothing_of_others(
         close(opened)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    one = kept(tmp_path / "ledger")
+    one = journal_of(tmp_path / "ledger")
     one.count(record())
     await one.sync()
     with monkeypatch.context() as patched:
@@ -657,7 +657,7 @@ async def test_it_is_written_by_itself_soon_after(
 ) -> None:
     monkeypatch.setattr(journal, "FLUSH", 0.01)
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     await until(lambda: file.exists() and file.read_bytes().endswith(b"\n"))
     one.count(record())
@@ -672,12 +672,12 @@ async def test_a_torn_line_is_passed_over_and_what_follows_is_not(
 ) -> None:
     file = tmp_path / "ledger"
     for _ in range(2):
-        one = kept(file)
+        one = journal_of(file)
         one.count(record())
         await one.close()
     file.write_bytes(file.read_bytes()[:-cut])
     assert await sums(file) == whole
-    after = kept(file)
+    after = journal_of(file)
     after.count(record())
     await after.close()
     assert await sums(file) == whole + 1
@@ -687,7 +687,7 @@ async def test_a_line_of_something_else_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     await one.close()
     with file.open("ab") as opened:
@@ -701,7 +701,7 @@ async def test_a_disk_that_is_full_is_logged_once_and_nothing_is_lost(
 ) -> None:
     file = tmp_path / "ledger"
     file.symlink_to("/dev/full")
-    one = kept(file)
+    one = journal_of(file)
     for count in range(1, 4):
         one.count(record())
         assert total(await one.ledger()) == count
@@ -726,7 +726,7 @@ def full_at(size: int) -> Iterator[None]:
 
 async def test_a_full_disk_hides_nothing_that_others_have_written(tmp_path: Path) -> None:
     file = tmp_path / "ledger"
-    one, other = kept(file), kept(file)
+    one, other = journal_of(file), journal_of(file)
     assert total(await one.ledger()) == 0
     other.count(record())
     await other.sync()
@@ -742,7 +742,7 @@ async def test_a_full_disk_hides_nothing_that_others_have_written(tmp_path: Path
 
 async def test_a_line_for_which_there_is_no_room_leaves_nothing_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     await one.sync()
     written = file.read_bytes()
@@ -773,7 +773,7 @@ def test_what_others_have_appended_is_not_lost(tmp_path: Path) -> None:
 
 async def test_a_torn_line_on_a_full_disk_hides_nothing(tmp_path: Path) -> None:
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     await one.close()
     with file.open("ab") as opened:
@@ -787,7 +787,7 @@ async def test_what_was_read_before_reading_failed_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     await one.close()
     monkeypatch.setattr(ledgerfile, "PART", 100)
@@ -802,7 +802,7 @@ async def test_what_was_read_before_reading_failed_is_read_again(
         return pread(opened, length, start)
 
     monkeypatch.setattr(os, "pread", failing)
-    other = kept(file)
+    other = journal_of(file)
     assert total(await other.ledger()) == 0
     assert total(await other.ledger()) == 1
     await other.close()
@@ -813,7 +813,7 @@ async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
 ) -> None:
     monkeypatch.setattr(journal, "COMPACT_FROM", 2_000)
     file = tmp_path / "ledger"
-    one, other = kept(file), kept(file)
+    one, other = journal_of(file), journal_of(file)
     largest = 0
     for count in range(1, 101):
         for each in (one, other):
@@ -834,7 +834,7 @@ async def test_a_file_that_was_emptied_begins_anew_though_it_is_longer_at_once(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     await one.sync()
     file.write_bytes(b"")
@@ -876,7 +876,7 @@ async def test_what_is_no_ledger_takes_nothing_and_keeps_nobody_waiting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     await one.sync()
     with in_place_of(file, kind):
@@ -919,7 +919,7 @@ async def test_a_file_that_is_taken_away_or_emptied_begins_anew(
     tmp_path: Path, way: Callable[[Path], None]
 ) -> None:
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     for _ in range(3):
         one.count(record())
         await one.sync()
@@ -932,7 +932,7 @@ async def test_a_file_that_is_taken_away_or_emptied_begins_anew(
 
 async def test_a_ledger_that_begins_anew_is_another(tmp_path: Path) -> None:
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     seen = set()
     for count in range(1, 5):
         one.count(record())
@@ -951,7 +951,7 @@ async def test_a_file_that_cannot_be_replaced_grows(
     monkeypatch.setattr(journal, "COMPACT_FROM", 2_000)
     file = tmp_path / "ledger"
     (tmp_path / "ledger.new").mkdir()
-    one = kept(file)
+    one = journal_of(file)
     for count in range(1, 30):
         one.count(record())
         assert total(await one.ledger()) == count
@@ -972,7 +972,7 @@ async def test_a_file_that_is_written_anew_stays_where_it_is_and_who_may_read_it
     link.symlink_to(file)
     another.write_text("of somebody else")
     (volume / "ledger.new").symlink_to(another)
-    one = kept(link)
+    one = journal_of(link)
     for _ in range(30):
         one.count(record())
         await one.sync()
@@ -999,7 +999,7 @@ async def test_a_file_that_is_written_anew_belongs_to_whom_it_did(
     monkeypatch.setattr(journal, "COMPACT_FROM", 2_000)
     monkeypatch.setattr(os, "fchown", refused)
     file = tmp_path / "ledger"
-    one = kept(file)
+    one = journal_of(file)
     for _ in range(30):
         one.count(record())
         await one.sync()
@@ -1017,7 +1017,7 @@ async def test_a_file_with_lines_of_a_later_form_loses_none_of_them(
     file = tmp_path / "ledger"
     later = b'{"ledger":2,"entries":"in another way"}\n' * 100
     file.write_bytes(later)
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     assert total(await one.ledger()) == 1
     assert file.read_bytes().startswith(later)
@@ -1035,7 +1035,7 @@ async def test_a_lock_that_another_keeps_harms_nothing(
     monkeypatch.setattr(ledgerfile, "LOCK_PATIENCE", 0.01)
     file = tmp_path / "ledger"
     holder = ledgerfile.File(file)
-    one = kept(file)
+    one = journal_of(file)
     one.count(record())
     with holder.locked():
         assert total(await one.ledger()) == 1
@@ -1066,8 +1066,8 @@ def test_a_file_that_cannot_be_written_ends_the_start(
     file = tmp_path / "proxy.yaml"
     write_config(file, "http://127.0.0.1:9", ledger={"file": str(tmp_path)})
     assert main(["serve", "--config", str(file)]) == 1
-    told = f"anthropic-version-proxy: ledger.file {tmp_path} cannot be written: Is a directory\n"
-    assert capfd.readouterr().err == told
+    message = f"anthropic-version-proxy: ledger.file {tmp_path} cannot be written: Is a directory\n"
+    assert capfd.readouterr().err == message
     assert foreign.read_text() == "my own notes"
 
 
@@ -1078,8 +1078,10 @@ def test_who_may_not_write_the_file_is_told_as_whom_it_was_tried(
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
 
     monkeypatch.setattr(ledgerfile.File, "locked", refused)
-    told = f"{tmp_path} cannot be written: Permission denied: uid {os.geteuid()} must be allowed to"
-    with pytest.raises(OSError, match=re.escape(told)):
+    message = (
+        f"{tmp_path} cannot be written: Permission denied: uid {os.geteuid()} must be allowed to"
+    )
+    with pytest.raises(OSError, match=re.escape(message)):
         journal.check(config.Ledger(str(tmp_path / "ledger")))
 
 

@@ -77,8 +77,8 @@ async def asked(url: str, request: bytes) -> tuple[str, str]:
         return head, body
 
 
-def told(head: str) -> dict[str, list[str]]:
-    """The fields of a head that are about an end to come."""
+def announced(head: str) -> dict[str, list[str]]:
+    """The fields of a head that announce the end of a version, or refuse in a brown-out."""
     names = ("deprecation", "sunset", "link", "retry-after", "x-should-retry")
     pairs = [line.split(": ", 1) for line in head.split("\r\n")[1:]]
     return {name: [v for n, v in pairs if n == name] for name in names if name in dict(pairs)}
@@ -100,8 +100,8 @@ async def test_a_translated_answer_tells_of_the_end_and_any_other_does_not() -> 
             url, old_request().replace(b"client:", b"anthropic-version: 2023-06-01\r\nclient:")
         )
     assert translated.startswith("HTTP/1.1 200 ")
-    assert told(translated) == FIELDS
-    assert told(passed) == {}
+    assert announced(translated) == FIELDS
+    assert announced(passed) == {}
 
 
 @pytest.mark.anyio
@@ -112,9 +112,9 @@ async def test_an_error_tells_of_it_too(bridge: dict[str, str]) -> None:
         theirs, _ = await asked(url, old_request())
         ours, _ = await asked(url, old_request().replace(b"{", b"["))
     assert theirs.startswith("HTTP/1.1 429 ")
-    assert told(theirs) == {**FIELDS, "retry-after": ["3"]}
+    assert announced(theirs) == {**FIELDS, "retry-after": ["3"]}
     assert ours.startswith("HTTP/1.1 400 ")
-    assert told(ours) == FIELDS
+    assert announced(ours) == FIELDS
 
 
 @pytest.mark.anyio
@@ -122,7 +122,7 @@ async def test_what_the_upstream_says_of_its_own_end_stands() -> None:
     own = b'deprecation: @1\r\nlink: </own>; rel="deprecation"\r\ntransfer-encoding'
     async with asking(DATES, ANSWER.replace(b"transfer-encoding", own)) as (url, _):
         head, _ = await asked(url, old_request())
-    assert told(head) == {
+    assert announced(head) == {
         "deprecation": ["@1"],
         "sunset": FIELDS["sunset"],
         "link": ['</own>; rel="deprecation"', *FIELDS["link"]],
@@ -153,7 +153,7 @@ async def test_a_call_during_a_brown_out_is_refused_in_words_that_lead_on(
     assert "ends on 2999-01-01" in error["error"]["message"]
     assert f"until {begun + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}" in error["error"]["message"]
     assert LINK in error["error"]["message"]
-    fields = told(head)
+    fields = announced(head)
     assert 2300 < int(fields.pop("retry-after")[0]) <= 2400
     assert fields == {
         "sunset": ["Tue, 01 Jan 2999 00:00:00 GMT"],

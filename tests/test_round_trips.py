@@ -124,7 +124,7 @@ def beginning(usage: Json) -> list[bytes]:
     return [named("message_start", {"message": {**message, **ends, "usage": usage}})]
 
 
-def told(blocks: Iterable[Block]) -> list[bytes]:
+def block_events(blocks: Iterable[Block]) -> list[bytes]:
     """The events of content blocks."""
     events = []
     for index, block in enumerate(blocks):
@@ -317,7 +317,7 @@ def test_a_streamed_message_comes_back(
     newest_only: bool,
 ) -> None:
     first, last = usage
-    stream = b"".join((*beginning(first), *told(blocks), *ending(*reason, last)))
+    stream = b"".join((*beginning(first), *block_events(blocks), *ending(*reason, last)))
     got = there_and_back("/v1/messages", stream, cut, newest_only=newest_only)
     assert (got.error, got.stopped) == (None, True)
     assert got.content == [block.whole for block in blocks]
@@ -345,7 +345,7 @@ def test_a_message_that_fails_still_fails(
     blocks: list[Block], error: tuple[str, str], cut: int, newest_only: bool
 ) -> None:
     failure = named("error", {"error": {"type": error[0], "message": error[1]}})
-    stream = b"".join((*beginning({}), *told(blocks), failure))
+    stream = b"".join((*beginning({}), *block_events(blocks), failure))
     got = there_and_back("/v1/messages", stream, cut, newest_only=newest_only)
     assert (got.error, got.stopped) == (error, False)
     assert got.content == [block.whole for block in blocks]
@@ -355,7 +355,7 @@ def test_a_message_that_fails_still_fails(
 def test_a_message_without_an_end_still_has_none(
     blocks: list[Block], cut: int, broken: bool
 ) -> None:
-    stream = b"".join((*beginning({}), *told(blocks)))
+    stream = b"".join((*beginning({}), *block_events(blocks)))
     got = there_and_back("/v1/messages", stream, cut, broken=broken)
     how = "api broke off" if broken else "stopped before the end of"
     assert (got.error, got.stopped) == (("api_error", f"upstream {how} its answer"), False)
@@ -395,7 +395,7 @@ def test_a_message_without_an_end_still_has_none(
     ],
 )
 def test_what_a_block_may_also_be_comes_back(block: Block) -> None:
-    stream = b"".join((*beginning({}), *told([block]), *ending("end_turn", None, {})))
+    stream = b"".join((*beginning({}), *block_events([block]), *ending("end_turn", None, {})))
     got = there_and_back("/v1/messages", stream, 1 << 20)
     assert got.content == [block.whole]
 

@@ -61,7 +61,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Told(logging.Handler):
+class WholeLog(logging.Handler):
     """All that is logged by anyone at any level, as it would be written in each format."""
 
     def __init__(self) -> None:
@@ -78,9 +78,9 @@ class Told(logging.Handler):
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
+def whole_log() -> Iterator[WholeLog]:
     """The whole log of a test."""
-    handler = Told()
+    handler = WholeLog()
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
@@ -212,19 +212,21 @@ async def asked(url: str, sent: bytes) -> str:
 
 
 @pytest.mark.parametrize("said", ANSWERS)
-async def test_the_log_holds_no_key_whatever_the_upstream_says(told: Told, said: str) -> None:
+async def test_the_log_holds_no_key_whatever_the_upstream_says(
+    whole_log: WholeLog, said: str
+) -> None:
     async with proxy_to(ANSWERS[said]) as (_, url, heard):
         for field in KEY_FIELDS.values():
             await asked(url, request(field=field))
         for line in (b"POST /v1/messages", b"GET /v1/models"):
             await asked(url, request(line))
-    told.assert_clean()
+    whole_log.assert_clean()
     assert all(CLIENTS.encode() in each and FIELD.encode() in each for each in heard)
-    assert "route=/v1/complete" in "\n".join(told.lines)
+    assert "route=/v1/complete" in "\n".join(whole_log.lines)
 
 
 async def test_what_an_upstream_calls_its_model_and_its_answer_is_no_key_in_the_log(
-    told: Told,
+    whole_log: WholeLog,
 ) -> None:
     message = {
         "id": "m",
@@ -244,23 +246,23 @@ async def test_what_an_upstream_calls_its_model_and_its_answer_is_no_key_in_the_
         shown = await asked(url, ledger)
     assert HIDDEN in shown
     assert_clean(shown)
-    told.assert_clean()
-    lines = "\n".join(told.lines)
+    whole_log.assert_clean()
+    lines = "\n".join(whole_log.lines)
     assert f"answered_by={HIDDEN} " in lines
     assert f"request_id={HIDDEN}\n" in lines
 
 
-async def test_what_an_upstream_calls_its_coding_is_no_key_in_the_log(told: Told) -> None:
+async def test_what_an_upstream_calls_its_coding_is_no_key_in_the_log(whole_log: WholeLog) -> None:
     said = answer(200, b"", b"content-encoding: " + LOOKS_LIKE_ONE)
     async with proxy_to(said, bridge=True) as (_, url, _):
         assert "502 Bad Gateway" in await asked(url, request(stream=False))
-    told.assert_clean()
+    whole_log.assert_clean()
 
 
 @pytest.mark.parametrize("form", ["x-api-key", "bearer"])
 @pytest.mark.parametrize("said", ["an answer", "an error", "a later event", "nothing"])
 async def test_a_key_of_the_configuration_reaches_the_upstream_alone(
-    told: Told, said: str, form: str
+    whole_log: WholeLog, said: str, form: str
 ) -> None:
     async with proxy_to(ANSWERS[said], {form: "${KEY}"}, bridge=True) as (_, url, heard):
         got = await asked(url, request(field=KEY_FIELDS["both"]))
@@ -268,7 +270,7 @@ async def test_a_key_of_the_configuration_reaches_the_upstream_alone(
     assert all(OURS.encode() in each and CLIENTS.encode() not in each for each in heard)
     if said in ("an answer", "nothing"):
         assert_clean(got)
-    told.assert_clean()
+    whole_log.assert_clean()
 
 
 REFUSED = {
@@ -298,25 +300,25 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("sent", REFUSED)
-async def test_a_request_that_is_refused_is_not_repeated(told: Told, sent: str) -> None:
+async def test_a_request_that_is_refused_is_not_repeated(whole_log: WholeLog, sent: str) -> None:
     async with proxy_to(b"close", bridge=True) as (_, url, _):
         got = await asked(url, REFUSED[sent])
     assert got.startswith("HTTP/1.1 ")
     assert_clean(got)
-    told.assert_clean()
+    whole_log.assert_clean()
 
 
-async def test_keys_in_queries_pass_and_are_not_logged(told: Told) -> None:
+async def test_keys_in_queries_pass_and_are_not_logged(whole_log: WholeLog) -> None:
     async with proxy_to(ANSWERS["an answer"]) as (_, url, heard):
         for line in (b"POST /v1/complete?key=", b"GET /v1/models?key="):
             await asked(url, request(line + CLIENTS.encode(), field=b"accept: */*"))
     assert [CLIENTS.encode() in each for each in heard] == [True, True]
-    told.assert_clean()
+    whole_log.assert_clean()
 
 
 @pytest.mark.parametrize("where", [(Exchange, "_ask"), (Translation, "feed"), (Upstream, "call")])
 async def test_a_fault_of_ours_tells_where_it_arose_and_quotes_nothing(
-    told: Told, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+    whole_log: WholeLog, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
 ) -> None:
     def fault(*_: object) -> None:
         raise KeyError(ECHO) from ValueError(ECHO)
@@ -325,15 +327,15 @@ async def test_a_fault_of_ours_tells_where_it_arose_and_quotes_nothing(
     async with proxy_to(ANSWERS["an answer"]) as (_, url, _):
         got = await asked(url, request(field=KEY_FIELDS["both"]))
     assert_clean(got)
-    log = "\n".join(told.lines)
+    log = "\n".join(whole_log.lines)
     assert "ended=crashed" in log
     assert "KeyError" in log
     assert "in fault" in log
-    told.assert_clean()
+    whole_log.assert_clean()
 
 
 def test_what_the_loop_says_of_a_fault_quotes_nothing(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+    whole_log: WholeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop_log = logging.getLogger("asyncio")
     monkeypatch.setattr(loop_log, "filters", [])
@@ -352,29 +354,31 @@ def test_what_the_loop_says_of_a_fault_quotes_nothing(
 
     uvloop.run(forgetting())
     gc.collect()
-    log = "\n".join(told.lines)
+    log = "\n".join(whole_log.lines)
     assert "never retrieved" in log
     assert "Exception in callback" in log
     assert "in failing" in log
     assert "in called" in log
-    told.assert_clean()
+    whole_log.assert_clean()
 
 
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1:9", "https://127.0.0.1:9"])
-async def test_an_upstream_that_cannot_be_reached_costs_no_key(told: Told, base_url: str) -> None:
+async def test_an_upstream_that_cannot_be_reached_costs_no_key(
+    whole_log: WholeLog, base_url: str
+) -> None:
     async with running(App(settings(base_url, {"bearer": "${KEY}"}))) as url:
         got = await asked(url, request(field=KEY_FIELDS["both"]))
     assert got.startswith("HTTP/1.1 502 ")
     assert_clean(got)
-    told.assert_clean()
+    whole_log.assert_clean()
 
 
-async def test_asking_for_models_costs_no_key(told: Told) -> None:
+async def test_asking_for_models_costs_no_key(whole_log: WholeLog) -> None:
     async with proxy_to(ANSWERS["an error"], {"bearer": "${KEY}"}, bridge=True) as (app, _, _):
         upstream = Upstream(app.config.upstreams["api"])
         assert await learned(app.config, {"api": upstream}) == {"api": {}}
         await upstream.close()
-    told.assert_clean()
+    whole_log.assert_clean()
 
 
 async def test_nothing_shows_a_key_of_the_configuration() -> None:
@@ -476,9 +480,9 @@ def test_what_looks_like_a_key_is_in_no_summary() -> None:
         models: {K: {to: K, max_tokens: 9}},
     }"""
     read = config.parse(text.replace("K", LOOKS_LIKE_ONE.decode()), "f", {})
-    told = "\n".join([summary(read), *served_as(read)])
-    assert told.count(HIDDEN) == 12
-    assert_clean(told)
+    text = "\n".join([summary(read), *served_as(read)])
+    assert text.count(HIDDEN) == 12
+    assert_clean(text)
 
 
 def ran(*arguments: str, said: str = "", **environ: str) -> subprocess.CompletedProcess[str]:

@@ -82,7 +82,7 @@ async def traced(play: Play) -> AsyncIterator[Traced]:
             yield Traced(url, kept)
 
 
-def told(span: ReadableSpan) -> dict[str, Any]:
+def attrs(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
@@ -119,7 +119,7 @@ async def test_an_exchange_and_its_call_take_their_places_in_the_trace_of_the_cl
     assert exchange.parent is not None
     assert f"{exchange.parent.span_id:x}" == "b7ad6b7169203331"
     own = "anthropic_version_proxy"
-    assert told(exchange) == {
+    assert attrs(exchange) == {
         "http.request.method": "POST",
         "http.response.status_code": 200,
         "url.path": "/v1/complete",
@@ -136,8 +136,8 @@ async def test_an_exchange_and_its_call_take_their_places_in_the_trace_of_the_cl
     assert (call.name, call.kind) == ("chat claude-haiku-4-5", SpanKind.CLIENT)
     assert call.parent is not None
     assert call.parent.span_id == exchange.context.span_id
-    address = {"server.address": "127.0.0.1", "server.port": told(call)["server.port"]}
-    assert told(call) == {
+    address = {"server.address": "127.0.0.1", "server.port": attrs(call)["server.port"]}
+    assert attrs(call) == {
         "http.request.method": "POST",
         "http.response.status_code": 200,
         "gen_ai.operation.name": "chat",
@@ -162,7 +162,7 @@ async def test_what_fails_is_told_by_its_kind_alone() -> None:
         await proxy.ask(request(), b"}}")
         await proxy.ask(request(b"anthropic-version: SECRET\r\n"), b"}}")
     *spans, refused = proxy.kept.get_finished_spans()
-    kinds = [(span.kind.name, told(span)["error.type"]) for span in spans]
+    kinds = [(span.kind.name, attrs(span)["error.type"]) for span in spans]
     assert kinds == [
         ("CLIENT", "500"),
         ("SERVER", "UpstreamRefused"),
@@ -170,7 +170,10 @@ async def test_what_fails_is_told_by_its_kind_alone() -> None:
         ("SERVER", "UpstreamNonsense"),
     ]
     assert {span.status.status_code for span in spans} == {StatusCode.ERROR}
-    assert (refused.kind, told(refused)["http.response.status_code"]) == (SpanKind.SERVER, 400)
+    assert (refused.kind, attrs(refused)["http.response.status_code"]) == (
+        SpanKind.SERVER,
+        400,
+    )
     assert refused.status.status_code is StatusCode.UNSET  # the client's fault, not the server's
     assert not any("SECRET" in span.to_json() for span in (*spans, refused))
     assert f"{spans[0].context.trace_id:032x}" != TRACE  # it was told twice, which is not at all
@@ -181,7 +184,7 @@ async def test_a_span_shows_no_key_that_stands_in_a_path() -> None:
         await proxy.ask(b"GET /-x/sk-ant-canary HTTP/1.1\r\nhost: a b\r\n\r\n", b"}}")
         await until(lambda: bool(proxy.kept.get_finished_spans()))
     (exchange,) = proxy.kept.get_finished_spans()
-    assert told(exchange)["url.path"] == "/-x/[key]"
+    assert attrs(exchange)["url.path"] == "/-x/[key]"
 
 
 async def test_a_span_shows_no_key_that_stands_for_a_model() -> None:

@@ -78,7 +78,7 @@ class Stage:
             self._answering.clear()
             self._next = recording, cut, pace
             head, rest = await _exchange(self._proxies[bridge], request)
-            pace.let_go()
+            pace.stop_waiting()
             await asyncio.gather(*self._answering)
         body, whole = _body(head, rest)
         assert len(self._asked) == 1
@@ -150,8 +150,8 @@ class _Pace:
     def want(self) -> None:
         self._wanted.set()
 
-    def let_go(self) -> None:
-        """From now on the upstream may say what it likes: nobody counts its pieces."""
+    def stop_waiting(self) -> None:
+        """From now on the upstream need not wait: nobody counts its pieces any more."""
         self._free = True
         self._wanted.set()
 
@@ -189,7 +189,7 @@ def _in_step() -> Iterator[_Pace]:
         await forward(answer, wanting, enough)
 
     def letting_go(answer: Answer) -> None:
-        pace.let_go()
+        pace.stop_waiting()
         close_soon(answer)
 
     with pytest.MonkeyPatch.context() as patch:
