@@ -45,7 +45,8 @@ one exchange
     sockets, daemonthread, lookup, alarm    TCP options, threads that may block, host names, timers
     coding, answer, http1, pool, upstream   the upstream's side
     spans, tracing                          OpenTelemetry, where it is asked for
-    ledger, ledgerfile, journal, report     who needs the proxy: counted, kept, printed
+    tally, ledger                           who needs the proxy: counted,
+    ledgerfile, journal, report             kept in a file, printed
     streaming, relay                        where client, upstream and translation meet
 
 the application and its processes

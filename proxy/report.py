@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .jsontext import dumps
-from .ledger import AHEAD, DAY, UNKNOWN, Buckets, Counts, Entry, Ledger, Who
+from .ledger import Ledger, Who
+from .tally import AHEAD, DAY, UNKNOWN, Buckets, Counts, Entry
 from .versions import dates
 
 RECENT = 30

@@ -17,9 +17,9 @@ from browser import browser
 from support import settings
 
 from proxy.app import App
-from proxy.ledger import DAY
 from proxy.observe import Record
 from proxy.server import running
+from proxy.tally import DAY
 
 DAYS = 70
 

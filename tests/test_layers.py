@@ -55,6 +55,7 @@ ORDER = [
     "upstream",
     "spans",
     "tracing",
+    "tally",
     "ledger",
     "ledgerfile",
     "journal",

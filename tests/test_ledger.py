@@ -39,16 +39,17 @@ from support import (
     settings,
 )
 
-from proxy import config, journal, jsontext, ledger, ledgerfile, page, report
+from proxy import config, journal, jsontext, ledger, ledgerfile, page, report, tally
 from proxy.app import App
 from proxy.cli import main
 from proxy.journal import Journal
-from proxy.ledger import DAY, NOBODY, OTHER, Entry, Ledger, Who
+from proxy.ledger import NOBODY, Ledger, Who
 from proxy.metrics import Metrics
 from proxy.observe import Record
 from proxy.reload import read_again
 from proxy.report import as_csv, as_json
 from proxy.server import running
+from proxy.tally import DAY, OTHER, Entry
 
 pytestmark = pytest.mark.anyio
 
@@ -248,15 +249,15 @@ def test_names_are_short_and_few_and_can_be_written() -> None:
     made = counted(record(model="m" * 5_000), record(dropped=many), record(model="\ud800"))
     assert [len(who.model) for who in made.entries] == [100, 9, 1]
     dropped = list(made.entries.values())[1].dropped
-    assert len(dropped) <= ledger.MOST_NAMES + 1
-    assert dropped[OTHER] == 1_000 - ledger.MOST_NAMES
+    assert len(dropped) <= tally.MOST_NAMES + 1
+    assert dropped[OTHER] == 1_000 - tally.MOST_NAMES
     assert max(map(len, dropped)) == 100
     made.count(record(model="\ud800"), NOW)
     assert len(made.entries) == 3
     for name in "abcdefgh":  # in one exchange after the other
         made.count(record(dropped=(name,)), NOW)
-    assert len(dropped) <= ledger.MOST_NAMES + 1
-    assert dropped[OTHER] == 1_008 - ledger.MOST_NAMES
+    assert len(dropped) <= tally.MOST_NAMES + 1
+    assert dropped[OTHER] == 1_008 - tally.MOST_NAMES
     assert shown_as_json(sum_of(made.lines())) == shown_as_json(made)
 
 
