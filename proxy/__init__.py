@@ -58,7 +58,7 @@ the application and its processes
     response, protocol                      the server's side of one client connection
     terminal                                the standard streams
     listeners, process, reload              sockets, limits of the process, a changed configuration
-    server, workers                         one process; several, and their supervisor
+    server, worker, supervisor              one process; one of several; the one above them
     probe, demo                             the health check, both wires to look at
     arguments, cli, __main__                the command line
 """

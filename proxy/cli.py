@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from . import config, demo, sandbox, schema, server, versions, workers
+from . import config, demo, sandbox, schema, server, supervisor, versions
 from .arguments import parser
 from .errors import ConfigError, ProxyError
 from .explain import explain
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     load = partial(_load, _config_file(options), options.host, options.port)
-    workers.serve(load, options.workers)
+    supervisor.serve(load, options.workers)
     return 0
 
 

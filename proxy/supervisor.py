@@ -1,18 +1,15 @@
-"""The processes: one that serves, or several workers and a supervisor.
+"""The processes: a single one that serves, or several workers and their supervisor.
 
-The supervisor alone reads the configuration and handles signals, and commands the workers through
-pipes. A terminal or service manager may send one signal to the whole process group; the workers
-ignore it, for a second stop means another thing than the first.
+Only the supervisor reads the configuration and handles signals; it commands the workers through
+pipes, replaces those that die, and serves no request itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -20,53 +17,45 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from . import journal, logs, server, sharedmetrics, tracing
-from .app import App
 from .config import Config
 from .listeners import listen, listen_for_admin
 from .metrics import Metrics
-from .process import raise_file_limit, tune_garbage_collector
+from .process import raise_file_limit
 from .reload import Load, read_again
 from .summary import served
+from .worker import Command, Common, work
 
 log = logging.getLogger("proxy")
 
 CHECK_EVERY = 0.5
-"""Seconds between two checks that all workers live."""
+"""Seconds between two checks whether all workers are alive."""
 
 SPAWN = multiprocessing.get_context("spawn")
-"""Workers are spawned, not forked, so that they share no loop and no connection."""
+"""Workers are spawned, not forked, so that they inherit no event loop and no connection."""
 
 SUPERVISOR = "supervisor"
-"""The name under which the supervisor keeps metrics of its own."""
+"""The name under which the supervisor keeps its own metrics."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What the supervisor handles, and no worker."""
-
-
-class Command(Enum):
-    """A command to a worker. What it can be sent besides is a configuration to serve by."""
-
-    STOP = "let open exchanges finish, then stop"
-    END = "stop at once"
+"""The signals that the supervisor handles and workers ignore."""
 
 
 def serve(load: Load, workers: int = 1) -> None:
-    """Serve what ``load`` reads until a signal says stop; raises OSError and ConfigError.
+    """Serve by the configuration that ``load`` reads until a signal says stop.
 
-    Several workers share one listening socket, and one that dies is replaced.
+    Several workers share one listening socket, and one that dies is replaced. Raises OSError and
+    ConfigError.
     """
     logs.to_stderr()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill the process until it is handled
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is handled it would kill the process
     config = load()
     if workers > 1:
         _check_folder()
@@ -84,13 +73,13 @@ def serve(load: Load, workers: int = 1) -> None:
             return
         names = [str(number) for number in range(workers)]
         with _signals() as signals, _shared([*names, SUPERVISOR]) as shared:
-            server.print_ready(listener, admin)  # connections wait from now on
-            crew = Crew(config, _Common(listener, admin, shared))
+            server.print_ready(listener, admin)  # connections can be made from now on
+            crew = Crew(config, Common(listener, admin, shared))
             try:
                 crew.start(names)
                 _supervise(crew, load, Metrics(shared, SUPERVISOR), signals)
-            finally:  # or they would serve on, and this process wait for them and hear no stop
-                listener.close()  # or the system would accept connections that nobody serves
+            finally:  # even after an error, or the workers would serve on, and no signal stop them
+                listener.close()  # or the kernel would go on accepting connections
                 _stop(crew, signals)
 
 
@@ -121,7 +110,7 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
 
     In memory if possible, which works with a read-only root file system, too.
     """
-    for place in ("/dev/shm", None):  # noqa: S108  (mkdtemp gives it a name that is not known)
+    for place in ("/dev/shm", None):  # noqa: S108  (mkdtemp picks a name nobody can predict)
         try:
             made = TemporaryDirectory(prefix="anthropic-version-proxy-", dir=place)
         except OSError as error:
@@ -144,14 +133,15 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
 
 
 Signals = Callable[[float, list[int]], set[int]]
-"""Waits so many seconds, or until a signal comes or one of the sentinels is ready; which came."""
+"""Waits so many seconds, until a signal comes or one of the sentinels is ready; returns signals."""
 
 
 @contextmanager
 def _signals() -> Iterator[Signals]:
-    """Handle signals by waiting for them, instead of anywhere in between.
+    """Handle signals only where they are waited for, never in the middle of other work.
 
-    A set keeps which came. The socket only wakes: a storm of signals fills it, and loses some.
+    A set records which have come. The socket only wakes the waiting: a storm of signals fills it,
+    so that some are not written to it.
     """
     reading, writing = socket.socketpair()
     pending: set[int] = set()
@@ -161,7 +151,7 @@ def _signals() -> Iterator[Signals]:
         for number in SIGNALS:
             signal.signal(number, lambda number, _: pending.add(number))
 
-        def came(patience: float, others: list[int]) -> set[int]:
+        def wait_for(patience: float, others: list[int]) -> set[int]:
             if reading in wait([reading, *others], patience):
                 reading.recv(1 << 20)
             now = set(pending)
@@ -169,28 +159,20 @@ def _signals() -> Iterator[Signals]:
             return now
 
         try:
-            yield came
+            yield wait_for
         finally:
             signal.set_wakeup_fd(-1)
 
 
-class _Common(NamedTuple):
-    """What all workers have in common for as long as they live."""
-
-    listener: socket.socket
-    admin: socket.socket | None
-    shared: Path | None
-
-
 class Crew:
-    """The workers, by their names, and the configuration that all of them serve by."""
+    """The workers by name, and the configuration that all of them have."""
 
-    def __init__(self, config: Config, common: _Common) -> None:
+    def __init__(self, config: Config, common: Common) -> None:
         self.config = config
         self._common = common
         self._workers: dict[str, tuple[SpawnProcess, Channel]] = {}
         self._missing: set[str] = set()
-        """The names of those that have ended and could not be replaced yet."""
+        """The names of those that have died and could not be replaced yet."""
 
     def start(self, names: list[str]) -> None:
         """Start the workers of these names; raises OSError, and leaves those started running."""
@@ -201,8 +183,8 @@ class Crew:
         _check_folder()
         receiving, sending = SPAWN.Pipe(duplex=False)
         channel = Channel(sending)
-        work = partial(_work, name, _picklable(self.config), self._common, receiving)
-        worker = SPAWN.Process(target=work)
+        main = partial(work, name, _picklable(self.config), self._common, receiving)
+        worker = SPAWN.Process(target=main)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             resource_tracker.ensure_running()  # with SIGHUP blocked, or one to the group ends it
@@ -217,9 +199,9 @@ class Crew:
         return worker, channel
 
     def replace_dead(self) -> None:
-        """Start a worker in place of each that has ended; it goes on with that one's metrics.
+        """Start a worker in place of each that has died; it continues that one's metrics.
 
-        Where none can be started, the others go on, and it is tried again at the next check.
+        If none can be started, the others go on, and the next check tries again.
         """
         for name, (worker, channel) in self._workers.items():
             if worker.is_alive():
@@ -242,21 +224,21 @@ class Crew:
                 self._missing.discard(name)
 
     def reload(self, config: Config) -> None:
-        """Have all workers serve by another configuration, those started later included."""
+        """Give all workers another configuration, including those started later."""
         self.config = config
         self.send(_picklable(config))
 
     def send(self, command: Command | Config) -> None:
-        """Send a command to all workers, and wait for none of them."""
+        """Send a command to all workers, without waiting for any."""
         for _, channel in self._workers.values():
             channel.send(command)
 
     def alive(self) -> list[int]:
-        """The sentinels of those that have not ended yet; see multiprocessing.connection.wait."""
+        """The sentinels of the living workers, for multiprocessing.connection.wait."""
         return [worker.sentinel for worker, _ in self._workers.values() if worker.is_alive()]
 
     def kill(self) -> None:
-        """Kill those that have not ended yet."""
+        """Kill the workers that are still alive."""
         for worker, _ in self._workers.values():
             if worker.is_alive():
                 log.error("a worker that did not stop in time is killed")
@@ -275,8 +257,8 @@ def _check_folder() -> None:
 class Channel:
     """Sends commands to one worker, in a thread of its own.
 
-    While a worker is frozen its pipe fills up, and whoever waited for that would hear no signal. Of
-    what is not being sent yet only the last is kept: it supersedes the others.
+    The pipe of a frozen worker fills up, and a supervisor that waited for it would miss signals.
+    Only the latest of the commands that wait is kept, for it supersedes the others.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -291,13 +273,13 @@ class Channel:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
 
     def send(self, command: Command | Config) -> None:
-        """Send it as soon as the worker reads."""
+        """Send it as soon as there is room in the pipe."""
         with self._changed:
             self._next = command
             self._changed.notify()
 
     def close(self) -> None:
-        """Send nothing more; the worker has ended."""
+        """Send nothing more, since the worker has ended."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -315,58 +297,5 @@ class Channel:
 
 
 def _picklable(config: Config) -> Config:
-    """The configuration in a form that can be pickled, which a mapping proxy cannot."""
+    """The configuration without mapping proxies, which cannot be pickled."""
     return replace(config, upstreams=dict(config.upstreams))
-
-
-def _work(name: str, config: Config, common: _Common, pipe: Connection) -> None:
-    """Be one worker process."""
-    logs.to_stderr()
-    app = App(config, shared=common.shared, worker=name, spans=tracing.configured(os.environ))
-    worker = Worker.of(app, tune_garbage_collector)
-    worker.pipe = pipe
-    worker.admin = common.admin
-    worker.run([common.listener])
-    if worker.orphaned and common.shared is not None:  # or nobody would remove it
-        shutil.rmtree(common.shared, ignore_errors=True)
-
-
-class Worker(server.Server):
-    """A server that is commanded through ``pipe``."""
-
-    pipe: Connection
-    orphaned = False
-    """Whether the supervisor has died."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Listen to the pipe instead of signals."""
-        listen = partial(self._listen, asyncio.get_running_loop())
-        threading.Thread(target=listen, daemon=True).start()
-        yield
-
-    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Pass on what is received, in a thread: a large configuration comes in several pieces."""
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            while True:
-                try:
-                    command: Command | Config = self.pipe.recv()
-                except (EOFError, OSError):
-                    loop.call_soon_threadsafe(self._be_orphaned)
-                    return
-                loop.call_soon_threadsafe(self._heed, command)
-
-    def _be_orphaned(self) -> None:
-        """Stop: without the supervisor nobody else would say so."""
-        self.orphaned = True
-        self.should_exit = True
-
-    def _heed(self, command: Command | Config) -> None:
-        if command is Command.END:
-            self.end()
-        elif isinstance(command, Config):
-            config = command
-            raise_file_limit(config.limits.concurrent_exchanges, warn=False)
-            self.reload(lambda _: config)
-        else:
-            self.should_exit = True
