@@ -1,21 +1,21 @@
-"""The bench: what the proxy costs, beside what else could stand in its place.
+"""The benchmark: what the proxy costs, compared with other programs that could take its place.
 
-A figure is a ratio to a peer that ran on the same machine, on the same core, in the same minutes.
-Absolute times tell of the machine; ratios tell of the code. A run that did not answer every stream
-in full has no figure.
+A figure is a ratio to a peer that ran on the same machine and core within the same minutes:
+absolute times describe the machine, ratios the code. A run in which any stream was not answered in
+full gives no figure.
 
     load ──core 0──> proxy or peer ──core 1──> mock ──core 0
 
-wire        what load and mock agree on
+wire        the texts and events that load and mock share
 mock        the upstream
-load        the clients, and the check that each answer is whole
-measure     what the kernel knows of a process
-targets     the processes: ours and the peers
-naive       a peer of our own: the translator that one would write first
-fpl_app     a peer's application, run by the peer's own interpreter
-alone       the translation without a socket, beside a copy of its bytes
-rounds      samples, taken in turn, and the ratios between them
-figures     what is measured, and what is wanted of it
-report      rows as a table, Markdown or JSON
-plot        cost against length, as SVG
+load        the clients, which check that each answer is complete
+measure     CPU time and memory of a process, from the kernel
+targets     the processes to measure: ours and the peers
+naive       a peer of our own: the simplest translator
+fpl_app     the application of a peer, run in the peer's own environment
+alone       the translation without sockets, compared with copying its output
+rounds      interleaved samples, and the ratios between them
+figures     what is measured, and the targets
+report      the rows as a table, Markdown or JSON
+plot        CPU time against length, as SVG
 """

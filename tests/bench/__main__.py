@@ -1,7 +1,7 @@
-"""The command line of the bench: which figures are taken, and where they go.
+"""The command line of the benchmark: which figures to take, and where to write them.
 
-0 every target that could be measured is met, 1 some is missed or ours could not be measured, 2 used
-wrongly. In a quick run nothing counts as missed.
+Exit codes: 0 if every target that could be measured is met, 1 if one is missed or our proxy could
+not be measured, 2 for wrong usage. In a quick run no target counts as missed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .targets import CACHE, Cores, Stage, Unavailable
 
 _NICER = -10
 _NOTICEABLE = 0.1
-"""The share of the measured core from which on strangers are told of."""
+"""From this share of the measured core on, the use by other processes is reported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare(cores: Cores) -> None:
-    """Take what this process may take, for its children inherit it."""
+    """Take the core, descriptors and priority that its children shall inherit."""
     os.sched_setaffinity(0, {cores.load})
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,7 +1,7 @@
-"""The translation without a socket, beside a copy of the same bytes, which nobody can undercut.
+"""The translation without sockets, compared with merely copying the same bytes: the lower bound.
 
-Each event is handed on, so its bytes are copied at least once. Run as a process of its own, so
-that no heap but that of the translation plays a part. Prints one JSON object.
+Every event must be passed on, so its bytes are copied at least once. Runs as a process of its own,
+so that nothing else is on the heap. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from proxy.translation import Translation
 from . import wire
 
 _READ = 64 * 1024
-"""What one read of a socket brings at most."""
+"""The most that one read of a socket returns."""
 
 _LEAST = 0.1
-"""Seconds that one sample takes at least, for the clock's sake."""
+"""Seconds that a sample takes at least, so that the resolution of the clock is enough."""
 
 
 def translated(request: bytes, chunks: Sequence[bytes]) -> Iterator[bytes]:
@@ -50,7 +50,7 @@ def copied(source: bytes, lengths: Sequence[int]) -> None:
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """What one turn of ``work`` takes of the processor."""
+    """The CPU time of one call of ``work``."""
     turns = 0
     began = time.process_time()
     while (spent := time.process_time() - began) < _LEAST or not turns:
@@ -60,7 +60,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def compare(deltas: int, samples: int) -> dict[str, float]:
-    """Both costs for one completion."""
+    """The cost of one completion, translated and copied."""
     request = wire.prompt_body(wire.Play(deltas), stream=True)
     body = wire.stream_bytes(deltas)
     chunks = [body[at : at + _READ] for at in range(0, len(body), _READ)]

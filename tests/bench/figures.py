@@ -1,7 +1,7 @@
-"""What is measured, and what is wanted of it. A figure is a function: a bench in, rows out.
+"""What is measured, and the targets. A figure is a function from a Bench to rows.
 
-Targets are ratios wherever a peer can be had; where none can, they are sizes and times that hold on
-any machine that one would run a proxy on.
+Targets are ratios wherever there is a peer. Where there is none, they are sizes and times that hold
+on any machine that one would run a proxy on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .wire import Play
 FPL = "fastapi-proxy-lib"
 LITELLM = "LiteLLM"
 LENGTHS = {100: 40, 1_000: 10, 4_000: 3, 16_000: 1}
-"""Completions by the number of their deltas, and how many of each make a sample."""
+"""Lengths of completions, in deltas, and how many of each make up a sample."""
 
 LONGEST = 16_000
 CLIENT_RATE = 250_000
@@ -40,19 +40,19 @@ _WARM = Play(2, delay=5)
 
 @dataclass
 class Bench:
-    """What figures share: the stage, and how thorough to be."""
+    """What figures share: the processes, and how thorough to be."""
 
     stage: Stage
     rounds: int
     quick: bool
     lengths: dict[str, dict[int, float]] = field(default_factory=dict)
     foreign: float = 0.0
-    """The largest share of the measured core that went to strangers during a run."""
+    """The largest share of the measured core that other processes took during a run."""
 
     _warm: set[str] = field(default_factory=set)
 
     def take(self, name: str) -> Sequence[Row]:
-        """Take one figure, with targets that did nothing before, if there is time to start them."""
+        """Take one figure; unless in a quick run, with freshly started targets."""
         if not self.quick:
             self.stage.clear()
             self._warm.clear()
@@ -62,7 +62,7 @@ class Bench:
         return quick if self.quick else thorough
 
     def target(self, name: str, connections: int) -> Target:
-        """A target that has as many connections as it will need; raises Unavailable, RunFailed."""
+        """A target that has opened all connections it will need; raises Unavailable, RunFailed."""
         target = self.stage.target(name)
         if name not in self._warm:
             task = work(target, _WARM, connections=connections, streams=2 * connections)
@@ -76,20 +76,20 @@ class Bench:
     def spent(
         self, target: Target, task: Work, full: Callable[[], object] | None = None
     ) -> tuple[Outcome, float]:
-        """Do ``task``; what came of it, and the seconds of CPU that the target took."""
+        """Run ``task``; returns its outcome, and the seconds of CPU time that the target took."""
         core = self.stage.cores.alone
         before = measure.cpu(target.pid) if target.pid else 0.0
         began, busy = time.monotonic(), measure.busy(core)
         outcome = load.run(task, self.stage.stamps, full)
         cpu = measure.cpu(target.pid) - before if target.pid else 0.0
         passed = time.monotonic() - began
-        if passed > 1:  # below, a hundredth of a second is too coarse
+        if passed > 1:  # in less, the resolution of 10 ms is too coarse
             self.foreign = max(self.foreign, (measure.busy(core) - busy - cpu) / passed)
         return outcome, cpu
 
 
 def work(target: Target, play: Play, *, connections: int, streams: int, **more: Any) -> Work:
-    """A piece of work for a target."""
+    """The work of clients that call ``target``."""
     task = Work(
         port=target.port,
         play=play,
@@ -105,7 +105,7 @@ def work(target: Target, play: Play, *, connections: int, streams: int, **more: 
 def beside(
     series: Series, ours: str, key: str, *, title: str, unit: str, peers: Mapping[str, Bound | None]
 ) -> list[Row]:
-    """One of our figures, a row for each peer."""
+    """A figure of ours compared with peers: a row for each."""
     return [
         Row(
             figure=title,
@@ -126,7 +126,7 @@ def why(series: Series, *names: str) -> list[str]:
 
 
 def by_itself(series: Series, ours: str, key: str, *, title: str, unit: str, most: float) -> Row:
-    """One of our figures that stands for itself."""
+    """A figure of ours that is compared with a fixed bound."""
     bound = Bound("≤", most, absolute=True)
     return Row(title, unit, series.median(ours, key), bound=bound, why=why(series, ours))
 
@@ -421,7 +421,7 @@ def crowd(bench: Bench) -> list[Row]:
             earlier = Play(3, delay=400)  # a heap that has never grown would count as streams
             task = work(target, earlier, connections=500, streams=500, spread=0.5)
             load.run(task, bench.stage.stamps)
-            time.sleep(0.5)  # what it lets go of after its answers, it lets go of untold
+            time.sleep(0.5)  # memory is freed at some time after the answers, without notice
             base, pid = measure.share(target.pid), target.pid
             open_now: list[int] = []
             task = work(target, play, connections=streams, streams=streams, spread=streams / 400)

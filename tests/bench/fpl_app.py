@@ -1,7 +1,7 @@
 """A peer: fastapi-proxy-lib, which passes bytes through as a Python library should.
 
-Its limit on connections is lifted, or it would queue what the others serve at once. It runs in the
-interpreter of its own environment; nothing here is imported by the bench.
+Its limit on connections is lifted, or it would queue requests that the others serve at once. It
+runs in an environment of its own; the benchmark does not import this module.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The clients: many streams at once from one process, and each answer checked when it ends.
+"""The clients: one process that runs many streams at once, and checks each answer when it ends.
 
-Streams begin at moments spread by the golden ratio, so that no two tick together. What comes is
-counted as it comes and not kept, but for the end, which tells whether the answer is whole.
+The starts of streams are spread by the golden ratio, so that no two run in step. What arrives is
+counted and dropped, except for the end, which shows whether the answer is complete.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .wire import END, Play
 _GOLDEN = 0.618033988749895
 _DONE = b"data: [DONE]" + END
 _GRACE = 0.02
-"""Seconds that a proxy may need after the last byte to tidy up; they belong to the exchange."""
+"""Seconds for a proxy to clean up after the last byte, which are measured as well."""
 
 _SHOWN = 3
-"""How many faults are told of one run."""
+"""How many faults of a run are reported."""
 
 
 class RunFailed(Exception):
-    """Not every stream was answered in full, so there is nothing to measure."""
+    """Not every stream was answered in full, so the measurement is void."""
 
 
 @dataclass(frozen=True)
 class Work:
     """What the clients do.
 
-    ``connections`` make ``streams`` calls together; the first call of each falls into the first
-    ``spread`` seconds, ``settle`` seconds after its connection was made. ``rate`` bounds what one
-    client reads, in bytes per second. ``every`` says that no snapshot may be missing.
+    ``connections`` clients make ``streams`` calls together. Each makes its first call within the
+    first ``spread`` seconds, and ``settle`` seconds after it has connected. ``rate`` limits how
+    fast a client reads, in bytes per second. With ``every``, no snapshot may be missing.
     """
 
     port: int
@@ -70,12 +70,12 @@ class Work:
 
     @cached_property
     def size(self) -> int:
-        """The bytes of a stream that passes through."""
+        """The size of a stream that passes through."""
         return len(wire.stream_bytes(self.play.deltas))
 
     @cached_property
-    def kept(self) -> int:
-        """How much of the end of an answer holds its last event for sure."""
+    def tail(self) -> int:
+        """How many bytes at the end of an answer are sure to hold its last event."""
         return len(json.dumps(self.text)) + 4096
 
     def request(self, index: int) -> bytes:
@@ -251,7 +251,7 @@ class Client(asyncio.Protocol):
         self._cut = body[-3:] if len(body) > 2 else (self._cut + body)[-3:]
         self._end.append(body)
         self._kept += len(body)
-        while self._kept - len(self._end[0]) > self._run.work.kept:
+        while self._kept - len(self._end[0]) > self._run.work.tail:
             self._kept -= len(self._end.popleft())
         if found:
             self._count(found)
@@ -314,6 +314,6 @@ def run(work: Work, stamps: memoryview, full: Callable[[], object] | None = None
     finally:
         gc.enable()
     if outcome.faults:
-        told = "; ".join(list(dict.fromkeys(outcome.faults))[:_SHOWN])
-        raise RunFailed(f"{len(outcome.faults)} of {work.streams} streams failed: {told}")
+        faults = "; ".join(list(dict.fromkeys(outcome.faults))[:_SHOWN])
+        raise RunFailed(f"{len(outcome.faults)} of {work.streams} streams failed: {faults}")
     return outcome

@@ -1,7 +1,7 @@
-"""What the kernel knows of a process and all its children: time on a core, and memory.
+"""CPU time and memory of a process and all its children, as the kernel counts them.
 
-Asked from outside, so that a process is not changed by being measured. Times are in seconds, sizes
-in bytes.
+They are read from outside, so that measuring a process does not change it. Times are in seconds,
+sizes in bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def cpu(pid: int) -> float:
 
 
 def share(pid: int) -> int:
-    """The proportional set size: what would be free again without it."""
+    """The proportional set size (PSS): the memory that would be free without this process."""
     return _sum(pid, "smaps_rollup", _PSS)
 
 
@@ -60,7 +60,7 @@ def forget_peak(pid: int) -> None:
 
 
 def busy(core: int) -> float:
-    """How long a core has been busy with anything at all."""
+    """How long a core has been busy, with whatever process."""
     for line in (_PROC / "stat").read_text().splitlines():
         name, *fields = line.split()
         if name == f"cpu{core}":

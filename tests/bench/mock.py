@@ -1,7 +1,7 @@
-"""The upstream: it sends what the marker asks for, when it asks for it, and stamps when it did.
+"""The mock upstream: it sends the events that a marker in the prompt asks for, and timestamps them.
 
-It must never be what a figure measures, so every event is made before the first request. Each write
-goes out by itself: a delta that waits for the next one would hide what a delta costs.
+Its own cost must not affect a figure, so every event is made before the first request. Each write
+is sent at once: if a delta waited for the next one, the cost of a delta would be hidden.
 """
 
 from __future__ import annotations

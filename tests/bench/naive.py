@@ -1,7 +1,7 @@
-"""A peer: the translator that one would write first, and that many have written.
+"""A peer: the simplest translator, which many would write first.
 
-It is right, and short: a line is read, parsed, added to the text, and the whole text is printed. It
-stands here for what that costs. Run it with ``BENCH_UPSTREAM`` set.
+It is correct and short: it reads a line, parses it, appends to the text, and serializes the whole
+text. It is here to show what that costs. Run it with ``BENCH_UPSTREAM`` set.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Cost against length as a picture. Both axes are logarithmic: a slope tells the order of growth.
+"""Plots CPU time against length. Both axes are logarithmic: a slope shows the order of growth.
 
-Written by hand, because a plotting library is a heavy dependency for one picture. Its colours
-follow the reader's scheme, and each line is named where it ends: no legend is matched by colour.
+The SVG is written by hand, because a plotting library is a heavy dependency for one picture. Its
+colours follow the reader's light or dark theme. Each line is labelled at its end, so that no reader
+has to match the colours of a legend.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Rows as a person reads them, as the README shows them, and as a program reads them.
+"""Rows as a table for the terminal, as Markdown for the README, and as JSON for programs.
 
-A row says what it could not measure, and why; a missing figure never looks like a met target.
+A row says what could not be measured, and why, so that a missing figure never looks like a met
+target.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ HEADINGS = ("figure", "ours", "peer", "ratio", "target", "met?")
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What is wanted: of the ratio, or of our own figure where it stands for itself."""
+    """A target: for the ratio, or with ``absolute`` for our own figure."""
 
     sense: Literal["≤", "≥"]
     value: float
@@ -31,7 +32,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One of our figures beside one peer's, or beside none. ``why`` tells what is missing of it."""
+    """A figure of ours and perhaps of a peer. ``why`` says what could not be measured, and why."""
 
     figure: str
     unit: str

@@ -1,8 +1,8 @@
-"""Samples, taken in turn, and the ratios between them.
+"""Interleaved samples, and the ratios between them.
 
-A machine is never the same twice: its clock and its neighbours change by the minute. So each round
-measures all targets one after the other, begins with another one each time, and a ratio is taken
-within its round before the median is taken over rounds.
+The speed of a machine changes by the minute, with its clock rate and its neighbours. So each round
+measures all targets one after the other, and begins with another one each time. Ratios are taken
+within a round; their median is taken over the rounds.
 """
 
 from __future__ import annotations
@@ -60,6 +60,6 @@ def interleaved(names: Sequence[str], rounds: int, measure: Callable[[str], Samp
                 say(f"    {name}: {error}", aside=True)
                 continue
             series.samples.setdefault(name, []).append(sample)
-            told = ", ".join(f"{key} {shown(value)}" for key, value in sample.items())
-            say(f"    round {number + 1}, {name}: {told}", aside=True)
+            values = ", ".join(f"{key} {shown(value)}" for key, value in sample.items())
+            say(f"    round {number + 1}, {name}: {values}", aside=True)
     return series

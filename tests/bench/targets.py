@@ -1,7 +1,7 @@
-"""The processes that are measured: ours as it is shipped, and what else is there to compare with.
+"""The processes to measure: our proxy with its default settings, and its peers.
 
-All stand in front of one mock, each with one worker, alone on a core. A process that was started is
-stopped, however the bench ends, and every wait for one has a bound.
+Each runs in front of the same mock, with one worker, alone on a core. However the benchmark ends,
+the processes it started are stopped, and it waits for none without a deadline.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CACHE = ROOT / ".cache" / "bench"
 
 LONGEST_STREAM = 120
 CONCURRENT = 8192
-"""Exchanges at once that ours is told to allow; as shipped it allows fewer than a figure opens."""
+"""Our ``concurrent_exchanges``, whose default is less than the streams that a figure opens."""
 
 _INSTALL_WITHIN = 900.0
 _START_WITHIN = 120.0
@@ -35,12 +35,12 @@ _STOP_WITHIN = 3.0
 
 
 class Unavailable(Exception):
-    """A peer is not there, and why."""
+    """A target cannot be run; says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where clients go, and how they ask there. ``pid`` is None where nothing stands between."""
+    """Where clients connect and what they request. ``pid`` is None for the mock itself."""
 
     name: str
     port: int
@@ -239,8 +239,8 @@ class Stage:
             _install(folder, python, packages)
             whole.touch()
         ask = f"from importlib.metadata import version; print(version({name!r}))"
-        told = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
-        self.versions[name] = told.stdout.strip()
+        found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+        self.versions[name] = found.stdout.strip()
         return str(python)
 
 
@@ -254,7 +254,7 @@ def _install(folder: Path, python: Path, packages: Sequence[str]) -> None:
                 words, check=True, capture_output=True, text=True, timeout=_INSTALL_WITHIN
             )
         except subprocess.CalledProcessError as error:
-            last = (error.stderr.strip().splitlines() or ["no reason told"])[-1]
+            last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise Unavailable(f"it cannot be installed: {last}") from error
         except subprocess.TimeoutExpired as error:
             raise Unavailable(f"it was not installed within {_INSTALL_WITHIN:.0f} s") from error
@@ -325,9 +325,9 @@ def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             break
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
-        time.sleep(0.05)  # a foreign program tells nobody that it listens
-    told = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
-    raise Unavailable(f"it did not start; the last that it said: {told[0][:200]}")
+        time.sleep(0.05)  # a foreign program does not report that it listens
+    last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+    raise Unavailable(f"it did not start; its last line: {last[0][:200]}")
 
 
 def free_port() -> int:

@@ -1,7 +1,7 @@
-"""What the two ends of the bench agree on: the text, its events, and the marker in the prompt.
+"""What both ends of the benchmark share: the text, its events, and the marker in the prompt.
 
-The text follows from its length alone, so an answer is checked whole without being sent along. The
-marker is part of the prompt, so it reaches the mock through whatever stands in between.
+The text depends only on its length, so that clients know the complete answer in advance. The marker
+is part of the prompt, so that it reaches the mock through any proxy in between.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _WORDS = (
     " past mill gate and pond some rode most went slow one sang then dark fell upon them all"
 )
 _AWKWARD = (".\n\n", ' "no"', " café", " \\o/", " 你好", " 🙂")
-"""What JSON escapes, and what takes more than one byte: a fast path must not trip over these."""
+"""Text that JSON escapes or that takes several bytes, for which a fast path may be wrong."""
 
 PIECES = tuple(f" {word}" for word in _WORDS.split()) + _AWKWARD
 """The deltas, in order, over and over."""
 
 END = b"\r\n\r\n"
-"""What ends an event of completions."""
+"""The end of an event of /v1/complete."""
 
 STAMPS = 1 << 18
-"""How many times of sending the shared memory holds."""
+"""How many timestamps the shared memory holds."""
 
 _ID = "compl_01BenchBenchBenchBenchBe"
 _MARKER = re.compile(rb"bench:(\d+),(\d+),(\d+),(-?\d+);")
@@ -35,9 +35,9 @@ _MARKER = re.compile(rb"bench:(\d+),(\d+),(\d+),(-?\d+);")
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """What the mock should do: ``deltas``, ``delay`` ms apart, ``per_write`` of them in one write.
+    """What the mock shall send: ``deltas``, ``delay`` ms apart, ``per_write`` of them at a time.
 
-    ``stamps`` is where in the shared memory the times of sending go, -1 for nowhere.
+    ``stamps`` is the index in the shared memory at which its timestamps begin, -1 for none.
     """
 
     deltas: int
