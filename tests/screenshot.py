@@ -1,4 +1,4 @@
-"""The picture of the README: the page, of a proxy that 70 days of invented clients have called.
+"""Takes the picture of the README: the page after 70 days of calls by invented clients.
 
 python tests/screenshot.py FILE [light|dark] [WIDTH HEIGHT]
 """

@@ -1,4 +1,4 @@
-"""Whether the memory of a process grows with the exchanges that it has served.
+"""Checks whether the memory of a process grows with the exchanges that it has served.
 
     python tests/soak.py --exchanges 200000
 

@@ -1,4 +1,4 @@
-"""Under ``/-/`` the proxy answers for itself: by what is written, to no page of others."""
+"""The endpoints under ``/-/``: their exact paths, and who may read them."""
 
 from __future__ import annotations
 

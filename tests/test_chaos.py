@@ -1,8 +1,8 @@
-"""Hundreds of exchanges at once, with faults on both sides: whatever happens, no stream lies.
+"""Hundreds of exchanges at once, with random faults on both sides: no stream ever looks wrong.
 
-Chance decides about each exchange, from a seed that a failure prints: ``PROXY_SEED=7`` plays one
-again, ``PROXY_CHAOS=20000`` plays more of them. What a client read before it left is held to the
-same rules as what another read to the end.
+A failure prints the seed of its random choices: ``PROXY_SEED=7`` repeats a run, and
+``PROXY_CHAOS=20000`` runs more exchanges. What a client read before it disconnected is checked by
+the same rules as a stream that was read to its end.
 """
 
 from __future__ import annotations

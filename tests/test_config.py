@@ -1,7 +1,7 @@
-"""A configuration file is read as it is meant, or refused with every problem at its place.
+"""A configuration file is read as meant, or refused with all its problems, each with its place.
 
-What is refused, and in which words, stands in ``conformance/config``: one file is a
-configuration, a line ``---``, and the problems that are told of it.
+The files in ``conformance/config`` show what is refused, and in which words: each is a
+configuration, a line ``---``, and the problems that are reported in it.
 """
 
 from __future__ import annotations

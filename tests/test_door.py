@@ -1,6 +1,6 @@
-"""The door: what a client may do to the server, over raw sockets and through the shipped parser.
+"""The server's side of a client connection: HTTP/1.1 over raw sockets, through the real parser.
 
-Each shape that the parser would take, or would refuse in its own words, is decided here.
+For each malformed or unusual request these tests say whether it is accepted, and how it is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How exchanges end, over real sockets: what the client sees, the upstream, and the log."""
+"""How exchanges end, over real sockets: what the client, the upstream and the log see of it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Whatever goes wrong, wherever it does: the client is told, the log knows, nothing is left behind.
+"""Whatever fails, the client gets an error, the log says why, and nothing is left open.
 
-A table: a fault, the moments at which it can happen, and on each road what becomes of it. A case
-is played over real sockets, and after each the proxy must stand as before and serve the next.
-Signals need a process of their own: SIGTERM and the second one mid-stream are in test_cli and
-test_reload, SIGHUP with a good and with a broken file in test_reload.
+The tests are a table: each fault, the moments at which it can happen, and its effect on each kind
+of exchange. Each case runs over real sockets; afterwards the proxy must have open what it had
+before, and must serve the next request. Signals need a process of their own: test_cli and
+test_reload have SIGTERM, once and twice, and SIGHUP with a good and with a broken file.
 """
 
 from __future__ import annotations

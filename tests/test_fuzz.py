@@ -1,6 +1,6 @@
-"""Anything at all, both ways through every translation: a ProxyError at worst, never a crash.
+"""Arbitrary input, through every translation in both directions: at worst a ProxyError.
 
-``PROXY_FUZZ=20000`` tries more of it than CI does.
+``PROXY_FUZZ=20000`` tries more than CI does.
 """
 
 from __future__ import annotations

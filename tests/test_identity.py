@@ -1,4 +1,4 @@
-"""What a client is called, and that its key is only ever told by its fingerprint."""
+"""The names of clients, and the fingerprints that stand for their keys."""
 
 from __future__ import annotations
 

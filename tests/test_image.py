@@ -1,4 +1,4 @@
-"""What is shipped for containers, as it is written: the Dockerfile and the Compose file."""
+"""The Dockerfile and the Compose file, as they are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be installed is told to the tests that need it, and no installation outlives them."""
+"""A failed installation is reported to the tests that need it, and none outlives the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifests: valid, in step with the proxy, and the configuration in them is one."""
+"""The manifests are valid, agree with the proxy, and hold a valid configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The architecture, held: imports point down, the core is pure, every module opens with its law."""
+"""The architecture: imports point down, the core is pure, every module explains itself."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ ROOMS_OF = {
     "uvicorn": {"flow", "protocol", "response", "server"},
     "yaml": {"schema", "yamlnodes", "yamltext"},
 }
-"""What is imported in few modules, so that it can be exchanged there."""
+"""The few modules that import a dependency, so that it can be replaced there."""
 
 ROOT = Path(proxy.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""What upstreams tell of their models at the start: heeded where it comes, never needed."""
+"""The limits of models that upstreams are asked for: used if they come, never needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the image is built from: every dependency locked, by hashes, to a version that fits."""
+"""The lock files of the image: every dependency, by hash, in a version that is allowed."""
 
 from __future__ import annotations
 

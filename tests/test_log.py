@@ -1,4 +1,4 @@
-"""The log: one line an exchange in either format, and nobody waits for whoever reads it."""
+"""The log: one line for each exchange, in either format; a slow reader blocks nothing."""
 
 from __future__ import annotations
 

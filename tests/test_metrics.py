@@ -1,4 +1,4 @@
-"""What /-/metrics tells: true sums over all workers, bounded, without a word of a request."""
+"""The metrics: correct sums over all workers, bounded, and without content of requests."""
 
 from __future__ import annotations
 

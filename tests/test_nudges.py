@@ -1,4 +1,4 @@
-"""Announcements and rehearsals of a version's end: whom they reach, when, and with what."""
+"""Announcements of a version's end, and brown-outs: which answers they change, when and how."""
 
 from __future__ import annotations
 

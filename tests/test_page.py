@@ -1,4 +1,4 @@
-"""The page in a browser: live, safe from those it tells of, and of one origin."""
+"""The page in a browser: up to date, safe from injected names, and loaded from one origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both wires of one exchange are told as they happen, without a key, and for our own page alone."""
+"""The playground shows both wires live, without keys, and only to the proxy's own page."""
 
 from __future__ import annotations
 

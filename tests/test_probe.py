@@ -1,4 +1,4 @@
-"""The probe, as an image's health check runs it: its exit code, its words, and how little it is."""
+"""The probe, as a health check runs it: its exit code, its output, and how little it imports."""
 
 from __future__ import annotations
 

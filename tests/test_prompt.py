@@ -1,4 +1,4 @@
-"""The prompts of 2023: what each becomes, and what is refused as it was then."""
+"""The prompts of 2023: the messages that they become, and those that are refused as in 2023."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What looks like a key is hidden, and what is read every day stays as it is."""
+"""What looks like a key is hidden, and ordinary text is not."""
 
 from __future__ import annotations
 

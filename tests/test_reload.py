@@ -1,4 +1,4 @@
-"""What signals do to a running process: a configuration is exchanged, and nobody notices."""
+"""Signals to a running process: a reload that no client notices, and stops."""
 
 from __future__ import annotations
 

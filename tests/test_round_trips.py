@@ -1,6 +1,6 @@
-"""Down to the oldest version and up again: what a client gets is what the upstream said.
+"""Translated to the oldest version and back, an answer is what the upstream sent.
 
-So whatever one direction of a change loses, the other cannot have made up.
+So nothing that one direction of a change loses can be made up by the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""No path leads out of what the configuration gives an upstream, however it is read."""
+"""No path leads out of the route and upstream it matches, in whatever way servers read it."""
 
 from __future__ import annotations
 

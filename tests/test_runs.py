@@ -1,4 +1,4 @@
-"""Runs change nothing: what is known by its bytes becomes what it would have become anyway."""
+"""Runs, a fast path, change nothing: an event becomes what it would become without them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The sandbox answers as today's API does, byte for byte where the API's bytes are known.
 
-Through real sockets, except where only the ASGI interface can show that nothing is left behind.
+Over real sockets, except where only the ASGI interface can show that nothing is left open.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What editors are told of a configuration: all keys, and nothing that the loader would not say."""
+"""The JSON Schema of a configuration: it has all keys, and refuses only what the loader refuses."""
 
 from __future__ import annotations
 

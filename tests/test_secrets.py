@@ -1,7 +1,7 @@
-"""Keys go where they were sent, and nowhere else: not into a log, an error, a summary or a repr.
+"""Keys appear nowhere but in requests to the upstream: in no log, error, summary or repr.
 
-Each key carries a mark, and whatever the process says is searched for all marks. What an upstream
-says to the client who sent the key is the one thing that is passed on.
+Each key contains a mark, and all that the process writes is searched for all marks. The only
+exception is what an upstream itself answers to the client that sent the key.
 """
 
 from __future__ import annotations

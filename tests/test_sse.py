@@ -1,4 +1,4 @@
-"""The decoder of server-sent events: the WHATWG rules, whatever the cut."""
+"""The decoder of server-sent events: the WHATWG rules, wherever the input is split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop sequences in a text that arrives in pieces: cut at the first, hold back no more."""
+"""Stop sequences in text that arrives in pieces: the first ends it, and little is held back."""
 
 from __future__ import annotations
 

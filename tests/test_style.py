@@ -1,4 +1,4 @@
-"""The style, held: linted, formatted, typed. Each exception to a rule stands beside its reason."""
+"""The style: linted, formatted, typed, and each exception to a rule has its reason beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trace goes through the proxy; where it is asked to, the proxy takes its places in it."""
+"""Traces pass through the proxy, which adds its own spans if it is configured to."""
 
 from __future__ import annotations
 

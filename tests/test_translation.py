@@ -1,4 +1,4 @@
-"""Translations as a whole: what holds for every text, however it arrives."""
+"""Translations as a whole: properties that hold for every text, however it is split."""
 
 from __future__ import annotations
 

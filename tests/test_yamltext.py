@@ -1,4 +1,4 @@
-"""What a file may hold: an end to all of it, and nothing that is read otherwise than it looks."""
+"""What a YAML file may hold: bounded, and nothing that means something else than it seems to."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A case is one exchange seen from its four sides, and this module is what a case may say.
+"""The format of a case: an exchange as its client and its upstream send and receive it.
 
-A key that is not known here fails its case, so that no typo passes for an expectation. How cases
-are written is told in README.md beside this file.
+An unknown key fails its case, so that a typo is not mistaken for an expectation. README.md beside
+this file explains how to write a case.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Plays a case: in process with a scripted upstream, and through real sockets on both sides.
+"""Plays a case: in process with a scripted upstream, and over real sockets on both sides.
 
-In process nothing waits: where everybody waits for time to pass, it is skipped.
+In process no time is spent waiting: when all tasks wait for a deadline, the clock jumps to it.
 """
 
 from __future__ import annotations

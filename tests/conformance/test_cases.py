@@ -1,4 +1,4 @@
-"""Every exchange of the folder ``cases`` is as its four sides say, however its bytes are cut."""
+"""Plays every case in ``cases``, with its bytes split in several ways."""
 
 from __future__ import annotations
 
