@@ -63,11 +63,11 @@ Script = list["bytes | float"]
 
 
 class CaseError(Exception):
-    """A case does not say what a case can say."""
+    """A case is malformed; says how."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once, and a date is text as it is in a header."""
+    """YAML that refuses duplicate keys, and reads a date as text, as it is in a header."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  (the library's own way)
         first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class Case:
-    """One exchange: ``told`` is the file, ``name`` its place below the folder of cases."""
+    """One exchange: ``told`` is the content of the file, ``name`` its path below ``cases``."""
 
     name: str
     told: Mapping[str, Any]
@@ -107,12 +107,12 @@ class Case:
 
     @property
     def gap(self) -> str | None:
-        """Why the case is known to be red."""
+        """The reason why the case is expected to be red."""
         return self.told.get("gap")
 
     @property
     def plays(self) -> Sequence[str]:
-        """In which ways the case is played; what is about time is not played over the wire."""
+        """The ways in which the case is played: not over sockets if it depends on time."""
         timed = any(isinstance(part, float) for part in self.answers.script(None))
         timed = timed or self.answers.ending == "drained"
         possible = [play for play in PLAYS if not (timed and play == "wire")]
@@ -128,12 +128,12 @@ class Case:
 
     @property
     def marks_silences(self) -> bool:
-        """Whether the case says what must have arrived when the upstream falls silent."""
+        """Whether the case states what must have arrived when the upstream falls silent."""
         return "<silence>" in repr(self._side("client_receives"))
 
     @property
     def busy(self) -> bool:
-        """Whether another exchange is under way, and only one may be."""
+        """Whether another exchange is under way, where only one is allowed."""
         return bool(self._side("route").get("busy"))
 
     def config(self, base_url: str, *, impatient: bool = False) -> Config:
@@ -165,7 +165,7 @@ class Case:
         return _parsed(json.dumps(whole), self.name)
 
     def mismatches(self, seen: Seen) -> Iterator[str]:
-        """What was otherwise than the case says, each with both sides."""
+        """The differences to what the case expects, each with both values."""
         yield from self._mismatches_upstream(seen.asked)
         yield from Receives(self._side("client_receives")).mismatches(seen)
         yield from _laws(seen, own=self.sends.target.startswith("/-/"))
@@ -210,7 +210,7 @@ class Sends:
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """The header fields as they go out, in the order of the file."""
+        """The header fields as they are sent, in the order of the file."""
         fields = [("Host", "proxy.test")]
         if "version" in self.told:
             fields.append(("Anthropic-Version", self.told["version"]))
@@ -236,12 +236,12 @@ class Answers:
 
     @property
     def fails(self) -> str | None:
-        """How asking the upstream fails altogether."""
+        """How the request to the upstream fails before there is any answer."""
         return self.told.get("fails")
 
     @property
     def ending(self) -> str:
-        """What follows the body: ``complete``, or one of the ways in which it is not."""
+        """How the body ends: ``complete``, or one of the ways in which it does not end properly."""
         return next(
             (way for way in ("cut_off", "silent", "drained") if way in self.told), "complete"
         )
@@ -266,7 +266,7 @@ class Answers:
         return fields
 
     def script(self, play: str | None) -> Script:
-        """The body, cut as ``play`` asks."""
+        """The body, split into pieces as ``play`` says."""
         at_random = None
         if play is not None and play.startswith("at_random"):
             at_random = random.Random(play)  # noqa: S311
@@ -289,7 +289,7 @@ class Answers:
         return [as_bytes(self.told.get("text", ""))]
 
     def _zipped(self, pieces: Iterable[bytes | float]) -> Iterator[bytes | float]:
-        """Each event flushed by itself, as today's API does it."""
+        """The events compressed, each flushed by itself, as today's API does it."""
         if not self.told.get("gzip"):
             yield from pieces
             return
@@ -329,7 +329,7 @@ class Receives:
             yield from self._mismatches_stream(seen)
 
     def _mismatches_error(self, seen: Seen) -> Iterator[str]:
-        """An error is the API's envelope, in these keys only, as JSON of a known length."""
+        """Check that an error is the API's envelope, with no other keys, as JSON with a length."""
         told = self.told["error"]
         got = loads(seen.body)
         message = told.get("message")
@@ -344,7 +344,7 @@ class Receives:
         yield from _mismatches_fields({"headers": framing}, seen.fields)
 
     def _mismatches_stream(self, seen: Seen) -> Iterator[str]:
-        """A stream of an old client: exact bytes, never compressed, its length not known before."""
+        """Check a stream for an old client: exact bytes, uncompressed, and without a length."""
         yield from _mismatches_bytes(self.stream, _timeless(seen.body))
         framing = {
             "headers": {"content-type": "text/event-stream; charset=utf-8"},
@@ -364,7 +364,7 @@ class Receives:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as the upstream received it. Names of fields are in lower case."""
+    """One request as the upstream received it. Field names are in lower case."""
 
     method: str
     target: str
@@ -374,7 +374,7 @@ class Asked:
 
 @dataclass
 class Seen:
-    """What came out of one play. ``reason`` is None where there is no wire to stand on."""
+    """What the client received in one play. ``reason`` is None unless it was over sockets."""
 
     asked: list[Asked] = field(default_factory=list)
     status: int = 0
@@ -387,7 +387,7 @@ class Seen:
         return _values(self.fields, name)
 
     def mark(self, what: bytes) -> None:
-        """Put a mark into the body, where it is so far."""
+        """Insert a mark at the current end of the body."""
         self.body += what
 
 
@@ -414,7 +414,7 @@ def dumps(value: Any) -> str:
 
 
 def loads(text: bytes) -> Any:
-    """JSON, or the text that is none."""
+    """The text parsed as JSON, or the text itself if it is none."""
     try:
         return json.loads(text)
     except ValueError:
@@ -456,7 +456,7 @@ def _known(section: str, told: Any) -> None:
 
 @cache
 def _parsed(text: str, name: str) -> Config:
-    """A case is played many times, and most often in front of an upstream of the same address."""
+    """Cached, as cases are played many times, and most of them with the same configuration."""
     return config.parse(text, name, {})
 
 
@@ -497,7 +497,7 @@ def _written(
 
 
 def _joined(pieces: Iterable[bytes | float]) -> Script:
-    """What nothing but a silence keeps apart is one piece."""
+    """Join the pieces between which there is no silence."""
     return [
         part
         for silence, group in groupby(pieces, key=lambda piece: isinstance(piece, float))
@@ -541,7 +541,7 @@ def _mismatches_fields(told: Mapping[str, Any], fields: Sequence[tuple[str, str]
 
 
 def _mismatches_json(want: Any, body: bytes, *, ordered: bool) -> Iterator[str]:
-    """JSON is compared with its types; the seven keys of old in their order, too."""
+    """Compare JSON including types, and the seven keys of an old completion in their order, too."""
     got = loads(body)
     by_order = ordered or (isinstance(want, dict) and set(want) == set(SEVEN))
     texts = [
@@ -564,12 +564,12 @@ def _diff(want: Sequence[str], got: Sequence[str]) -> str:
 
 
 def _timeless(body: bytes) -> bytes:
-    """A stream in which the old pings tell no certain time."""
+    """The stream with ``<time>`` in place of the time in each old ping."""
     return re.sub(rb"(?<=data: )\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}(?=\r\n)", b"<time>", body)
 
 
 def _laws(seen: Seen, *, own: bool) -> Iterator[str]:
-    """What holds for every answer, whatever its case is about."""
+    """Check what must hold for every answer."""
     for name in ("content-type", "content-length", "date"):
         if len(values := seen.values(name)) > 1:
             yield f"field {name} stands there {len(values)} times: {values}"

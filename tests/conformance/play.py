@@ -33,7 +33,7 @@ HELD = "/held"
 
 
 class Part:
-    """The upstream's part in one play: what it answers, and what it was asked."""
+    """The upstream in one play: what it answers, and the requests that it received."""
 
     def __init__(self, case: Case, play: str) -> None:
         self.answers = case.answers
@@ -53,7 +53,7 @@ class Part:
 
 
 def play_in_process(case: Case, play: str) -> Seen:
-    """Play ``case`` through the whole application, the upstream's body cut as ``play`` says."""
+    """Play ``case`` through the whole application, the upstream's body split as ``play`` says."""
     with asyncio.Runner(loop_factory=_TimelessLoop) as runner:
         return runner.run(_play_in_process(case, play))
 
@@ -125,7 +125,7 @@ def _scope(method: str, target: str, fields: Fields) -> Scope:
 
 @asynccontextmanager
 async def _living(app: App) -> AsyncIterator[None]:
-    """An application between its start-up and its shut-down."""
+    """An application, started before the block and shut down after it."""
     received: asyncio.Queue[Message] = asyncio.Queue()
     sent: asyncio.Queue[Message] = asyncio.Queue()
     life = asyncio.create_task(app({"type": "lifespan"}, received.get, sent.put))
@@ -141,7 +141,7 @@ async def _living(app: App) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _under_way(app: App, part: Part) -> AsyncIterator[None]:
-    """Another exchange, open all the while."""
+    """Another exchange, open during the whole block."""
 
     async def nothing(*_: Message) -> Any:
         await asyncio.Event().wait()
@@ -158,7 +158,7 @@ async def _under_way(app: App, part: Part) -> AsyncIterator[None]:
 
 
 class ScriptedUpstream(Upstream):
-    """Prepares a call as the real one does, and plays the case's part instead of sending it."""
+    """Prepares a call as the real one does, but answers from the case instead of sending it."""
 
     def __init__(self, settings: Any, part: Part) -> None:
         super().__init__(settings)
@@ -189,7 +189,7 @@ class ScriptedUpstream(Upstream):
 
 
 class ScriptedAnswer(Answer):
-    """An answer that arrives in the pieces of a script."""
+    """An answer that arrives in scripted pieces."""
 
     def __init__(self, part: Part) -> None:
         self.status = part.answers.status
@@ -219,7 +219,7 @@ class ScriptedAnswer(Answer):
                 await wait
 
     async def _pass(self, silence: float) -> None:
-        """A silence lasts as long as it says, however often a reader gives up on it."""
+        """Wait for the rest of a silence, even if readers have been cancelled during it."""
         loop = asyncio.get_running_loop()
         if self._silent_until is None:
             self._part.fall_silent()
@@ -262,7 +262,7 @@ class _TimelessLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]  # what is given is not compared
         self, _: object, func: Callable[..., object], *given: object
     ) -> asyncio.Future[object]:
-        """Do it here and now: it would take time beside a loop in which none passes."""
+        """Run it at once: a thread would take real time, while none passes on this loop."""
         done = self.create_future()
         try:
             done.set_result(func(*given))
@@ -292,7 +292,7 @@ class _Skipping(selectors.SelectSelector):
 
 
 class Wire:
-    """A proxy and an upstream behind real sockets, for as many cases as there are.
+    """A proxy and an upstream behind real sockets, shared by all cases.
 
     Both are told the case by the field ``x-case``, which passes through as any other.
     """
@@ -418,7 +418,7 @@ class Wire:
 
 
 def _application(answer: ASGIApp) -> ASGIApp:
-    """What uvicorn knows for an application: a function, alive from start to end."""
+    """The application as uvicorn takes it: a function, here without start-up and shut-down."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -433,7 +433,7 @@ def _case_of(scope: Scope) -> str:
 
 
 def _request(case: Case) -> bytes:
-    """The request as bytes: no library between the case and the wire."""
+    """The request as bytes, written without the help of a library."""
     sends = case.sends
     lines = [f"{sends.method} {sends.target} HTTP/1.1", f"x-case: {case.name}"]
     lines += (f"{name}: {value}" for name, value in sends.fields)
@@ -444,7 +444,7 @@ def _request(case: Case) -> bytes:
 
 
 async def _response(reader: asyncio.StreamReader, method: str) -> Seen:
-    """The response as a strict parser reads it, which tells a cut one from a complete one."""
+    """The response, read by a strict parser that distinguishes a cut one from a complete one."""
     seen = Seen()
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method=method, target="/", headers=[("host", "proxy.test")]))
