@@ -86,7 +86,7 @@ class Entry:
     """The latest time that was merged, even if it lies in the future."""
 
     def seen(self, now: float) -> float:
-        """The time of the last exchange, among those that are believed at the time ``now``."""
+        """The time of the last exchange, as far as it is believed at the time ``now``."""
         return self.latest if self.last < self.latest <= now + AHEAD else self.last
 
     @property

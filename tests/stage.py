@@ -268,7 +268,7 @@ class Proxy:
         """The connections to the upstream."""
         return self.upstream._pool  # noqa: SLF001
 
-    def standing(self) -> dict[str, int]:
+    def open_now(self) -> dict[str, int]:
         """The numbers of things that are open now."""
         return {
             "exchanges": len(self.app.exchanges),
@@ -283,12 +283,12 @@ class Proxy:
         """Check that a block leaves nothing open but free connections, once all has been closed."""
         yield
         await until(lambda: len(self.pool._free) == len(self.pool._all))  # noqa: SLF001
-        self.forget_free()
+        self.close_free()
         with suppress(TimeoutError):
-            await until(lambda: self.standing() == self.before)
-        assert self.standing() == self.before
+            await until(lambda: self.open_now() == self.before)
+        assert self.open_now() == self.before
 
-    def forget_free(self) -> None:
+    def close_free(self) -> None:
         """Close the free connections, so that the next call opens one."""
         for connection in tuple(self.pool._free):  # noqa: SLF001
             connection.close()
@@ -301,7 +301,7 @@ async def proxied(
     """A running proxy in front of ``upstream``."""
     proxy = Proxy(stage, configuration(upstream, timeouts, drain))
     async with running(proxy.app) as proxy.url:
-        proxy.before = proxy.standing()
+        proxy.before = proxy.open_now()
         yield proxy
 
 

@@ -101,7 +101,7 @@ async def proxies(anyio_backend: object) -> AsyncIterator[Proxies]:  # noqa: ARG
             for name, timeouts in impatient.items()
         }
         for proxy in proxies.values():
-            proxy.before = proxy.standing()
+            proxy.before = proxy.open_now()
         yield proxies
 
 
@@ -113,7 +113,7 @@ def proxy(proxies: Proxies) -> Proxy:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """The lines of the log that tell of exchanges; whatever else warns there fails the test."""
+    """The log of exchanges; a warning of any other logger fails the test."""
     caplog.set_level(logging.INFO, "proxy.exchanges")
     yield caplog
     others = {record.name for record in caplog.records} - {"proxy.exchanges"}
@@ -522,7 +522,7 @@ async def test_a_fault_of_the_upstream(
     proxy.stage.good = road.good
     proxy.stage.scripts.clear()
     async with proxy.nothing_left():
-        proxy.forget_free()
+        proxy.close_free()
         proxy.stage.scripts.append(scripted(road, moment, seen, fault.play))
         async with await proxy.client(road.request) as client:
             known = road.seen(moment)

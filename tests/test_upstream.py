@@ -391,7 +391,7 @@ async def test_an_upload_that_fails_after_its_answer_ends_the_connection() -> No
 
 
 async def test_an_upload_that_fails_before_its_answer_is_not_waited_for() -> None:
-    """Other servers than ours tell of a client that left by this alone."""
+    """Servers other than ours report a disconnect only in this way."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b"some"
@@ -633,7 +633,7 @@ async def test_an_answer_to_nothing_is_not_the_last_on_its_connection() -> None:
         assert connection.closed
 
 
-def standing() -> tuple[int, int]:
+def open_now() -> tuple[int, int]:
     """Tasks and files that are open."""
     return len(asyncio.all_tasks()), sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -649,7 +649,7 @@ async def test_a_call_that_is_cancelled_while_it_connects_leaves_nothing(scheme:
         gone.set()
 
     async with raw_upstream(play) as url, connected(url.replace("http", scheme)) as upstream:
-        before = standing()
+        before = open_now()
         call = asyncio.create_task(ask(upstream))
         await asked.wait()
         call.cancel()
@@ -657,7 +657,7 @@ async def test_a_call_that_is_cancelled_while_it_connects_leaves_nothing(scheme:
             await call
         async with asyncio.timeout(PATIENCE):
             await gone.wait()
-        await until(lambda: standing() == before)
+        await until(lambda: open_now() == before)
 
 
 async def cancelled_after(steps: int, upstream: Upstream) -> None:
@@ -673,9 +673,9 @@ async def cancelled_after(steps: int, upstream: Upstream) -> None:
 @pytest.mark.parametrize("steps", range(12))
 async def test_a_call_can_be_cancelled_at_every_step(steps: int) -> None:
     async with raw_upstream(silent) as url, connected(url) as upstream:
-        before = standing()
+        before = open_now()
         await cancelled_after(steps, upstream)
-        await until(lambda: standing() == before)
+        await until(lambda: open_now() == before)
         assert not upstream._pool._all  # noqa: SLF001
 
 
@@ -689,11 +689,11 @@ async def test_over_tls_a_call_can_be_cancelled_at_every_step(
     asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
     freed = asyncio.Event()
     async with raw_upstream(silent, certificate.serve()) as url:
-        before = standing()
+        before = open_now()
         async with connected(url) as upstream:
             weakref.finalize(upstream._pool._tls, freed.set)  # noqa: SLF001
             await cancelled_after(steps, upstream)
-            await until(lambda: standing() == before)
+            await until(lambda: open_now() == before)
         del upstream
         gc.collect()
         await until(freed.is_set)
@@ -701,7 +701,7 @@ async def test_over_tls_a_call_can_be_cancelled_at_every_step(
 
 
 def lookups(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Have a name resolve to these addresses, one list after the other; tells what was asked."""
+    """Have a name resolve to these addresses, one list per look-up; returns the look-ups."""
     asked: list[str] = []
     left = list(answers)
 
@@ -879,12 +879,12 @@ async def test_a_pool_that_is_closed_asks_for_no_name_any_more(
 
 async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -> None:
     async with raw_upstream(silent) as url, connected(url) as upstream:
-        before = standing()
+        before = open_now()
         call = asyncio.create_task(ask(upstream))
         await upstream.close()
         with pytest.raises(errors.UpstreamUnreachable):
             await call
-        await until(lambda: standing() == before)
+        await until(lambda: open_now() == before)
 
 
 async def test_a_connection_that_is_lost_before_its_call_is_told_at_once() -> None:
