@@ -1184,7 +1184,7 @@ async def test_a_head_that_is_made_to_wait_keeps_its_time(
 async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
     monkeypatch: pytest.MonkeyPatch, part: bytes, *, asked: bool
 ) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.2)
     async with door(Upstream()) as client:
         if asked:
             await client.say(GET + b"\r\n")
