@@ -130,6 +130,16 @@ def test_no_container_has_rights_or_memory_without_bounds(file: Path) -> None:
         assert set(container["resources"]["limits"]) == {"memory"}
 
 
+@FOR_EACH
+def test_the_memory_is_enough_for_all_that_is_said_to_be_let_in(file: Path) -> None:
+    measured = re.search(r"up to (\d+) MB, and the\s+# .* can add (\d+) MB", file.read_text())
+    assert measured
+    limit = proxy_in(file)["resources"]["limits"]["memory"]
+    units = {"Mi": 1 << 20, "Gi": 1 << 30}
+    allowed = int(limit[:-2]) * units[limit[-2:]]
+    assert sum(map(int, measured.groups())) * 1_000_000 <= allowed * 0.9  # the kernel's, and probes
+
+
 # --- the sidecar ----------------------------------------------------------------------------------
 
 SIDECAR = ROOT / "config" / "kubernetes" / "sidecar.yaml"
