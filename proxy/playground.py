@@ -30,7 +30,7 @@ from .versions.models import Learned
 LARGEST_BODY = 1 << 20
 """The largest request that can be tried, in bytes."""
 
-AT_ONCE = 16
+AT_ONCE = 4
 """How many can be played or explained at a time: what a viewer has not taken is kept in memory."""
 
 PART = 64 << 10
