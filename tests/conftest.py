@@ -1,6 +1,7 @@
 """How tests run: hypothesis without deadlines, servers that stop at once, packages to install."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -58,6 +59,15 @@ def lines_that_are_written_as_one() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that need packages last: these are installed while the others run."""
     items.sort(key=lambda item: any(needed([item])))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was collected out of the garbage collector's sight.
+
+    There are eleven thousand tests, and many of them collect garbage to see what is left behind.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
