@@ -883,6 +883,17 @@ async def test_of_heads_without_an_end_only_so_much_waits(monkeypatch: pytest.Mo
                         break
 
 
+async def two_are_answered(client: Side, upstream: Upstream, requests: bytes) -> None:
+    """Send two requests at once, and have both answered when the first has gone upstream."""
+    await client.say(requests)
+    await happened(upstream.reached)
+    upstream.may_answer.set()
+    for _ in range(2):
+        assert (await answer(client))[1] == b"ok"
+    upstream.may_answer.clear()
+    upstream.reached.clear()
+
+
 async def test_of_requests_behind_others_only_so_much_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -891,13 +902,7 @@ async def test_of_requests_behind_others_only_so_much_waits(
     upstream = Upstream(open=False)
     async with door(upstream) as client:
         for _ in range(3):
-            await client.say(request * 2)
-            await happened(upstream.reached)
-            upstream.may_answer.set()
-            for _ in range(2):
-                assert (await answer(client))[1] == b"ok"
-            upstream.may_answer.clear()
-            upstream.reached.clear()
+            await two_are_answered(client, upstream, request * 2)
         await client.say(request * 3)
         await happened(upstream.reached)
         upstream.may_answer.set()
@@ -926,13 +931,7 @@ async def test_the_bodies_of_requests_behind_others_wait_among_them(
     upstream = Upstream(open=False)
     async with door(upstream) as client:
         for _ in range(3):
-            await client.say(GET + b"\r\n" + few)
-            await happened(upstream.reached)
-            upstream.may_answer.set()
-            for _ in range(2):
-                assert (await answer(client))[1] == b"ok"
-            upstream.may_answer.clear()
-            upstream.reached.clear()
+            await two_are_answered(client, upstream, GET + b"\r\n" + few)
         await client.say(GET + b"\r\n" + many)
         await happened(upstream.reached)
         upstream.may_answer.set()
