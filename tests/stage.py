@@ -234,7 +234,7 @@ async def until(true: Callable[[], bool]) -> None:
     """Poll for a condition that nothing reports."""
     async with asyncio.timeout(PATIENCE):
         while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn for whoever makes it true
 
 
 class Proxy:

@@ -222,7 +222,7 @@ async def played(url: str, plan: Plan) -> tuple[bytes, bool]:
         if plan.client == "trickles":
             for part in parts_of(request(plan), dice):
                 await client.say(part)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # so that the proxy reads it before the next
         else:
             await client.say(request(plan))
         if plan.client in ("leaves", "resets"):
@@ -342,7 +342,7 @@ async def settled(what: str, is_so: Callable[[], bool]) -> None:
     try:
         async with asyncio.timeout(PATIENCE):
             while not is_so():  # noqa: ASYNC110  (nobody tells of it)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # seldom: the loop has other exchanges to serve
     except TimeoutError:
         raise AssertionError(what) from None
 
