@@ -22,45 +22,24 @@ snapshot        one event of 2023-01-01: the whole text so far
 pass through    be forwarded unchanged, byte for byte
 ledger          who still needs the proxy, for what, and since when
 
-The rooms, as modules are called here. Each imports only from those before it, which
-tests/test_layers.py checks:
+The rooms. Each imports only from those above it, and so do the modules of a package, which lists
+them; tests/test_layers.py checks it.
 
-pure: nothing waits, logs, or uses a clock or a network
-    redaction                               hides what looks like a key
-    errors, fields, identity, hosts         failures, header fields, who a client is, our own names
-    jsontext, sse                           JSON and server-sent events as bytes
-    nudges                                  announces a version's end; brown-outs
-    change, versions                        what a version change is, and all of them
-    runs, translation                       the changes of one exchange, in both directions
+    core            errors, header fields, JSON, events; what a version change is
+    versions        the version changes: the history of the API
+    translation     those of one exchange, applied in both directions
+    runtime         the event loop, threads and sockets
+    config          YAML to immutable values, problems with line and column
+    upstream        the upstream's side: connections, calls and answers
+    observe         log, metrics, traces, and the ledger
+    exchange        one exchange from its head to its end
+    admin           the endpoints under /-/
+    app             the ASGI application, made of all these
+    sandbox         a stand-in for today's API
+    server          client connections and processes
+    probe           the health check
+    cli             the command line
+    __main__        the same, as python -m proxy
 
-the configuration
-    yamlnodes, yamltext, readers, config    YAML to immutable values, problems with line and column
-    schema, summary                         the same for editors, and for people
-
-one exchange
-    resemblance, routing                    its route, in whatever way servers may read its path
-    negotiation, explain                    its versions, and what a request would become
-    guard, interruption, offload            which heads are let in, interruption, work in threads
-    observe, logs                           its record, and the log line made of it
-    sharedmetrics, metrics                  the metrics made of it, summed over processes
-    exchanges, client, keepalive            those under way, the client's side of one, pings
-    sockets, daemonthread, lookup, alarm    TCP options, threads that may block, host names, timers
-    coding, answer, http1, pool, upstream   the upstream's side
-    spans, tracing                          OpenTelemetry, if it is configured
-    tally, ledger                           who needs the proxy: counted,
-    ledgerfile, journal, report             kept in a file, printed
-    streaming, relay                        where client, upstream and translation meet
-
-the application and its processes
-    learning                                what upstreams say of their models
-    counted, page, play, playground, admin  the endpoints under /-/
-    app                                     the ASGI application, made of all these
-    sandbox_rules, sandbox_wire, sandbox    a stand-in for today's API
-    terms, budget, flow, patience           limits and deadlines of clients, back-pressure
-    response, protocol                      the server's side of one client connection
-    terminal                                the standard streams
-    listeners, process, reload              sockets, limits of the process, a changed configuration
-    server, worker, supervisor              one process; one of several; the one that manages them
-    probe, demo                             the health check, a demonstration of both wires
-    arguments, cli, __main__                the command line
+Nothing waits, logs, or uses a clock or a network before runtime.
 """

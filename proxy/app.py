@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import admin, observe, page, playground
+from .admin import admin, page, playground
 from .config import Config
 from .config import Upstream as UpstreamSettings
-from .errors import Busy
-from .exchanges import OpenExchanges
-from .journal import Journal
-from .learning import learned
-from .metrics import Metrics
-from .observe import Observer, Record
-from .offload import offload, start_threads
-from .relay import Relay
-from .upstream import Upstream
+from .core.errors import Busy
+from .exchange.exchanges import OpenExchanges
+from .exchange.learning import learned
+from .exchange.relay import Relay
+from .observe import observe
+from .observe.journal import Journal
+from .observe.metrics import Metrics
+from .observe.observe import Observer, Record
+from .runtime.offload import offload, start_threads
+from .upstream.upstream import Upstream
 
 if TYPE_CHECKING:
-    from .spans import Spans
+    from .observe.spans import Spans
 
 log = logging.getLogger("proxy")
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from . import jsontext
-from .change import LARGEST, Body, BoundStep, Bridge, Call, End, Event, Step
-from .errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
-from .redaction import beginning
-from .runs import BLOCK, Run, begin_run
-from .sse import Decoder, EventTooLarge, Frame
+from .core import jsontext
+from .core.change import LARGEST, Body, BoundStep, Bridge, Call, End, Event, Step
+from .core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
+from .core.redaction import beginning
+from .core.runs import BLOCK, Run, begin_run
+from .core.sse import Decoder, EventTooLarge, Frame
 from .versions import path
 from .versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 

@@ -17,9 +17,9 @@ from browser import browser
 from support import settings
 
 from proxy.app import App
-from proxy.observe import Record
-from proxy.server import running
-from proxy.tally import DAY
+from proxy.observe.observe import Record
+from proxy.observe.tally import DAY
+from proxy.server.server import running
 
 DAYS = 70
 

@@ -21,8 +21,8 @@ from support import LAST, PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, 
 
 from proxy import config
 from proxy.app import App
-from proxy.server import running
-from proxy.upstream import Upstream
+from proxy.server.server import running
+from proxy.upstream.upstream import Upstream
 
 EVENT_LIMIT = 4096
 

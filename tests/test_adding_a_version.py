@@ -10,9 +10,9 @@ from support import Side, connect, raw_upstream
 
 from proxy import config, versions
 from proxy.app import App
-from proxy.change import Body, Call, VersionChange
-from proxy.cli import main
-from proxy.server import running
+from proxy.cli.cli import main
+from proxy.core.change import Body, Call, VersionChange
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 

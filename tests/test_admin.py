@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import connect, settings
 
-from proxy import hosts, page
+from proxy.admin import page
 from proxy.app import App
-from proxy.metrics import Metrics
-from proxy.reload import read_again
-from proxy.server import running
+from proxy.core import hosts
+from proxy.observe.metrics import Metrics
+from proxy.server.reload import read_again
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 

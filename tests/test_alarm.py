@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from proxy.alarm import NEVER, Alarm
+from proxy.runtime.alarm import NEVER, Alarm
 
 
 class Loop:

@@ -27,7 +27,7 @@ from support import LAST, PATIENCE, STREAM_HEAD, Side, chunk, completion, connec
 from support import settings as configured
 
 from proxy.app import App
-from proxy.server import running
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ from urllib.request import Request, urlopen
 import pytest
 from support import PATIENCE, old_request
 
-from proxy.cli import COMMANDS, PACKAGED_CONFIG, main
-from proxy.listeners import listen
+from proxy.cli.cli import COMMANDS, PACKAGED_CONFIG, main
+from proxy.server.listeners import listen
 from proxy.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent
@@ -231,7 +231,7 @@ def test_a_name_that_leads_nowhere_is_told_in_one_line() -> None:
 def test_a_working_directory_out_of_reach_is_told_in_one_line(
     tmp_path: Path, happens: str, why: str
 ) -> None:
-    program = f"import os, sys\n{happens}\nfrom proxy.cli import main\nsys.exit(main())"
+    program = f"import os, sys\n{happens}\nfrom proxy.cli.cli import main\nsys.exit(main())"
     command = [sys.executable, "-Pc", program, "serve", "--port", "0", "--workers", "2"]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "PROXY_CONFIG": str(PACKAGED_CONFIG)}
     (folder := tmp_path / "folder").mkdir()

@@ -25,11 +25,11 @@ from support import PATIENCE
 
 from proxy import config
 from proxy.config import Admin, Config, Credentials, Ledger, Limits, Route, Secret, Server, Timeouts
-from proxy.errors import ConfigError
-from proxy.nudges import Nudge, Window
-from proxy.summary import summary
+from proxy.config.summary import summary
+from proxy.config.yamlnodes import LARGEST_FILE
+from proxy.core.errors import ConfigError
+from proxy.core.nudges import Nudge, Window
 from proxy.versions.models import ModelTarget
-from proxy.yamlnodes import LARGEST_FILE
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))

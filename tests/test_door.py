@@ -29,16 +29,18 @@ from stage import until
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
 
-from proxy import config, guard, process, protocol, server, terms
+from proxy import config
 from proxy.app import App
-from proxy.budget import Budget
-from proxy.client import CONNECTION
-from proxy.fields import by_name, times_forwarded
-from proxy.listeners import listen
-from proxy.observe import Record
-from proxy.patience import ENOUGH, Patience
-from proxy.server import running
-from proxy.sockets import UNSENT
+from proxy.core.fields import by_name, times_forwarded
+from proxy.exchange import guard
+from proxy.exchange.client import CONNECTION
+from proxy.observe.observe import Record
+from proxy.runtime.sockets import UNSENT
+from proxy.server import process, protocol, server, terms
+from proxy.server.budget import Budget
+from proxy.server.listeners import listen
+from proxy.server.patience import ENOUGH, Patience
+from proxy.server.server import running
 from proxy.translation import MOST_VALUES
 from proxy.versions.prompt import HUMAN, MOST_TURNS
 

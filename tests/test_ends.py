@@ -34,15 +34,17 @@ from support import (
     settings,
 )
 
-from proxy import keepalive, server, sockets
-from proxy.answer import Answer, Take
 from proxy.app import App
-from proxy.client import CONNECTION, Client, ClientLeft, Gone
-from proxy.keepalive import Keepalive
-from proxy.observe import Record
-from proxy.relay import OFFLOAD_FROM, RESENDABLE, Exchange
-from proxy.server import running
+from proxy.exchange import keepalive
+from proxy.exchange.client import CONNECTION, Client, ClientLeft, Gone
+from proxy.exchange.keepalive import Keepalive
+from proxy.exchange.relay import OFFLOAD_FROM, RESENDABLE, Exchange
+from proxy.observe.observe import Record
+from proxy.runtime import sockets
+from proxy.server import server
+from proxy.server.server import running
 from proxy.translation import Translation
+from proxy.upstream.answer import Answer, Take
 
 pytestmark = pytest.mark.anyio
 
@@ -684,7 +686,7 @@ async def test_what_a_part_left_to_wait_for_is_dropped_where_a_drain_cuts_in_bet
 
         await client.say(old_request())
         await client.until(b"}\r\n\r\n")
-        monkeypatch.setattr("proxy.client.IN_A_TURN", 1)
+        monkeypatch.setattr("proxy.exchange.client.IN_A_TURN", 1)
         monkeypatch.setattr(Answer, "_hand_over", watched)
         begun.set()
         await client.until(b"\r\n0\r\n\r\n")

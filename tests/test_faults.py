@@ -59,15 +59,15 @@ from support import (
     settings,
 )
 
-from proxy import answer, http1
-from proxy.client import Client, ClientLeft
-from proxy.coding import PIECE, SLICE, Decoding
-from proxy.exchanges import OpenExchanges
-from proxy.jsontext import MOST_AT_ONCE
-from proxy.relay import RESENDABLE, Relay
-from proxy.streaming import IN_A_TURN
+from proxy.core.jsontext import MOST_AT_ONCE
+from proxy.exchange.client import Client, ClientLeft
+from proxy.exchange.exchanges import OpenExchanges
+from proxy.exchange.relay import RESENDABLE, Relay
+from proxy.exchange.streaming import IN_A_TURN
 from proxy.translation import Translation
-from proxy.upstream import Upstream
+from proxy.upstream import answer, http1
+from proxy.upstream.coding import PIECE, SLICE, Decoding
+from proxy.upstream.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -737,7 +737,7 @@ async def test_others_have_their_turn_while_events_repeat_a_long_text(
         return write(self, data)
 
     monkeypatch.setattr(Client, "_write_at_once", watched)
-    monkeypatch.setattr("proxy.client.IN_A_TURN", 1)
+    monkeypatch.setattr("proxy.exchange.client.IN_A_TURN", 1)
     texts = ["x" * (EVENT_LIMIT // 2)] * 40
     proxy.stage.good = STREAM_HEAD + b"".join(map(completion, texts)) + LAST + END
     road = replace(NATIVE, request=NATIVE.request.replace(b"1.1", version, 1))
@@ -1051,7 +1051,7 @@ async def test_a_request_is_repeated_once_if_nothing_was_heard_of_it(
 async def test_a_request_that_was_perhaps_worked_on_is_not_repeated(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
 ) -> None:
-    monkeypatch.setattr("proxy.upstream.AT_ONCE", 0.0)
+    monkeypatch.setattr("proxy.upstream.upstream.AT_ONCE", 0.0)
     stage = proxy.stage
     stage.good = road.good
     async with proxy.nothing_left():

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.errors import ProxyError, RequestError, UpstreamBrokeOff, UpstreamError
+from proxy.core.errors import ProxyError, RequestError, UpstreamBrokeOff, UpstreamError
 from proxy.translation import Options, Translation
 from proxy.versions import dates
 from proxy.versions.complete_through_messages import CompleteThroughMessages

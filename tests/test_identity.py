@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.fields import by_name
-from proxy.identity import UNKNOWN, fingerprint_of, kind_of
+from proxy.core.fields import by_name
+from proxy.core.identity import UNKNOWN, fingerprint_of, kind_of
 
 AGENT = b"user-agent"
 

@@ -18,7 +18,7 @@ from processes import served, write_config
 from support import PATIENCE, connect
 
 from proxy import config
-from proxy.server import longest_stop
+from proxy.server.server import longest_stop
 
 Json = dict[str, Any]
 

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from support import PLAIN, Side, connect, old_request, raw_upstream, settings
 
-from proxy import learning
 from proxy.app import App
 from proxy.config import Config
-from proxy.offload import offload
-from proxy.server import running
+from proxy.exchange import learning
+from proxy.runtime.offload import offload
+from proxy.server.server import running
 from proxy.versions.models import ModelTarget, Profile, learn, profile
 
 pytestmark = pytest.mark.anyio

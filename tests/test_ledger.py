@@ -39,17 +39,20 @@ from support import (
     settings,
 )
 
-from proxy import config, journal, jsontext, ledger, ledgerfile, page, report, tally
+from proxy import config
+from proxy.admin import page
 from proxy.app import App
-from proxy.cli import main
-from proxy.journal import Journal
-from proxy.ledger import NOBODY, Ledger, Who
-from proxy.metrics import Metrics
-from proxy.observe import Record
-from proxy.reload import read_again
-from proxy.report import as_csv, as_json
-from proxy.server import running
-from proxy.tally import DAY, OTHER, Entry
+from proxy.cli.cli import main
+from proxy.core import jsontext
+from proxy.observe import journal, ledger, ledgerfile, report, tally
+from proxy.observe.journal import Journal
+from proxy.observe.ledger import NOBODY, Ledger, Who
+from proxy.observe.metrics import Metrics
+from proxy.observe.observe import Record
+from proxy.observe.report import as_csv, as_json
+from proxy.observe.tally import DAY, OTHER, Entry
+from proxy.server.reload import read_again
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 
@@ -555,8 +558,9 @@ async def test_who_asks_while_the_disk_stands_still_is_told_so(
 
 STANDS_STILL = """
 import asyncio, sys, threading
-from proxy import config, journal, ledgerfile
-from proxy.observe import Record
+from proxy import config
+from proxy.observe import journal, ledgerfile
+from proxy.observe.observe import Record
 
 ledgerfile.File.append = lambda *_: threading.Event().wait()
 journal.DISK_PATIENCE = 0.1

@@ -32,13 +32,13 @@ from support import (
     settings,
 )
 
-from proxy import logs
 from proxy.app import App
-from proxy.errors import LONGEST_MESSAGE, InvalidRequest
-from proxy.listeners import listen
-from proxy.observe import LONGEST_VALUE, MOST_DROPPED, Record
-from proxy.relay import NAMED, OTHER
-from proxy.server import print_ready, running
+from proxy.core.errors import LONGEST_MESSAGE, InvalidRequest
+from proxy.exchange.relay import NAMED, OTHER
+from proxy.observe import logs
+from proxy.observe.observe import LONGEST_VALUE, MOST_DROPPED, Record
+from proxy.server.listeners import listen
+from proxy.server.server import print_ready, running
 
 pytestmark = pytest.mark.anyio
 
@@ -368,7 +368,7 @@ async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path
 
 FORBIDDEN = """
 import os, sys
-from proxy.cli import main
+from proxy.cli.cli import main
 opened = os.open
 def refused(path, *how, **more):
     if str(path).startswith("/proc/self/fd/"):

@@ -33,10 +33,10 @@ from support import (
 )
 
 from proxy.app import App
-from proxy.metrics import COMBINATIONS, KINDS, PREFIX, Metrics
-from proxy.observe import Record
-from proxy.server import running
-from proxy.sharedmetrics import SPACE, reserve
+from proxy.observe.metrics import COMBINATIONS, KINDS, PREFIX, Metrics
+from proxy.observe.observe import Record
+from proxy.observe.sharedmetrics import SPACE, reserve
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 
@@ -432,7 +432,7 @@ def test_what_a_dead_worker_had_open_is_not_shown_by_the_next_of_its_name(tmp_pa
     """Connections to an upstream that a reload had left out were shown until a restart."""
     reserve(tmp_path, ["0"])
     code = (
-        "import sys; from pathlib import Path; from proxy.metrics import Metrics;"
+        "import sys; from pathlib import Path; from proxy.observe.metrics import Metrics;"
         "name, folder = sys.argv[1:]; metrics = Metrics(Path(folder), '0');"
         "metrics.reloaded(fine=True); metrics.set_gauges(3, 2, {name: (1, 0)});"
         "sys.stdout.write(metrics.page().decode())"

@@ -27,8 +27,8 @@ from support import (
 
 from proxy import config
 from proxy.app import App
-from proxy.nudges import SECOND, Brownout, Nudge, Window
-from proxy.server import running
+from proxy.core.nudges import SECOND, Brownout, Nudge, Window
+from proxy.server.server import running
 
 LINK = "https://example.com/move"
 ANSWER = STREAM_HEAD + completion(" Hi") + LAST + chunk(b"")

@@ -12,10 +12,11 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from support import PLAIN
 
-from proxy import config, sandbox
+from proxy import config
 from proxy.app import App
-from proxy.demo import CONFIG
-from proxy.server import running
+from proxy.cli.demo import CONFIG
+from proxy.sandbox import sandbox
+from proxy.server.server import running
 
 pytestmark = [
     pytest.mark.anyio,

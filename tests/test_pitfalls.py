@@ -13,7 +13,7 @@ import pytest
 from support import STREAM_HEAD, Side, chunk, completion, connect, raw_upstream, settings
 
 from proxy.app import App
-from proxy.server import running
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 

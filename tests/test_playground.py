@@ -30,11 +30,12 @@ from support import (
     settings,
 )
 
-from proxy import page, playground, sandbox
-from proxy import play as play_room
+from proxy.admin import page, playground
+from proxy.admin import play as play_room
 from proxy.app import App
-from proxy.explain import explain
-from proxy.server import running
+from proxy.exchange.explain import explain
+from proxy.sandbox import sandbox
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 

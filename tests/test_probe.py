@@ -12,7 +12,7 @@ import pytest
 from support import Side, raw_upstream, settings
 
 from proxy.app import App
-from proxy.server import running
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import InvalidRequest
+from proxy.core.errors import InvalidRequest
 from proxy.versions.prompt import ASSISTANT, HUMAN, MOST_SPACE, NO_TEXT, parse
 
 FIRST = r'prompt must start with "\n\nHuman:" turn after an optional system prompt'

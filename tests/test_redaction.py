@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.redaction import beginning, without_keys
+from proxy.core.redaction import beginning, without_keys
 
 LONG = "0123456789abcdef"
 

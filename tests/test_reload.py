@@ -30,8 +30,8 @@ from support import (
 
 from proxy.app import App
 from proxy.config import Upstream as Settings
-from proxy.server import running
-from proxy.upstream import Upstream
+from proxy.server.server import running
+from proxy.upstream.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
 

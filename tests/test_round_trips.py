@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import STATUS_OF_TYPE, ProxyError, UpstreamBrokeOff, UpstreamRefused
-from proxy.sse import Decoder
+from proxy.core.errors import STATUS_OF_TYPE, ProxyError, UpstreamBrokeOff, UpstreamRefused
+from proxy.core.sse import Decoder
 from proxy.translation import Options, Translation
 
 Json = dict[str, Any]

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.config import parse
-from proxy.errors import NoRoute
-from proxy.resemblance import beginnings
-from proxy.routing import Routes
+from proxy.core.errors import NoRoute
+from proxy.exchange.resemblance import beginnings
+from proxy.exchange.routing import Routes
 
 ROUTES = Routes(
     parse(

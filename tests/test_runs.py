@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy import jsontext, runs
-from proxy.change import Event, GrowingText
-from proxy.errors import ProxyError, UpstreamNonsense
+from proxy.core import jsontext, runs
+from proxy.core.change import Event, GrowingText
+from proxy.core.errors import ProxyError, UpstreamNonsense
 from proxy.translation import Options, Translation
 from proxy.versions.complete_through_messages import CompleteThroughMessages
 

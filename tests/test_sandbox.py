@@ -17,7 +17,7 @@ import httpx
 import pytest
 import uvicorn
 
-from proxy import sandbox, sandbox_wire
+from proxy.sandbox import sandbox, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,7 +179,7 @@ def test_a_message_has_the_keys_of_the_api_in_its_order(client: httpx.Client) ->
     assert re.fullmatch(r"msg_01\w{22}", body["id"])
     assert body["content"][0]["text"].startswith('Hello! You said: "Hi"')
     assert (body["stop_reason"], body["stop_sequence"]) == ("end_turn", None)
-    assert answer.content == sandbox_wire.compact(body)
+    assert answer.content == wire.compact(body)
     assert answer.headers["content-type"] == "application/json"
 
 

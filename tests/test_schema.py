@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from jsonschema import Draft7Validator
 from test_config import CASES, ENVIRONMENT, EVERY_SETTING, ROOT, SECTIONS, SHIPPED, TREES
 
-from proxy import config, schema
-from proxy.errors import ConfigError
+from proxy import config
+from proxy.config import schema
+from proxy.core.errors import ConfigError
 
 VALIDATOR = Draft7Validator(schema.schema())
 

@@ -32,16 +32,16 @@ from support import (
 
 from proxy import config
 from proxy.app import App
-from proxy.errors import ConfigError
-from proxy.learning import learned
-from proxy.logs import FORMATS, to_stderr
-from proxy.redaction import HIDDEN
-from proxy.relay import Exchange
-from proxy.server import running
-from proxy.summary import served as served_as
-from proxy.summary import summary
+from proxy.config.summary import served as served_as
+from proxy.config.summary import summary
+from proxy.core.errors import ConfigError
+from proxy.core.redaction import HIDDEN
+from proxy.exchange.learning import learned
+from proxy.exchange.relay import Exchange
+from proxy.observe.logs import FORMATS, to_stderr
+from proxy.server.server import running
 from proxy.translation import Translation
-from proxy.upstream import Upstream
+from proxy.upstream.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sse_starlette import ServerSentEvent
 
-from proxy.sse import Decoder, EventTooLarge, Frame, encode
+from proxy.core.sse import Decoder, EventTooLarge, Frame, encode
 
 NASTY = (
     '\ufeffevent: completion\r\ndata: {"a":1}\r\n\r\n'

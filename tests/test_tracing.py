@@ -20,10 +20,10 @@ from processes import ROOT, served, write_config
 from stage import BRIDGED, until
 from support import PATIENCE, Play, Side, connect, raw_upstream, settings
 
-from proxy import terms
 from proxy.app import App
-from proxy.server import running
-from proxy.spans import Spans
+from proxy.observe.spans import Spans
+from proxy.server import terms
+from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 
@@ -219,7 +219,7 @@ async def test_the_environment_says_where_spans_go(tmp_path: Path) -> None:
 STUCK = """
 import threading
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
-from proxy import spans, tracing
+from proxy.observe import spans, tracing
 
 ConsoleSpanExporter.shutdown = lambda _: threading.Event().wait()
 spans.FLUSH = 0.1
@@ -256,10 +256,11 @@ def test_what_cannot_be_traced_is_told_at_the_start(environ: dict[str, str], tol
 
 
 def test_without_these_variables_nothing_of_it_is_imported() -> None:
-    asked = "import sys, proxy.cli, proxy.tracing as t; t.configured({}); print(*sys.modules)"
+    asked = "import sys, proxy.cli.cli; from proxy.observe import tracing"
+    asked += "; tracing.configured({}); print(*sys.modules)"
     ended = subprocess.run(
         (sys.executable, "-c", asked), cwd=ROOT, capture_output=True, check=True, text=True
     )
-    assert "proxy.tracing" in ended.stdout.split()
+    assert "proxy.observe.tracing" in ended.stdout.split()
     assert "opentelemetry" not in ended.stdout
-    assert "proxy.spans" not in ended.stdout
+    assert "proxy.observe.spans" not in ended.stdout

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import jsontext, runs
 from proxy import translation as translations
-from proxy.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
-from proxy.sse import Decoder
+from proxy.core import jsontext, runs
+from proxy.core.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
+from proxy.core.sse import Decoder
 from proxy.translation import MOST_VALUES, Options, Translation
 from proxy.versions import message_so_far, messages_became_incremental
 from proxy.versions.complete_through_messages import (

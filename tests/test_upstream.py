@@ -30,14 +30,15 @@ from support import (
     settings,
 )
 
-from proxy import errors, pool
-from proxy.answer import Answer
 from proxy.config import Timeouts
-from proxy.fields import Fields
-from proxy.http1 import Connection, _readable
-from proxy.lookup import look_up as look_up_truly
-from proxy.sockets import unacknowledged
-from proxy.upstream import PART, Upstream
+from proxy.core import errors
+from proxy.core.fields import Fields
+from proxy.runtime.sockets import unacknowledged
+from proxy.upstream import pool
+from proxy.upstream.answer import Answer
+from proxy.upstream.http1 import Connection, _readable
+from proxy.upstream.lookup import look_up as look_up_truly
+from proxy.upstream.upstream import PART, Upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -301,7 +302,7 @@ async def test_behind_a_large_head_a_body_in_parts_goes_out_as_behind_any(
     monkeypatch: pytest.MonkeyPatch, framing: Fields, sent: bytes
 ) -> None:
     """The rest of the head went out in its place, as a chunk where the body was to be chunked."""
-    monkeypatch.setattr("proxy.upstream.PART", 20)
+    monkeypatch.setattr("proxy.upstream.upstream.PART", 20)
 
     async def body() -> AsyncIterator[bytes]:
         yield b"some"

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.errors import Problem
-from proxy.yamlnodes import DEEPEST, LARGEST_FILE, MOST_NODES
-from proxy.yamltext import Value, Wrong, compose
+from proxy.config.yamlnodes import DEEPEST, LARGEST_FILE, MOST_NODES
+from proxy.config.yamltext import Value, Wrong, compose
+from proxy.core.errors import Problem
 
 LAUGHS = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]\n" + "".join(
     f"{now}: &{now} [{', '.join([f'*{before}'] * 10)}]\n"

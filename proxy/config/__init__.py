@@ -4,12 +4,18 @@ All problems of a file are reported at once, each with its place and the rule th
 setting without effect is an error, because whoever writes it relies on it. Secrets are wrapped as
 soon as they are read, and no message shows one.
 
-    values                        the result: frozen dataclasses
-    upstreams                     where upstreams are, what they speak, whose key they get
-    routes, paths, notices        which requests go there, and what happens to them
-    models                        which model answers for which
-    reach                         entries that are never reached, as an earlier one matches all
-    sections                      the whole file, and its small sections
+    yamlnodes       YAML as nodes, never too many
+    yamltext        YAML values that know their place in the file
+    readers         scalars, and lists of them
+    reach           entries that are never reached, as an earlier one matches all
+    values          the result: frozen dataclasses
+    models          which model answers for which
+    notices         how clients are told of a version's end
+    upstreams       where upstreams are, what they speak, whose key they get
+    paths, routes   which requests go there, and what happens to them
+    sections        the whole file, and its small sections
+    schema          all of it for editors
+    summary         and for people
 """
 
 from __future__ import annotations
@@ -17,9 +23,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from ..errors import ConfigError, Problem
-from ..yamlnodes import LARGEST_FILE
-from ..yamltext import Wrong, compose
+from ..core.errors import ConfigError, Problem
 from .sections import read
 from .values import (
     Admin,
@@ -38,6 +42,8 @@ from .values import (
     UnknownVersions,
     Upstream,
 )
+from .yamlnodes import LARGEST_FILE
+from .yamltext import Wrong, compose
 
 __all__ = [
     "Admin",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from fnmatch import translate
 
-from ..readers import matching, whole
 from ..versions.models import ModelTarget
-from ..yamltext import Fields, Value
 from .reach import Takes, reached
+from .readers import matching, whole
+from .yamltext import Fields, Value
 
 
 def read_models(value: Value) -> tuple[ModelTarget, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from ..nudges import Nudge, Window
-from ..readers import matching, moment, span, whole
-from ..yamltext import Fields, Value
+from ..core.nudges import Nudge, Window
+from .readers import matching, moment, span, whole
+from .yamltext import Fields, Value
 
 
 def read_nudge(value: Value) -> Nudge:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from ..yamlnodes import MOST_NODES
-from ..yamltext import Rule, Value
+from .yamlnodes import MOST_NODES
+from .yamltext import Rule, Value
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 

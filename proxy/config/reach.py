@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..yamltext import Value
+from .yamltext import Value
 
 T = TypeVar("T")
 

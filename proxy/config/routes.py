@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Collection
 from typing import get_args
 
-from ..fields import HTTP_NAME
-from ..readers import flag, matching, one_of, several
-from ..yamltext import Fields, Rule, Value, did_you_mean
+from ..core.fields import HTTP_NAME
 from .notices import read_nudge
 from .paths import filled, parameters, read_path, read_upstream_path
 from .reach import Takes, reached
+from .readers import flag, matching, one_of, several
 from .values import BridgeName, Keepalive, Route, Snapshots
+from .yamltext import Fields, Rule, Value, did_you_mean
 
 
 def read_routes(value: Value, upstreams: Collection[str]) -> tuple[Route, ...]:

@@ -6,14 +6,14 @@ import os
 from types import MappingProxyType
 from typing import get_args
 
-from .. import hosts
-from ..readers import flag, matching, one_of, seconds, several, size, whole
+from ..core import hosts
 from ..versions import dates
-from ..yamltext import Fields, Value
 from .models import read_models
+from .readers import flag, matching, one_of, seconds, several, size, whole
 from .routes import read_routes
 from .upstreams import read_upstreams
 from .values import Admin, Config, Ledger, Limits, Route, Server, UnknownVersions, Upstream
+from .yamltext import Fields, Value
 
 
 def read(root: Value) -> Config:

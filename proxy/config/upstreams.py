@@ -11,12 +11,12 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple, get_args
 
-from ..fields import HOP_BY_HOP, HTTP_NAME, alike
-from ..readers import one_of, seconds, several, whole_text
-from ..redaction import without_keys
+from ..core.fields import HOP_BY_HOP, HTTP_NAME, alike
+from ..core.redaction import without_keys
 from ..versions import dates
-from ..yamltext import Fields, Rule, Value
+from .readers import one_of, seconds, several, whole_text
 from .values import CredentialForm, Credentials, Secret, Timeouts, Upstream
+from .yamltext import Fields, Rule, Value
 
 
 def read_upstreams(value: Value) -> dict[str, Upstream]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..nudges import Nudge
+from ..core.nudges import Nudge
 from ..versions.models import ModelTarget
 
 CredentialForm = Literal["as_is", "x-api-key", "bearer"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from ..change import Bridge, Step, VersionChange
+from ..core.change import Bridge, Step, VersionChange
 from .citations_left_user_text import CitationsLeftUserText
 from .complete_through_messages import CompleteThroughMessages
 from .completions_became_incremental import CompletionsBecameIncremental

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..change import Body, Call, VersionChange
+from ..core.change import Body, Call, VersionChange
 from .messages_requests import ENDPOINTS, edited, edited_messages
 
 

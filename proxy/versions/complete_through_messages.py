@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ..change import Body, Bridge, Call, End, Event
-from ..errors import UpstreamNonsense, refused_in_stream
+from ..core.change import Body, Bridge, Call, End, Event
+from ..core.errors import UpstreamNonsense, refused_in_stream
 from . import models
 from .answer import AnswerText
 from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT, error_event

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..change import Event, GrowingText, VersionChange
-from ..errors import UpstreamNonsense
+from ..core.change import Event, GrowingText, VersionChange
+from ..core.errors import UpstreamNonsense
 from .exception_and_truncated_removed import check_completion, error_event
 from .growth import growth
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..change import Event, VersionChange
+from ..core.change import Event, VersionChange
 
 
 class DoneEventRemoved(VersionChange):

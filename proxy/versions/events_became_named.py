@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from .. import sse
-from ..change import Call, Event, VersionChange
+from ..core import sse
+from ..core.change import Call, Event, VersionChange
 
 
 class EventsBecameNamed(VersionChange):

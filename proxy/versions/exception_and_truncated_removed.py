@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..change import Body, Call, End, Event, VersionChange
-from ..errors import STATUS_OF_TYPE, ProxyError, UpstreamNonsense, refused_in_stream
+from ..core.change import Body, Call, End, Event, VersionChange
+from ..core.errors import STATUS_OF_TYPE, ProxyError, UpstreamNonsense, refused_in_stream
 from .prompt import HUMAN
 
 REMOVED_FIELDS = ("exception", "truncated")

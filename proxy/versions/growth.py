@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import UpstreamNonsense
+from ..core.errors import UpstreamNonsense
 
 
 def growth(before: str, text: str) -> str:

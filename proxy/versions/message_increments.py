@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import jsontext
-from ..change import Body, Event
-from ..errors import UpstreamNonsense
+from ..core import jsontext
+from ..core.change import Body, Event
+from ..core.errors import UpstreamNonsense
 from .exception_and_truncated_removed import REMOVED_FIELDS
 from .growth import growth
 from .message_so_far import TOOLS

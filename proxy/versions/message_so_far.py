@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import jsontext
-from ..change import Body
-from ..errors import UpstreamNonsense
+from ..core import jsontext
+from ..core.change import Body
+from ..core.errors import UpstreamNonsense
 
 TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 """Types of blocks whose input arrives as pieces of JSON."""

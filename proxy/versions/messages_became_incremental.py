@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..change import LARGEST, Body, End, Event, VersionChange
-from ..errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
+from ..core.change import LARGEST, Body, End, Event, VersionChange
+from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .exception_and_truncated_removed import (
     NO_REASON,
     REMOVED_FIELDS,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ..change import Body, Call
-from ..errors import InvalidRequest
+from ..core.change import Body, Call
+from ..core.errors import InvalidRequest
 from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
 from .stops import MOST, MOST_CHARACTERS

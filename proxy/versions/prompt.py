@@ -16,7 +16,7 @@ from itertools import groupby
 from operator import ne
 from typing import NamedTuple
 
-from ..errors import InvalidRequest
+from ..core.errors import InvalidRequest
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"

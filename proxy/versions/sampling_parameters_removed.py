@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..change import Body, Call, VersionChange
+from ..core.change import Body, Call, VersionChange
 from .messages_call import SAMPLING
 from .messages_requests import ENDPOINTS, edited
 

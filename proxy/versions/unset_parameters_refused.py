@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..change import Call, VersionChange
-from ..errors import InvalidRequest
+from ..core.change import Call, VersionChange
+from ..core.errors import InvalidRequest
 
 REMOVED_PARAMETERS = ("disable_checks", "stream_response", "tags")
 

@@ -21,12 +21,17 @@ import uvloop
 from case import SILENCE, Asked, Case, Script, Seen
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.answer import Answer, Take, never
 from proxy.app import App
-from proxy.errors import UpstreamBrokeOff, UpstreamNonsense, UpstreamTimeout, UpstreamUnreachable
-from proxy.fields import Fields, by_name
-from proxy.server import running
-from proxy.upstream import Upstream
+from proxy.core.errors import (
+    UpstreamBrokeOff,
+    UpstreamNonsense,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.core.fields import Fields, by_name
+from proxy.server.server import running
+from proxy.upstream.answer import Answer, Take, never
+from proxy.upstream.upstream import Upstream
 
 HELD = "/held"
 """The path of an exchange that does not end while the case lasts."""

@@ -11,8 +11,8 @@ import pytest
 from case import CASES, KEYS, Case, CaseError, Seen, expanded
 from play import Wire, play_in_process
 
-from proxy import errors
-from proxy.change import VersionChange
+from proxy.core import errors
+from proxy.core.change import VersionChange
 from proxy.versions import VERSIONS
 
 FILES = sorted(CASES.rglob("*.yaml"))

@@ -1,6 +1,6 @@
 """What every old client is made to ask: the scenarios, by name.
 
-A scenario is told to the sandbox by a marker in the question, see ``proxy.sandbox``.
+A scenario is told to the sandbox by a marker in the question, see ``proxy/sandbox``.
 """
 
 from __future__ import annotations

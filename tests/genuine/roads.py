@@ -16,9 +16,10 @@ from plays import LINGER
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy import config, sandbox
+from proxy import config
 from proxy.app import App
-from proxy.server import running
+from proxy.sandbox import sandbox
+from proxy.server.server import running
 
 CONFIGS = Path(__file__).parents[2] / "config"
 

@@ -13,8 +13,8 @@ from plays import Scenario
 
 from proxy import config
 from proxy.app import App
-from proxy.observe import Record
-from proxy.server import running
+from proxy.observe.observe import Record
+from proxy.server.server import running
 
 PLAYED = [client for client in CLIENTS if client.name in ("py-0.2.2", "py-0.2.10", "js-0.4.4")]
 

@@ -1,6 +1,6 @@
 """Which SDK calls what on which road, and what it asks there: the matrix and its plays.
 
-A scenario is told to the upstream by a marker in the question, see ``proxy.sandbox``.
+A scenario is told to the upstream by a marker in the question, see ``proxy/sandbox``.
 """
 
 from __future__ import annotations

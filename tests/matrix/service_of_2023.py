@@ -2,7 +2,7 @@
 
 Streams are data only, with CRLF: each event has all seven keys and the whole text so far, a ping
 has a time for data, ``[DONE]`` follows the last event. Errors have no outer ``type``. What it
-says, and how it can be made to fail, is as in ``proxy.sandbox``. Messages it has if it is wanted:
+says, and how it can be made to fail, is as in ``proxy/sandbox``. Messages it has if it is wanted:
 a streamed Message is the Message so far.
 """
 
@@ -17,10 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from proxy import sandbox_rules as rules
-from proxy import sandbox_wire as wire
-from proxy.sandbox_rules import ApiError, Asked
-from proxy.sandbox_wire import Answer
+from proxy.sandbox import rules, wire
+from proxy.sandbox.rules import ApiError, Asked
+from proxy.sandbox.wire import Answer
 
 Json = dict[str, Any]
 

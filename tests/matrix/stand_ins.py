@@ -17,10 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy import config, sandbox
+from proxy import config
 from proxy.app import App
-from proxy.fields import values
-from proxy.server import running
+from proxy.core.fields import values
+from proxy.sandbox import sandbox
+from proxy.server.server import running
 
 Json = dict[str, Any]
 

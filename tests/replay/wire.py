@@ -13,9 +13,9 @@ import pytest
 from recording import Cut, Recording
 
 from proxy import config
-from proxy.answer import Answer, Take, never
 from proxy.app import App
-from proxy.server import running
+from proxy.server.server import running
+from proxy.upstream.answer import Answer, Take, never
 
 PATIENCE = 20.0
 """Seconds after which a test gives up on something that should have happened long ago."""

@@ -1,0 +1,13 @@
+"""What versions and translations are made of, without waiting, logging, a clock or a network.
+
+redaction       hides what looks like a key
+errors          what can fail, and how a client is told
+fields          header fields
+identity        who a client is
+hosts           under which names the proxy itself may be asked
+jsontext        JSON as bytes
+sse             server-sent events as bytes
+nudges          announces a version's end; brownouts
+change          what a version change is
+runs            deltas of a stream that are alike, translated together
+"""

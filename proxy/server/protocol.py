@@ -1,0 +1,570 @@
+"""The server's side of one client connection: uvicorn's, with deadlines, limits and early notice.
+
+The application learns at once that a client has disconnected. A client that takes nothing for long
+is disconnected, for it holds an exchange, and with it a call of the upstream. What is malformed,
+too large or too slow is answered here, in the API's words, and then the connection is closed: the
+application sees complete heads only. https://www.rfc-editor.org/rfc/rfc9112
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, cast
+from urllib.parse import unquote
+
+import httptools
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import (
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from ..core.errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
+from ..core.fields import expects_continue, has_body, without
+from ..exchange import guard
+from ..exchange.client import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
+from ..observe.observe import Record
+from ..runtime.alarm import NEVER, Alarm
+from .budget import Budget
+from .flow import Flow, Signal
+from .patience import Patience
+from .response import Response, refusal
+from .terms import (
+    BODY_SILENCE,
+    BODY_WITHIN,
+    FIELD,
+    FIELDS,
+    HEAD_WITHIN,
+    LINGER,
+    PIECE,
+    PIPELINED,
+    REQUEST,
+    SLICE,
+    SLOWEST_BODY,
+    UNCOUNTED,
+    WAITING,
+    Terms,
+)
+
+_NOTHING = memoryview(b"")
+
+
+class Settings(uvicorn.Config):
+    """uvicorn's settings, and ``terms``, which is asked before each request: they may change."""
+
+    def __init__(self, app: ASGIApp, terms: Callable[[], Terms] = Terms, **more: Any) -> None:
+        super().__init__(app, http=Protocol, **more)
+        self.terms = terms
+        self.waiting = Budget(WAITING)
+        """For what waits in memory outside of exchanges, of all connections together, in bytes."""
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection to a client, whose server has Settings; see client.Connection.
+
+    For each request ``_part`` goes from None to head to body and back. The end has up to three
+    steps: with a ``_refusal`` nothing more is read, and it is answered when its turn comes; while
+    ``_lingering`` nothing more is written either, and what arrives is thrown away, so that the
+    client can read the last answer (RFC 9112 §9.6); ``_gone`` is why the client is no longer there.
+    """
+
+    config: Settings
+    cycle: Response
+    flow: Flow
+
+    # More than thirty attributes in one dictionary would take another 1.5 KB of each connection.
+    __slots__ = (
+        "_accounted",
+        "_alarm",
+        "_answering",
+        "_body_due",
+        "_framing",
+        "_gone",
+        "_head",
+        "_lingering",
+        "_mixed",
+        "_next_turn",
+        "_on_gone",
+        "_part",
+        "_patience",
+        "_refusal",
+        "_segment",
+        "_terms",
+        "_unread",
+        "_waiting",
+    )
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._terms = self.config.terms()
+        """Those in force when the last request began."""
+        self._waiting: list[Response] = []
+        """The responses to requests that came while another was answered, the oldest first."""
+        self._answering: Response = None  # type: ignore[assignment]  # until any waits
+        """The one being answered, if any wait; ``cycle`` is the last of them."""
+        del self.pipeline  # uvicorn's own queue, which takes 760 bytes even while it is empty
+
+        self._on_gone: Callable[[Gone], None] | None = None
+        self._patience: Patience | None = None
+        """While the client does not keep up."""
+        self._gone: Gone | None = None
+
+        self._part: Literal["head", "body"] | None = None
+        """What is being read; None between two requests."""
+        self._unread = _NOTHING
+        """What has arrived and is yet to be read."""
+        self._next_turn: asyncio.Handle | None = None
+        """The next turn of the event loop, in which reading goes on."""
+        self._segment = b""
+        """What is being parsed at the moment."""
+        self._head: bytes | bytearray = b""
+        """The segments before it with the beginning of the head, if that is incomplete."""
+        self._mixed = False
+        """Whether it also held some of a body, or the end of a request."""
+        self._framing = 0
+        """How much has arrived of the head, or since the last part of the body, in bytes."""
+        self._accounted = 0
+        """How much of the budget for what waits it has taken, in bytes."""
+        self._refusal: RequestError | None = None
+        self._lingering = False
+
+        self._alarm = Alarm(self.loop, self._expire)
+        """For what is waited for; a stream under way has no deadline here."""
+        self._body_due = NEVER
+        """The deadline of the whole body; each part of it puts it off."""
+
+    # For the application.
+
+    def when_left(self, call: Callable[[Gone], None]) -> None:
+        if self._gone is not None:
+            call(self._gone)
+        else:
+            self._on_gone = call
+
+    def write(self, data: bytes) -> bool:
+        # While other requests wait in the pipeline, this is the last one's, and has not begun.
+        return self.cycle.write(data)
+
+    # For the transport.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = Flow(transport)
+        self.server = self.client = None  # nobody asks, and each open stream would keep them
+        self.scheme = "http"
+        self._alarm.due = self.loop.time() + self.timeout_keep_alive
+        self._alarm.arm()
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) <= PIECE:
+            self._read(data)
+        else:
+            self._unread = memoryview(data)
+            self._read_on()
+
+    def pause_writing(self) -> None:
+        """The client does not keep up: writers wait, and so does our patience run."""
+        super().pause_writing()
+        self._patience = Patience(self.transport, self._terms.patience, self._give_up)
+
+    def resume_writing(self) -> None:
+        """The client has taken what was waiting."""
+        self._stop_waiting()
+        super().resume_writing()
+
+    def eof_received(self) -> None:
+        """The client will send no more: close the connection, too."""
+        self._close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._alarm.stop()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+        if self._waiting:  # their requests were never begun, and need not be
+            self.cycle = self._answering
+            self._waiting.clear()
+        del self._answering
+        self._head = b""
+        self.config.waiting.take(-self._accounted)
+        self._accounted = 0
+        super().connection_lost(exc)
+        self._report_gone(self._gone or ClientLeft())
+        known = [self.scope] if self.cycle is None else [self.scope, self.cycle.scope]
+        for scope in filter(None, known):  # a cycle, which only the garbage collector would free
+            cast(dict[str, Any], scope).pop("extensions", None)
+
+    # For the server.
+
+    def shutdown(self) -> None:
+        """Close once all requests are answered; linger for a client that still sends one."""
+        if self._part == "body" and self.cycle.response_complete and not self._lingering:
+            self._linger()
+        elif not self._lingering:
+            super().shutdown()
+
+    # For the parser.
+
+    def on_message_begin(self) -> None:
+        if self._part == "body":
+            return  # see _parse_head_again
+        super().on_message_begin()
+        cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
+        self._terms = self.config.terms()
+        self._part = "head"
+        self._framing = 0
+        self._alarm.due = self.loop.time() + HEAD_WITHIN
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field, its name in lower case; drop those of a trailer (RFC 9110 §6.5.1).
+
+        They would join those of the head, which the application has already checked.
+        """
+        if self._part == "head":
+            self.headers.append((name.lower(), value))
+            if len(self.headers) > FIELDS:  # the shortest take twenty times their length in memory
+                raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application, or raise the RequestError to refuse it with."""
+        if self._part == "body":
+            return  # see _parse_head_again
+        version = self.parser.get_http_version()
+        method = self.parser.get_method()
+        self._check_head(method, version)
+        self._head = b""
+        self._begin(method, version)
+        self._part = "body"
+        self._framing = 0
+        self._body_due = self.loop.time() + BODY_WITHIN
+        self._expect_body()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._framing = 0
+        self._mixed = True
+        self._body_due += len(body) / SLOWEST_BODY
+        if self.flow.read_paused:  # the application does not keep up: its time does not count
+            self._body_due = self.loop.time() + BODY_WITHIN
+        self._expect_body()
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and has_body(dict(self.headers)):
+            return  # the parser has skipped its body; see _parse
+        super().on_message_complete()
+        self._part = None
+        self._mixed = True
+        if not self._waiting:  # it may not ask for more of the body, of which there is no more
+            self.flow.resume_reading()
+        idle = self.cycle.response_complete
+        self._alarm.due = self.loop.time() + self.timeout_keep_alive if idle else NEVER
+        if not self.parser.should_keep_alive():  # a trailer said so; what follows is not read
+            self.cycle.keep_alive = False
+            if idle:
+                self._close()
+
+    # For the cycle.
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for one: as uvicorn does, with our own timer."""
+        self.server_state.total_requests += 1
+        self._on_gone = None
+        answered = self._answering if self._waiting else self.cycle
+        answered.body = bytearray()  # nobody read it, and more of it may be long in coming
+        if self.transport.is_closing():
+            return
+        if self.cycle.needs_linger:
+            self._linger()
+        elif self._waiting:
+            self._answering = self._waiting.pop(0)
+            self._start_asgi_task(self._answering, self.app)
+            if self.flow.full and self._next_turn is None:
+                # Not here: while an error is handled, the parser's own would get it as context.
+                self._next_turn = self.loop.call_soon(self._read_on)
+        elif self._refusal is not None:
+            self._send_refusal(self._refusal)
+        elif self._part is None:
+            self._alarm.due = self.loop.time() + self.timeout_keep_alive
+            self._alarm.arm()
+        if self._accounted:
+            self._account()
+        self.flow.resume_reading()
+
+    # Reading.
+
+    def _read_on(self) -> None:
+        """Read what has arrived, until too many requests wait or it is the turn of others."""
+        self._next_turn = None
+        began = time.monotonic()
+        while self._unread and len(self._waiting) <= PIPELINED and not self.transport.is_closing():
+            piece, self._unread = bytes(self._unread[:PIECE]), self._unread[PIECE:]
+            try:
+                self._read(piece)
+            except BaseException:  # a fault of ours, and the rest would lack a part
+                self.transport.abort()
+                raise
+            if time.monotonic() - began > SLICE:
+                self._next_turn = self.loop.call_soon(self._read_on)
+                break
+        if not self._unread:
+            self._unread = _NOTHING  # an empty view, too, keeps all that was read in memory
+        self.flow.full = bool(self._unread) or len(self._waiting) > PIPELINED
+
+    def _read(self, data: bytes) -> None:
+        """Parse the next of what has arrived, and refuse it if it is wrong or too large."""
+        if self._refusal is not None or self._lingering:
+            return
+        self._segment = data
+        self._mixed = False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            if isinstance(error, httptools.HttpParserInvalidURLError):
+                self.url = self.url or b"?"  # there is one, though the parser did not give it
+            self._refuse(_refusal(error))
+            return
+        if self._part is not None and not self._mixed:
+            self._framing += len(data)
+            uncounted = UNCOUNTED if self._part == "head" else 0
+            if self._framing > self._terms.head_size + uncounted:
+                self._refuse(self._too_large())
+        if self._part == "head":
+            self._head = self._head or bytearray()
+            self._head += data
+        if self._head or self._accounted or self._waiting or self.flow.write_paused:
+            self._account()
+        self._segment = b""
+        self._alarm.arm()
+
+    def _check_head(self, method: bytes, version: str) -> None:
+        """Let the head in that is complete now, or raise RequestError."""
+        limit = self._terms.head_size
+        if (
+            self._framing + len(self._segment) + len(self.headers) > limit  # a cheap upper bound
+            and guard.size(self.url, self.headers) > limit
+        ):
+            raise self._too_large()
+        guard.check_head(method, self.url, version, self.headers)
+        # The parser takes other protocols, and more than one blank.
+        line = b"%b %b HTTP/1." % (method, self.url)
+        if line not in self._segment and line not in self._head + self._segment:
+            raise InvalidRequest("the first line must be a method, a target and HTTP/1.1")
+
+    def _account(self) -> None:
+        """Take room for what waits here, or refuse to read on where none is left; see WAITING."""
+        waits = len(self._head)
+        waits += sum(response.weight + len(response.body) for response in self._waiting)
+        if len(self._waiting) > PIPELINED:
+            waits += len(self._unread)
+        answered = self._answering if self._waiting else self.cycle
+        if self.flow.write_paused and answered is not None:
+            waits += len(answered.body)
+        more, self._accounted = waits - self._accounted, waits
+        if not self.config.waiting.take(more) and self._refusal is None:
+            self._part = self._part or "body"  # if all is read, the last request is refused
+            self._refuse(NoRoom())
+            self._account()
+
+    def _begin(self, method: bytes, version: str) -> None:
+        """Have the application answer the request, when its turn comes."""
+        path, mark, query = self.url.partition(b"?")
+        scope = cast(dict[str, Any], self.scope)
+        if mark and not query:
+            scope["extensions"][EMPTY_QUERY] = True
+        scope["method"] = method.decode("ascii")
+        scope["http_version"] = version
+        scope["raw_path"], scope["query_string"] = path, query
+        scope["path"] = unquote(path.decode("ascii"))
+        before = self.cycle
+        self.cycle = Response(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=Signal(),  # type: ignore[arg-type]  # with the methods of asyncio.Event
+            expect_100_continue=version != "1.0" and expects_continue(self.headers),
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+            return
+        if not self._waiting:
+            self._answering = before
+        self._waiting.append(self.cycle)
+        self.cycle.weight = REQUEST + FIELD * len(self.headers) + guard.size(self.url, self.headers)
+        if len(self._waiting) > PIPELINED:
+            self.flow.full = True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self._application_done)
+        self.tasks.add(task)
+
+    def _application_done(self, task: asyncio.Task[None]) -> None:
+        """The application has returned; the cycle may have closed the connection."""
+        self.tasks.discard(task)
+        if self._gone is None and self.transport.is_closing():
+            self._close()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. It stops where a client offers an upgrade, which we ignore (§7.8)."""
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:
+                rest = memoryview(rest)[offer.args[0] :]
+            else:
+                return
+            if self._part == "body":
+                self._parse_head_again()
+
+    def _parse_head_again(self) -> None:
+        """Have a new parser read the body behind an upgrade, by giving it the head without that."""
+        scope = cast(dict[str, Any], self.scope)
+        line = f"{scope['method']} / HTTP/{scope['http_version']}\r\n".encode("ascii")
+        fields = (b"%b: %b\r\n" % pair for pair in without(self.headers, b"upgrade"))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's is
+        self.parser.feed_data(b"%b%b\r\n" % (line, b"".join(fields)))
+
+    def _too_large(self) -> HeaderTooLarge:
+        return HeaderTooLarge(f"the header is larger than {self._terms.head_size} bytes")
+
+    # Deadlines.
+
+    def _expect_body(self) -> None:
+        self._alarm.due = min(self.loop.time() + BODY_SILENCE, self._body_due)
+
+    def _expire(self) -> None:
+        """What was waited for has not come."""
+        if self._lingering and self.flow.write_paused:
+            # The client has not taken all of the answer yet.
+            self._alarm.due = self.loop.time() + LINGER
+        elif self._lingering:
+            self.transport.abort()
+        elif self._part == "head" and self.flow.read_paused:
+            self._alarm.due = self.loop.time() + HEAD_WITHIN  # it is we who do not read
+        elif self._part == "head":
+            self._refuse(RequestTimeout("the head of the request did not arrive in time"))
+        elif self._part is None:
+            self._close()
+        elif self._waits_for_us():
+            self._body_due = self.loop.time() + BODY_WITHIN
+            self._expect_body()
+        else:
+            self._refuse(RequestTimeout("the body of the request did not arrive in time"))
+
+    def _waits_for_us(self) -> bool:
+        """Whether the body is late because of us, not of the client; never once it is answered."""
+        cycle = self.cycle
+        unread = self.flow.read_paused or cycle.body or cycle.waiting_for_100_continue
+        return bool(unread) and not cycle.response_complete
+
+    # Refusals.
+
+    def _refuse(self, error: RequestError) -> None:
+        """Read no more, and answer with ``error`` in its turn: answers keep the order of requests.
+
+        Of the request in question the application may be at work on it, or it may wait for its
+        turn, or its head may be incomplete.
+        """
+        self._refusal = error
+        error.__traceback__ = error.__context__ = None  # they refer to us: a reference cycle
+        self._alarm.due = NEVER
+        cycle = self.cycle
+        waits = cycle in self._waiting
+        if self._part == "body" and not waits:
+            self._withdraw(cycle, error)
+            return
+        self._terms.tell(_record(error))
+        if self._part == "body":
+            self._waiting.remove(cycle)
+            self.cycle = self._waiting[-1] if self._waiting else self._answering
+        elif cycle is None or cycle.response_complete:
+            self._send_refusal(error)
+
+    def _withdraw(self, cycle: Response, error: RequestError) -> None:
+        """Take back a request that the application has begun with, without all of the body."""
+        unanswered = not cycle.response_started
+        if not cycle.response_complete:
+            self._report_gone(error)
+            cycle.disconnected = True
+            cycle.body = bytearray()  # until the client takes what waits, the cycle may stay
+            cycle.waiting_for_100_continue = False
+            cycle.message_event.set()
+        if unanswered:
+            self._send_refusal(error)
+        elif cycle.ends_with_connection:
+            self._close()  # with a reset, see Response: what is cut must not look whole
+        else:
+            self._linger()
+
+    def _send_refusal(self, error: RequestError) -> None:
+        """Answer with an error, then close the connection."""
+        # As long as there is no target, the parser's method is that of the request before.
+        bodiless = bool(self.url) and self.parser.get_method() == b"HEAD"
+        self.transport.write(refusal(error, bodiless=bodiless))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close for writing, and throw away what arrives for a while, before closing altogether."""
+        self._lingering = True
+        self.flow.resume_reading()
+        self.transport.set_write_buffer_limits(0)  # patience is to last until all is taken
+        with suppress(OSError):  # asyncio's own transport says so where the client has left
+            self.transport.write_eof()
+        self._alarm.due = self.loop.time() + LINGER
+        self._alarm.arm()
+
+    # Leaving.
+
+    def _report_gone(self, how: Gone) -> None:
+        """Let the exchange know that nobody waits for its answer any more."""
+        self._gone = how
+        if self._on_gone is not None:
+            self._on_gone(how)
+            self._on_gone = None
+
+    def _close(self) -> None:
+        """Close the connection once the client has taken what waits, within our patience."""
+        self.transport.set_write_buffer_limits(0)
+        self.transport.close()
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.end()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self._gone = ClientStalled()
+        self.transport.abort()
+
+
+def _refusal(error: httptools.HttpParserError) -> RequestError:
+    """The error to answer what the parser refused with; raises what is a fault of ours.
+
+    The parser's message may quote what it received, and is not for clients.
+    """
+    cause = error.__context__
+    if isinstance(cause, RequestError):
+        return cause
+    if cause is not None and not isinstance(cause, httptools.HttpParserError):
+        raise cause
+    return InvalidRequest("what was sent is not a request of HTTP/1.1")
+
+
+def _record(error: RequestError) -> Record:
+    """The record of a request that never became an exchange, without a byte of it."""
+    record = Record("-", "-", status=error.status, ended="refused")
+    record.error, record.fault = f"{error.type}: {error.message}", type(error).__name__
+    return record

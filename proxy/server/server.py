@@ -1,0 +1,323 @@
+"""One process around the application: uvicorn, its signals, start and drain.
+
+uvicorn is pinned to one parser and one loop, so that what the tests hold is what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from functools import partial
+from typing import Self
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http import httptools_impl
+
+from ..app import App
+from ..config import Config
+from ..observe import logs
+from ..observe.tracing import configured
+from .listeners import BACKLOG, address, listen
+from .process import tune_garbage_collector
+from .protocol import Settings
+from .reload import Load, read_again
+from .terms import Terms
+
+log = logging.getLogger("proxy")
+
+AFTER_DRAIN = 5
+"""Seconds that exchanges which the end of the drain has cut have to send their last event."""
+
+LAST_SECONDS = 1
+"""The same after a second signal."""
+
+KEEP_ALIVE = 75
+"""Seconds that an idle client connection is kept: longer than load balancers keep theirs."""
+
+_PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
+
+
+Next = Callable[[Config], Config | None]
+"""Takes the configuration in force and returns the next; None leaves it in force."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which exits with 0 after a drain. ``started`` is called once requests are served.
+
+    A socket ``admin`` serves what the proxy has under ``/-/`` to the very end of a drain, for those
+    who want to know how it goes.
+    """
+
+    admin: socket.socket | None = None
+    """A listening socket."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._say_started = started
+        self._next: Next | None = None
+        self._reload_asked = asyncio.Event()
+        self._reloading: asyncio.Task[None] | None = None
+        self._exits = AsyncExitStack()
+        self._for_admin: Server | None = None
+
+    @classmethod
+    def of(cls, app: ASGIApp, started: Callable[[], object]) -> Self:
+        """A server of ``app``, with the settings that all of ours have."""
+        return cls(_settings(app), started)
+
+    @property
+    def app(self) -> App | None:
+        """The application, if it is the proxy."""
+        app = self.config.loaded_app
+        return app if isinstance(app, App) else None
+
+    def stop(self) -> None:
+        """Let open exchanges finish, then stop; called once more, do not wait for them."""
+        if self.should_exit:
+            self.end()
+        self.should_exit = True
+
+    def end(self) -> None:
+        """Stop at once: exchanges have LAST_SECONDS to finish as failed, then they are cut."""
+        self.should_exit = True
+        if self.app is not None:
+            log.warning("stopping at once: %d exchanges are cut", len(self.app.exchanges))
+            self.app.exchanges.cut()
+        asyncio.get_running_loop().call_later(LAST_SECONDS, self.abort_connections)
+
+    def reload(self, following: Next) -> None:
+        """Serve new requests by what ``following`` returns; of several calls the last counts."""
+        self._next = following
+        self._reload_asked.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start up, then say so."""
+        await super().startup(sockets)
+        if self.app is not None:
+            self._reloading = asyncio.create_task(self._reload_when_asked(self.app))
+            if self.admin is not None:
+                serving = _serving(self.app.admin, self.admin)
+                self._for_admin = await self._exits.enter_async_context(serving)
+        self._say_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let open exchanges finish; see App.drain."""
+        loop = asyncio.get_running_loop()
+        if self._reloading is not None:
+            self._reloading.cancel()
+        if self.app is not None:
+            self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
+            self.app.drain()
+        stop = self.config.timeout_graceful_shutdown or 0
+        due = loop.time() + stop
+        # Clients that still take nothing go first, or uvicorn would cancel what waits for them.
+        loop.call_later(stop - LAST_SECONDS, self.abort_connections)
+        await super().shutdown(sockets)
+        if self._for_admin is not None:
+            left = math.ceil(due - loop.time())
+            self._for_admin.config.timeout_graceful_shutdown = max(LAST_SECONDS, left)
+            await self._exits.aclose()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on signals, and do not raise them again afterwards as uvicorn does: exit with 0."""
+        with self._heeding({signal.SIGINT: self.stop, signal.SIGTERM: self.stop}):
+            yield
+
+    @contextmanager
+    def _heeding(self, signals: dict[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+        """Act on signals while the block runs, and ignore them afterwards.
+
+        The process is about to exit then, and its exit code must not change.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number, act in signals.items():
+            loop.add_signal_handler(number, act)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
+
+    async def _reload_when_asked(self, app: App) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            assert self._next is not None  # noqa: S101  (set before the event)
+            try:
+                # In a thread: a large file takes long to read, and streams must go on.
+                config = await asyncio.to_thread(self._next, app.config)
+                if config is not None:
+                    await app.reload(config)
+            except Exception:
+                log.exception("a fault of ours: the configuration stays as it was")
+
+    def abort_connections(self) -> None:
+        """Close all connections that are still open, those to the port of admin, too."""
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
+        if self._for_admin is not None:
+            self._for_admin.abort_connections()
+
+
+class _Reloading(Server):
+    """The proxy in a single process, which reads its configuration anew at SIGHUP."""
+
+    following: Next
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on signals as any server, and reload."""
+        reload = partial(self.reload, self.following)
+        stop = self.stop
+        with self._heeding({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: reload}):
+            yield
+
+
+def serve(
+    load: Load, config: Config, listener: socket.socket, admin: socket.socket | None = None
+) -> None:
+    """Serve ``config`` until a signal says stop, and after each SIGHUP what ``load`` reads then.
+
+    ``admin`` listens at ``admin.port``, where there is one.
+    """
+    app = App(config, spans=configured(os.environ))
+    server = _Reloading.of(app, partial(_ready, listener, admin))
+    server.following = partial(read_again, load, app.metrics)
+    server.admin = admin
+    server.run([listener])
+
+
+def longest_stop(config: Config) -> int:
+    """The seconds within which a process that was told to stop has stopped."""
+    return math.ceil(config.server.drain) + AFTER_DRAIN
+
+
+def serve_app(app: ASGIApp, host: str, port: int) -> None:
+    """Serve any application until a signal says stop; raises OSError."""
+    logs.to_stderr()
+    with listen(host, port) as listener:
+        Server.of(app, partial(_ready, listener)).run([listener])
+
+
+@asynccontextmanager
+async def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serve an application within this event loop; yields its base URL."""
+    with listen(host, port) as listener:
+        async with _serving(app, listener):
+            yield address(listener)
+
+
+@asynccontextmanager
+async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[Server]:
+    """Serve an application within this event loop, at a socket that is closed with it."""
+    started = asyncio.Event()
+    server = _Embedded.of(app, started.set)
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        await started.wait()
+        yield server
+    finally:
+        server.over.set()
+        await serving
+
+
+class _Embedded(Server):
+    """A server within the event loop of something else, which alone handles signals.
+
+    It stops as soon as ``over`` is set, where uvicorn polls ten times a second.
+    """
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
+        super().__init__(config, started)
+        self.over = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for the end."""
+        await self.over.wait()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _settings(app: ASGIApp) -> Settings:
+    drain = app.config.server.drain if isinstance(app, App) else 0
+    _add_reason_phrases()
+    return Settings(
+        app,
+        _TermsOf(app) if isinstance(app, App) else Terms,
+        interface="asgi3",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        ws="none",
+        lifespan="on" if isinstance(app, App) else "auto",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=math.ceil(drain) + AFTER_DRAIN,
+    )
+
+
+class _TermsOf:
+    """The terms of the configuration in force, made once for each configuration.
+
+    A client may take nothing for as long as the longest ``timeouts.idle`` of all upstreams.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._made_for: Config | None = None
+        self._terms = Terms()
+
+    def __call__(self) -> Terms:
+        config = self._app.config
+        if config is not self._made_for:
+            self._made_for = config
+            patience = max(upstream.timeouts.idle for upstream in config.upstreams.values())
+            self._terms = Terms(config.limits.header_bytes, patience, self._app.notify)
+        return self._terms
+
+
+def _add_reason_phrases() -> None:
+    """Give every status a reason phrase, 529 above all, in uvicorn's table.
+
+    The SDKs of 2023 show their users nothing but status and phrase ("529 undefined").
+    """
+    table = httptools_impl.STATUS_LINE
+    for status, line in table.items():
+        if line.endswith(b" \r\n"):
+            general = "Server Error" if status >= 500 else "Unknown"  # noqa: PLR2004
+            phrase = _PHRASES.get(status, general)
+            table[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+def _ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
+    tune_garbage_collector()
+    print_ready(listener, admin)
+
+
+def print_ready(listener: socket.socket, admin: socket.socket | None = None) -> None:
+    """Print the one line on standard output: that the proxy is ready, and where it listens."""
+    where = address(listener) + (f" and for /-/ on {address(admin)}" if admin else "")
+    logs.print_at_once(f"anthropic-version-proxy listens on {where}", sys.stdout)

@@ -1,0 +1,302 @@
+"""The processes: a single one that serves, or several workers and their supervisor.
+
+Only the supervisor reads the configuration and handles signals; it commands the workers through
+pipes, replaces those that die, and serves no request itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..config import Config
+from ..config.summary import served
+from ..observe import journal, logs, sharedmetrics, tracing
+from ..observe.metrics import Metrics
+from . import server
+from .listeners import listen, listen_for_admin
+from .process import raise_file_limit
+from .reload import Load, read_again
+from .worker import Command, Common, work
+
+log = logging.getLogger("proxy")
+
+CHECK_EVERY = 0.5
+"""Seconds between two checks whether all workers are alive."""
+
+SPAWN = multiprocessing.get_context("spawn")
+"""Workers are spawned, not forked, so that they inherit no event loop and no connection."""
+
+SUPERVISOR = "supervisor"
+"""The name under which the supervisor keeps its own metrics."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that the supervisor handles and workers ignore."""
+
+
+def serve(load: Load, workers: int = 1) -> None:
+    """Serve by the configuration that ``load`` reads until a signal says stop.
+
+    Several workers share one listening socket, and one that dies is replaced. Raises OSError and
+    ConfigError.
+    """
+    logs.to_stderr()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is handled it would kill the process
+    config = load()
+    if workers > 1:
+        _check_folder()
+        tracing.check(os.environ)  # raises here, once, and not in each worker
+    journal.check(config.ledger)  # as does this
+    raise_file_limit(config.limits.concurrent_exchanges)
+    with (
+        listen(config.server.host, config.server.port) as listener,
+        listen_for_admin(config.admin) as admin,
+    ):
+        for line in served(config):
+            log.info("%s", line)
+        if workers == 1:
+            server.serve(load, config, listener, admin)
+            return
+        names = [str(number) for number in range(workers)]
+        with _signals() as signals, _shared([*names, SUPERVISOR]) as shared:
+            server.print_ready(listener, admin)  # connections can be made from now on
+            crew = Crew(config, Common(listener, admin, shared))
+            try:
+                crew.start(names)
+                _supervise(crew, load, Metrics(shared, SUPERVISOR), signals)
+            finally:  # even after an error, or the workers would serve on, and no signal stop them
+                listener.close()  # or the kernel would go on accepting connections
+                _stop(crew, signals)
+
+
+def _supervise(crew: Crew, load: Load, metrics: Metrics, signals: Signals) -> None:
+    """Replace workers that die, and reload at SIGHUP, until a signal says stop."""
+    while True:
+        received = signals(CHECK_EVERY, [])
+        if received & {signal.SIGINT, signal.SIGTERM}:
+            return
+        if signal.SIGHUP in received and (now := read_again(load, metrics, crew.config)):
+            crew.reload(now)
+        crew.replace_dead()
+
+
+def _stop(crew: Crew, signals: Signals) -> None:
+    """Let all workers drain, end them at a second signal, and kill those that are too slow."""
+    crew.send(Command.STOP)
+    deadline = time.monotonic() + server.longest_stop(crew.config)
+    while (alive := crew.alive()) and (left := deadline - time.monotonic()) > 0:
+        if signals(left, alive) & {signal.SIGINT, signal.SIGTERM}:
+            crew.send(Command.END)
+    crew.kill()
+
+
+@contextmanager
+def _shared(names: list[str]) -> Iterator[Path | None]:
+    """A folder shared by the processes of these names while the block runs; None if none can be.
+
+    In memory if possible, which works with a read-only root file system, too.
+    """
+    for place in ("/dev/shm", None):  # noqa: S108  (mkdtemp picks a name nobody can predict)
+        try:
+            made = TemporaryDirectory(prefix="anthropic-version-proxy-", dir=place)
+        except OSError as error:
+            why = error
+            continue
+        with made:
+            try:
+                sharedmetrics.reserve(Path(made.name), names)
+            except OSError as error:
+                why = error
+                continue
+            yield Path(made.name)
+            return
+    log.warning(
+        "no folder can be shared by the workers (%s): there are no metrics, and each worker has a "
+        "ledger of its own",
+        why.strerror or why,
+    )
+    yield None
+
+
+Signals = Callable[[float, list[int]], set[int]]
+"""Waits so many seconds, until a signal comes or one of the sentinels is ready; returns signals."""
+
+
+@contextmanager
+def _signals() -> Iterator[Signals]:
+    """Handle signals only where they are waited for, never in the middle of other work.
+
+    A set records which have come. The socket only wakes the waiting: a storm of signals fills it,
+    so that some are not written to it.
+    """
+    reading, writing = socket.socketpair()
+    pending: set[int] = set()
+    with reading, writing:
+        writing.setblocking(False)
+        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda number, _: pending.add(number))
+
+        def wait_for(patience: float, others: list[int]) -> set[int]:
+            if reading in wait([reading, *others], patience):
+                reading.recv(1 << 20)
+            now = set(pending)
+            pending.difference_update(now)
+            return now
+
+        try:
+            yield wait_for
+        finally:
+            signal.set_wakeup_fd(-1)
+
+
+class Crew:
+    """The workers by name, and the configuration that all of them have."""
+
+    def __init__(self, config: Config, common: Common) -> None:
+        self.config = config
+        self._common = common
+        self._workers: dict[str, tuple[SpawnProcess, Channel]] = {}
+        self._missing: set[str] = set()
+        """The names of those that have died and could not be replaced yet."""
+
+    def start(self, names: list[str]) -> None:
+        """Start the workers of these names; raises OSError, and leaves those started running."""
+        for name in names:
+            self._workers[name] = self._started(name)
+
+    def _started(self, name: str) -> tuple[SpawnProcess, Channel]:
+        _check_folder()
+        receiving, sending = SPAWN.Pipe(duplex=False)
+        channel = Channel(sending)
+        main = partial(work, name, _picklable(self.config), self._common, receiving)
+        worker = SPAWN.Process(target=main)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            resource_tracker.ensure_running()  # with SIGHUP blocked, or one to the group ends it
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # again: that call has unblocked some
+            worker.start()  # with these blocked, from its first moment to its last
+        except OSError:
+            channel.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            receiving.close()
+        return worker, channel
+
+    def replace_dead(self) -> None:
+        """Start a worker in place of each that has died; it continues that one's metrics.
+
+        If none can be started, the others go on, and the next check tries again.
+        """
+        for name, (worker, channel) in self._workers.items():
+            if worker.is_alive():
+                continue
+            reported = name in self._missing
+            if not reported:
+                log.error("a worker has ended with code %s: it is replaced", worker.exitcode)
+                if self._common.shared is not None:
+                    sharedmetrics.reset_gauges(self._common.shared, name)
+            try:
+                started = self._started(name)
+            except OSError as error:  # the limit of processes or descriptors
+                if not reported:
+                    why = error.strerror or error
+                    log.error("no worker can be started yet: %s", why)  # noqa: TRY400
+                self._missing.add(name)
+            else:
+                channel.close()
+                self._workers[name] = started
+                self._missing.discard(name)
+
+    def reload(self, config: Config) -> None:
+        """Give all workers another configuration, including those started later."""
+        self.config = config
+        self.send(_picklable(config))
+
+    def send(self, command: Command | Config) -> None:
+        """Send a command to all workers, without waiting for any."""
+        for _, channel in self._workers.values():
+            channel.send(command)
+
+    def alive(self) -> list[int]:
+        """The sentinels of the living workers, for multiprocessing.connection.wait."""
+        return [worker.sentinel for worker, _ in self._workers.values() if worker.is_alive()]
+
+    def kill(self) -> None:
+        """Kill the workers that are still alive."""
+        for worker, _ in self._workers.values():
+            if worker.is_alive():
+                log.error("a worker that did not stop in time is killed")
+                worker.kill()
+
+
+def _check_folder() -> None:
+    """Check that workers can be started here; raises OSError, which says why not."""
+    try:
+        os.chdir(Path.cwd())  # as each worker does first
+    except OSError as error:
+        why = "workers start in the working directory, and it cannot be entered"
+        raise OSError(f"{why}: {error.strerror}") from error
+
+
+class Channel:
+    """Sends commands to one worker, in a thread of its own.
+
+    The pipe of a frozen worker fills up, and a supervisor that waited for it would miss signals.
+    Only the latest of the commands that wait is kept, for it supersedes the others.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._changed = threading.Condition()
+        self._next: Command | Config | None = None
+        self._closed = False
+        try:
+            threading.Thread(target=self._send_all, daemon=True).start()
+        except RuntimeError as error:
+            pipe.close()
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+
+    def send(self, command: Command | Config) -> None:
+        """Send it as soon as there is room in the pipe."""
+        with self._changed:
+            self._next = command
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Send nothing more, since the worker has ended."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _send_all(self) -> None:
+        with self._pipe, suppress(OSError):  # the worker has died
+            while (command := self._next_command()) is not None:
+                self._pipe.send(command)
+
+    def _next_command(self) -> Command | Config | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._next is not None)
+            command, self._next = self._next, None
+            return None if self._closed else command
+
+
+def _picklable(config: Config) -> Config:
+    """The configuration without mapping proxies, which cannot be pickled."""
+    return replace(config, upstreams=dict(config.upstreams))

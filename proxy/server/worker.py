@@ -1,0 +1,95 @@
+"""A worker: a process that serves, and obeys a supervisor.
+
+It gets its commands through a pipe, and ignores signals. A terminal or service manager may send one
+to the whole process group, and a second stop means another thing than the first: only the
+supervisor counts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from ..app import App
+from ..config import Config
+from ..observe import logs, tracing
+from . import server
+from .process import raise_file_limit, tune_garbage_collector
+
+
+class Command(Enum):
+    """A command to a worker. The other thing that it can be sent is a new configuration."""
+
+    STOP = "let open exchanges finish, then stop"
+    END = "stop at once"
+
+
+class Common(NamedTuple):
+    """What all workers share, from their start to their end."""
+
+    listener: socket.socket
+    admin: socket.socket | None
+    shared: Path | None
+
+
+def work(name: str, config: Config, common: Common, pipe: Connection) -> None:
+    """Serve until commanded to stop: the main function of a worker's process."""
+    logs.to_stderr()
+    app = App(config, shared=common.shared, worker=name, spans=tracing.configured(os.environ))
+    worker = Worker.of(app, tune_garbage_collector)
+    worker.pipe = pipe
+    worker.admin = common.admin
+    worker.run([common.listener])
+    if worker.orphaned and common.shared is not None:  # nobody else will remove it
+        shutil.rmtree(common.shared, ignore_errors=True)
+
+
+class Worker(server.Server):
+    """A server that gets its commands through ``pipe``."""
+
+    pipe: Connection
+    orphaned = False
+    """Whether the supervisor has died."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take commands from the pipe in place of signals."""
+        listen = partial(self._listen, asyncio.get_running_loop())
+        threading.Thread(target=listen, daemon=True).start()
+        yield
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read commands, in a thread: reading blocks while a large configuration arrives."""
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            while True:
+                try:
+                    command: Command | Config = self.pipe.recv()
+                except (EOFError, OSError):
+                    loop.call_soon_threadsafe(self._stop_orphaned)
+                    return
+                loop.call_soon_threadsafe(self._obey, command)
+
+    def _stop_orphaned(self) -> None:
+        """Stop by itself, since the supervisor that would command it has died."""
+        self.orphaned = True
+        self.should_exit = True
+
+    def _obey(self, command: Command | Config) -> None:
+        if command is Command.END:
+            self.end()
+        elif isinstance(command, Config):
+            config = command
+            raise_file_limit(config.limits.concurrent_exchanges, warn=False)
+            self.reload(lambda _: config)
+        else:
+            self.should_exit = True
