@@ -246,6 +246,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
+        # A 100 now would tell the client nothing (§10.1.1), and would arrive along with the head of
+        # the answer, upon which HAProxy 2.6 ends a stream as if it were complete.
+        self.cycle.waiting_for_100_continue = False
         self._framing = 0
         self._mixed = True
         self._body_due += len(body) / SLOWEST_BODY
@@ -257,6 +260,7 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and has_body(dict(self.headers)):
             return  # the parser has skipped its body; see _parse
         super().on_message_complete()
+        self.cycle.waiting_for_100_continue = False
         self._part = None
         self._mixed = True
         if not self._waiting:  # it may not ask for more of the body, of which there is no more
