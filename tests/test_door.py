@@ -1005,6 +1005,38 @@ async def test_a_body_that_nobody_reads_waits_among_them_while_no_answer_is_take
     assert connection.config.waiting.taken == 0
 
 
+async def test_a_body_waits_no_more_once_its_answer_is_taken() -> None:
+    """The answer may go on for an hour, in which nothing more is read from its client."""
+    size, before = 20_000, b"y" * (32 << 20)  # more than the system keeps of it
+    length = [(b"content-length", b"%d" % len(before))]
+    waiting: list[int] = []
+    arrived = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"][CONNECTION]
+        if scope["method"] == "GET":
+            await send({"type": "http.response.start", "status": 200, "headers": length})
+            await send({"type": "http.response.body", "body": before})
+            return
+        await until(lambda: len(connection.cycle.body) >= size)
+        await receive()
+        waiting.append(connection.config.waiting.taken)
+        arrived.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        waiting.append(connection.config.waiting.taken)
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as client:
+        await client.say(GET + b"\r\n")
+        await client.head()
+        await client.say(POST + b"content-length: %d\r\n\r\n" % size + b"x" * size)
+        await happened(arrived)
+        async with asyncio.timeout(PATIENCE):
+            await client.reader.readexactly(len(before))
+        await client.head()
+    assert waiting == [size, 0]
+
+
 async def test_what_nobody_has_read_of_a_body_goes_with_its_answer() -> None:
     """The rest of it may be minutes in coming."""
     size = 20_000

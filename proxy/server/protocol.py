@@ -176,6 +176,8 @@ class Protocol(HttpToolsProtocol):
         """The client has taken what was waiting."""
         self._stop_waiting()
         super().resume_writing()
+        if self._accounted:  # nothing more may be read while the answer goes on
+            self._account()
 
     def eof_received(self) -> None:
         """The client will send no more: close the connection, too."""
