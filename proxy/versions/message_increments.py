@@ -60,6 +60,8 @@ class MessageIncrements:
                 raise UpstreamNonsense(
                     "upstream removed or replaced a block that it had already sent"
                 )
+            if index < len(self._blocks) - 1:
+                _check_input(self._blocks[index], block)
             made += _deltas(index, self._blocks[index], block)
             self._blocks[index] = dict(block)
         return made
@@ -122,6 +124,12 @@ def _emptied(block: Body) -> Body:
     if type_ == "thinking":
         return block | {"thinking": "", "signature": ""}
     return block | ({"input": {}} if type_ in TOOLS else {})
+
+
+def _check_input(before: Body, block: Body) -> None:
+    """Refuse another input for a tool that the client may have called already with the one told."""
+    if block.get("type") in TOOLS and block.get("input") != before.get("input"):
+        raise UpstreamNonsense("upstream altered a tool's input that it had already sent")
 
 
 def _deltas(index: int, before: Body, block: Body) -> list[Event]:
