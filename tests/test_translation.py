@@ -21,6 +21,7 @@ from proxy.core.sse import Decoder
 from proxy.translation import MOST_VALUES, Options, Translation
 from proxy.versions import message_so_far, messages_became_incremental
 from proxy.versions.complete_through_messages import (
+    MOST_OPEN,
     MOST_SEARCHED,
     MOST_SEARCHED_WHOLE,
     CompleteThroughMessages,
@@ -658,6 +659,24 @@ def test_an_answer_of_very_many_values_is_not_read(bridge: bool) -> None:
 
 
 MANY_STOPS = [f"{'x' * 7}{number:02}" for number in range(MOST)]
+
+
+def test_a_stream_of_very_many_open_blocks_is_ended() -> None:
+    made = translation(bridge=True)
+    tool = {"content_block": {"type": "tool_use"}}
+    blocks = [named("content_block_start", {"index": n, **tool}) for n in range(MOST_OPEN + 1)]
+    list(made.feed(begun(bridge=True) + b"".join(blocks[:-1])))
+    with pytest.raises(UpstreamNonsense, match="blocks at once"):
+        list(made.feed(blocks[-1]))
+
+
+def test_blocks_that_stopped_are_not_open() -> None:
+    made = translation(bridge=True)
+    block = {"index": 0, "content_block": {"type": "tool_use"}}
+    for index in range(MOST_OPEN + 1):
+        block["index"] = index
+        list(made.feed(named("content_block_start", block)))
+        list(made.feed(named("content_block_stop", {"index": index})))
 
 
 def test_so_much_text_for_many_stops_ends_the_stream() -> None:

@@ -27,6 +27,9 @@ STOPS = {
 ended by itself had stopped at the next Human turn. What it did not know (a refusal, tools, future
 reasons) becomes a stop without a stop sequence."""
 
+MOST_OPEN = 1000
+"""How many blocks other than of text may be open at once: their indexes are remembered."""
+
 MOST_SEARCHED = 20_000_000
 """How many characters a piece of text may have, times the stop sequences that are searched for in
 it: one takes up to 7 ns, during which all clients wait. No model sends so much at a time."""
@@ -57,9 +60,9 @@ class CompleteThroughMessages(Bridge):
         self._id = ""
         self._stop_reason: str | None = None
         self._stop_sequence: str | None = None
-        self._other: tuple[Any] | None = None
-        """The index of the block that began last, if it is no text block, in a tuple: an index may
-        be missing, too."""
+        self._others: set[int | None] = set()
+        """The indexes of the blocks that are open and no text blocks: blocks may be told by turns,
+        and an index may be missing."""
 
     def upgrade_request(self, call: Call) -> Call:
         """Put the same question to a model of today."""
@@ -96,6 +99,9 @@ class CompleteThroughMessages(Bridge):
                 return self._block_delta(event.body)
             case "content_block_start":
                 return self._block_start(event.body)
+            case "content_block_stop":
+                self._others.discard(_index(event.body))
+                return ()
             case "message_start":
                 return self._message_start(event.body.get("message"))
             case "message_delta":
@@ -137,12 +143,17 @@ class CompleteThroughMessages(Bridge):
     def _block_start(self, body: Body) -> Sequence[Event]:
         block = body.get("content_block")
         type_ = block.get("type") if isinstance(block, dict) else None
-        self._other = None if type_ in (None, "text") else (body.get("index"),)
+        if type_ in (None, "text"):
+            self._others.discard(_index(body))
+        else:
+            self._others.add(_index(body))
+            if len(self._others) > MOST_OPEN:
+                raise UpstreamNonsense(f"upstream began more than {MOST_OPEN} blocks at once")
         return self._append(_text(block))
 
     def _block_delta(self, body: Body) -> Sequence[Event]:
         """A text delta counts only within a text block, as the text of a whole Message does."""
-        if self._other == (body.get("index"),):
+        if self._others and _index(body) in self._others:
             return self._append("")
         return self._append(_text(body.get("delta")))
 
@@ -219,6 +230,11 @@ def _text(block: Any) -> str:
 def _text_of(message: Body) -> str:
     content = message.get("content")
     return "".join(map(_text, content)) if isinstance(content, list) else ""
+
+
+def _index(body: Body) -> int | None:
+    index = body.get("index")
+    return index if isinstance(index, int) else None
 
 
 def _string(value: Any) -> str:
