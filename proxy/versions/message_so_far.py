@@ -131,14 +131,16 @@ class MessageSoFar:
         text = "".join(self._inputs.pop(index, ()))
         if not text:
             return False
+        block = self._blocks[index]
+        empty = block.get("input") == {}
         try:
             encoded = text.encode("utf-8", "replace")
-            self._blocks[index]["input"] = jsontext.loads_at_once(encoded)
+            block["input"] = jsontext.loads_at_once(encoded)
         except jsontext.NotJSON:  # for example cut at max_tokens, as the stop reason will say
             self._inputs[index] = [NOT_JSON]
             return False
         self.count(encoded)
-        return True
+        return not (empty and block["input"] == {})
 
     def _grow_message(self, message: Body, body: Body) -> bool:
         """Later values replace earlier ones: usage, too, comes as totals. Null leaves a value."""
