@@ -352,10 +352,12 @@ async def test_our_own_page_is_answered() -> None:
 async def test_only_the_path_of_a_request_is_called() -> None:
     upstream = Upstream()
     wrong = {"/-/ledger": 404, "/-": 404, "v1/complete": 400, "/v1/a b": 400, "/v1?x=1": 400}
+    no_client_may = {"/v1/messages#x": 400, "/v1/messages%00": 400, "/v1/messages%7F": 400}
     async with proxied(upstream.play) as (client, _):
-        for path, status in wrong.items():
-            answer = await client.post("/-/playground", params={"path": path}, json=OLD)
-            assert answer.status_code == status, path
+        for path, status in (wrong | no_client_may).items():
+            for endpoint in ("playground", "explain"):
+                answer = await client.post(f"/-/{endpoint}", params={"path": path}, json=OLD)
+                assert answer.status_code == status, path
     assert not upstream.asked
 
 

@@ -14,6 +14,9 @@ from ..versions.models import Learned
 from .negotiation import negotiate, translates
 from .routing import Match, Routes
 
+_PATH = re.compile(r'/(?:[!-"$&->@-~]|%(?![01][0-9a-f]|7f))*', re.IGNORECASE)
+"""A path that guard lets in: without a fragment, and without an encoded control character."""
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -73,7 +76,7 @@ def check_path(path: str) -> None:
     """Raise NoRoute or InvalidRequest unless ``path`` is that of a request, without a query."""
     if f"{path}/".startswith("/-/"):
         raise NoRoute("paths under /-/ are the proxy's own")
-    if not re.fullmatch(r"/[!-~]*", path) or "?" in path:
+    if not _PATH.fullmatch(path):
         raise InvalidRequest("path: must be the path of a request, such as /v1/complete")
 
 
