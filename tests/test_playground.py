@@ -161,6 +161,17 @@ async def test_both_wires_are_told_in_the_order_of_what_happened() -> None:
     assert "hunter2" not in json.dumps(lines)
 
 
+async def test_the_path_upstream_is_told_with_that_of_the_base_url() -> None:
+    upstream = Upstream()
+    async with raw_upstream(upstream.play) as url:
+        app = App(settings(f"{url}/base"))
+        async with running(app) as own, httpx.AsyncClient(verify=PLAIN, base_url=own) as client:
+            lines = await play(client)
+    (sent,) = (line["sent"] for line in lines if line.get("wire") == "upstream" and "sent" in line)
+    assert upstream.asked.startswith(f"{sent} HTTP/1.1".encode())
+    assert sent == f"POST {lines[0]['explain']['path']}" == "POST /base/v1/complete"
+
+
 async def test_events_are_told_while_the_exchange_goes_on() -> None:
     upstream = Upstream()
     upstream.go_on.clear()

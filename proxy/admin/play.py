@@ -222,7 +222,7 @@ class TappedUpstream(Upstream):
         """As any upstream; a ``body`` is shown if it is whole, as all translated ones are."""
         # Fields that the configuration sets may be secret, whatever their names.
         shown = [field for field in self._fields(fields) if field not in self._set]
-        sent = {"sent": f"{method} {target}", "fields": _shown_fields(shown)}
+        sent = {"sent": f"{method} {self._prefix}{target}", "fields": _shown_fields(shown)}
         text = body.decode("utf-8", "replace") if isinstance(body, bytes) else None
         self._show({"wire": "upstream", **sent, "body": text, "upstream": self.name})
         answer = await super().call(method, target, fields, body)
