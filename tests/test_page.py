@@ -127,6 +127,17 @@ async def test_nobody_yet_and_then_somebody_without_a_reload(chromium: Page, ups
 
 
 async def test_what_passes_through_counts_as_migrated(chromium: Page, upstream: str) -> None:
+async def test_time_passes_though_nobody_calls(chromium: Page, upstream: str) -> None:
+    async with visited(chromium, upstream, exchanges=1) as visit:
+        assert "last just now" in await visit.text("#answer")
+        await chromium.run(
+            "window.fetch = async () => new Response(null, {status: 304, headers:"
+            " {date: new Date(Date.now() + 7200000).toUTCString()}})"
+        )
+        await visit.look()
+        await chromium.until("byId('answer').textContent.includes('last 2 hours ago')")
+
+
     async with visited(chromium, upstream, exchanges=1) as visit:
         for _ in range(3):
             await visit.pass_through()
