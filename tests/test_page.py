@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -126,7 +127,6 @@ async def test_nobody_yet_and_then_somebody_without_a_reload(chromium: Page, ups
         assert not await chromium.run("document.querySelector('#empty').checkVisibility()")
 
 
-async def test_what_passes_through_counts_as_migrated(chromium: Page, upstream: str) -> None:
 async def test_time_passes_though_nobody_calls(chromium: Page, upstream: str) -> None:
     async with visited(chromium, upstream, exchanges=1) as visit:
         assert "last just now" in await visit.text("#answer")
@@ -138,6 +138,7 @@ async def test_time_passes_though_nobody_calls(chromium: Page, upstream: str) ->
         await chromium.until("byId('answer').textContent.includes('last 2 hours ago')")
 
 
+async def test_what_passes_through_counts_as_migrated(chromium: Page, upstream: str) -> None:
     async with visited(chromium, upstream, exchanges=1) as visit:
         for _ in range(3):
             await visit.pass_through()
@@ -247,6 +248,31 @@ async def test_the_playground_shows_both_wires_and_why(chromium: Page, upstream:
         assert "event: message_stop" in upstreams
         assert "hunter2" not in await chromium.run("document.documentElement.outerHTML")
         assert await visit.text("#answer") == "Nobody has called yet."
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (
+            r'{"a": 12345678901234567890, "b": 1.0}',
+            '{\n  "a": 12345678901234567890,\n  "b": 1.0\n}',
+        ),
+        (r'{"a":[ ],"b":{},"c":[1e400]}', '{\n  "a": [],\n  "b": {},\n  "c": [\n    1e400\n  ]\n}'),
+        (r'["{\"a\":\\", "}"]', '[\n  "{\\"a\\":\\\\",\n  "}"\n]'),
+        ("[1", "[1"),
+    ],
+)
+async def test_what_goes_upstream_is_shown_to_the_last_digit(
+    chromium: Page, upstream: str, body: str, shown: str
+) -> None:
+    async with visited(chromium, upstream):
+        await chromium.run(
+            "byId('path').value = '/v1/other'; byId('version').value = '2023-06-01';"
+            f"byId('request').value = {json.dumps(body)};"
+            "byId('request').dispatchEvent(new Event('input'))"
+        )
+        await chromium.until("byId('whither').textContent.includes('/v1/other')")
+        assert await chromium.run("byId('made').textContent") == shown
 
 
 async def test_a_request_that_makes_no_sense_is_told_before_it_is_sent(
