@@ -275,6 +275,34 @@ async def test_what_goes_upstream_is_shown_to_the_last_digit(
         assert await chromium.run("byId('made').textContent") == shown
 
 
+async def test_of_a_long_exchange_it_says_how_much_is_not_shown(
+    chromium: Page, upstream: str
+) -> None:
+    event = json.dumps({"ms": 1, "wire": "client", "text": "data: {}\n\n"})
+    end = json.dumps({"ms": 2, "ended": "complete", "error": ""})
+    async with visited(chromium, upstream) as visit:
+        await chromium.run(
+            f"window.fetch = async () => new Response(({event!r} + '\\n').repeat(2003)"
+            f" + {end!r} + '\\n');"
+            "byId('send').click()"
+        )
+        await chromium.until("byId('ended').textContent")
+        assert await visit.text("#ended") == (
+            "Ended after 0.00 s: complete. 3 more events came than are shown."
+        )
+
+
+async def test_what_breaks_off_is_not_said_to_be_unsent(chromium: Page, upstream: str) -> None:
+    async with visited(chromium, upstream) as visit:
+        await chromium.run(
+            "window.fetch = async () => new Response(new ReadableStream("
+            "{start: (stream) => stream.error(new Error('it is gone'))}));"
+            "byId('send').click()"
+        )
+        await chromium.until("byId('ended').textContent")
+        assert await visit.text("#ended") == "Broken off: it is gone."
+
+
 async def test_a_request_that_makes_no_sense_is_told_before_it_is_sent(
     chromium: Page, upstream: str
 ) -> None:
