@@ -80,7 +80,6 @@ class Protocol(HttpToolsProtocol):
     __slots__ = (
         "_accounted",
         "_alarm",
-        "_answering",
         "_body_due",
         "_framing",
         "_gone",
@@ -94,18 +93,17 @@ class Protocol(HttpToolsProtocol):
         "_refusal",
         "_segment",
         "_terms",
+        "_unanswered",
         "_unread",
-        "_waiting",
     )
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._terms = self.config.terms()
         """Those in force when the last request began."""
-        self._waiting: list[Response] = []
-        """The responses to requests that came while another was answered, the oldest first."""
-        self._answering: Response = None  # type: ignore[assignment]  # until any waits
-        """The one being answered, if any wait; ``cycle`` is the last of them."""
+        self._unanswered: list[Response] = []
+        """The responses that are not complete, in the order of their requests. The application is
+        at work on the first; ``cycle`` is the last, or was the last before all were complete."""
         del self.pipeline  # uvicorn's own queue, which takes 760 bytes even while it is empty
 
         self._on_gone: Callable[[Gone], None] | None = None
@@ -188,10 +186,9 @@ class Protocol(HttpToolsProtocol):
         self._alarm.stop()
         if self._next_turn is not None:
             self._next_turn.cancel()
-        if self._waiting:  # their requests were never begun, and need not be
-            self.cycle = self._answering
-            self._waiting.clear()
-        del self._answering
+        if self._unanswered:  # the others were never begun, and need not be
+            self.cycle = self._unanswered[0]
+            self._unanswered.clear()
         self._head = b""
         self.config.waiting.take(-self._accounted)
         self._accounted = 0
@@ -280,15 +277,14 @@ class Protocol(HttpToolsProtocol):
         """Go on with the next request, or wait for one: as uvicorn does, with our own timer."""
         self.server_state.total_requests += 1
         self._on_gone = None
-        answered = self._answering if self._waiting else self.cycle
+        answered = self._unanswered.pop(0)
         answered.body = bytearray()  # nobody read it, and more of it may be long in coming
         if self.transport.is_closing():
             return
         if self.cycle.needs_linger:
             self._linger()
-        elif self._waiting:
-            self._answering = self._waiting.pop(0)
-            self._start_asgi_task(self._answering, self.app)
+        elif self._unanswered:
+            self._start_asgi_task(self._unanswered[0], self.app)
             if self.flow.full and self._next_turn is None:
                 # Not here: while an error is handled, the parser's own would get it as context.
                 self._next_turn = self.loop.call_soon(self._read_on)
@@ -307,7 +303,7 @@ class Protocol(HttpToolsProtocol):
         """Read what has arrived, until too many requests wait or it is the turn of others."""
         self._next_turn = None
         began = time.monotonic()
-        while self._unread and len(self._waiting) <= PIPELINED and not self.transport.is_closing():
+        while self._unread and self._waiting <= PIPELINED and not self.transport.is_closing():
             piece, self._unread = bytes(self._unread[:PIECE]), self._unread[PIECE:]
             try:
                 self._read(piece)
@@ -319,7 +315,7 @@ class Protocol(HttpToolsProtocol):
                 break
         if not self._unread:
             self._unread = _NOTHING  # an empty view, too, keeps all that was read in memory
-        self.flow.full = bool(self._unread) or len(self._waiting) > PIPELINED
+        self.flow.full = bool(self._unread) or self._waiting > PIPELINED
 
     def _read(self, data: bytes) -> None:
         """Parse the next of what has arrived, and refuse it if it is wrong or too large."""
@@ -364,12 +360,11 @@ class Protocol(HttpToolsProtocol):
     def _account(self) -> None:
         """Take room for what waits here, or refuse to read on where none is left; see WAITING."""
         waits = len(self._head)
-        waits += sum(response.weight + len(response.body) for response in self._waiting)
-        if len(self._waiting) > PIPELINED:
+        waits += sum(response.weight + len(response.body) for response in self._unanswered[1:])
+        if self._waiting > PIPELINED:
             waits += len(self._unread)
-        answered = self._answering if self._waiting else self.cycle
-        if self.flow.write_paused and answered is not None:
-            waits += len(answered.body)
+        if self.flow.write_paused and self._unanswered:
+            waits += len(self._unanswered[0].body)
         more, self._accounted = waits - self._accounted, waits
         if not self.config.waiting.take(more) and self._refusal is None:
             self._part = self._part or "body"  # if all is read, the last request is refused
@@ -386,7 +381,6 @@ class Protocol(HttpToolsProtocol):
         scope["http_version"] = version
         scope["raw_path"], scope["query_string"] = path, query
         scope["path"] = unquote(path.decode("ascii"))
-        before = self.cycle
         self.cycle = Response(
             scope=self.scope,
             transport=self.transport,
@@ -400,15 +394,18 @@ class Protocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        if before is None or before.response_complete:
+        self._unanswered.append(self.cycle)
+        if not self._waiting:
             self._start_asgi_task(self.cycle, self.app)
             return
-        if not self._waiting:
-            self._answering = before
-        self._waiting.append(self.cycle)
         self.cycle.weight = REQUEST + FIELD * len(self.headers) + guard.size(self.url, self.headers)
-        if len(self._waiting) > PIPELINED:
+        if self._waiting > PIPELINED:
             self.flow.full = True
+
+    @property
+    def _waiting(self) -> int:
+        """How many requests wait for the one before them to be answered."""
+        return max(0, len(self._unanswered) - 1)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         task = self.loop.create_task(cycle.run_asgi(app))
@@ -487,16 +484,14 @@ class Protocol(HttpToolsProtocol):
         self._refusal = error
         error.__traceback__ = error.__context__ = None  # they refer to us: a reference cycle
         self._alarm.due = NEVER
-        cycle = self.cycle
-        waits = cycle in self._waiting
-        if self._part == "body" and not waits:
-            self._withdraw(cycle, error)
+        if self._part == "body" and not self._waiting:
+            self._withdraw(self.cycle, error)
             return
         self._terms.tell(_record(error))
         if self._part == "body":
-            self._waiting.remove(cycle)
-            self.cycle = self._waiting[-1] if self._waiting else self._answering
-        elif cycle is None or cycle.response_complete:
+            self._unanswered.pop()
+            self.cycle = self._unanswered[-1]
+        elif not self._unanswered:
             self._send_refusal(error)
 
     def _withdraw(self, cycle: Response, error: RequestError) -> None:
