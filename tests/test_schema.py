@@ -126,7 +126,7 @@ def test_the_schema_sees_what_it_can_of_a_file_that_is_refused(case: Path) -> No
 SCALARS = {
     "server.port": ["0", "65535", "65536", "-1", "'80'", "'${PORT}'", "8_0", "x", "~", "[1]"],
     "server.drain": ["0", "1.5", "86400", "86401", "'2'", "1e3", "soon"],
-    "server.host": ["localhost", "'::'", "127", "a b", "''"],
+    "server.host": ["localhost", "'::'", "127", "a b", "''", "'[::1]'", "a:1", "127.0.0.1:80"],
     "version_when_missing": ["2023-01-01", "'2023-06-01'", "reject", "pass"],
     "admin.enabled": ["true", "FALSE", "yes", "On", "'no'", "1", "maybe"],
     "limits.event": ["1", "0", "8 MiB", "'9KB'", "1.5 MB", "8 mib", "'${NONE:-1}'"],

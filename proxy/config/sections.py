@@ -57,7 +57,10 @@ def _refuse_unused(field: Fields, routes: tuple[Route, ...]) -> None:
             field.refuse(name, "has no effect", rule)
 
 
-_host = matching(r"[!-~]+", "must be a host name")
+_host = matching(
+    r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%[!-~]+)?",
+    "must be a host name, or an address without port and brackets",
+)
 
 _NAMES = "must be a list of names"
 
