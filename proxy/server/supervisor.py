@@ -111,24 +111,25 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
 
     In memory if possible, which works with a read-only root file system, too.
     """
+    why: list[str] = []
     for place in ("/dev/shm", None):  # noqa: S108  (mkdtemp picks a name nobody can predict)
         try:
             made = TemporaryDirectory(prefix="anthropic-version-proxy-", dir=place)
         except OSError as error:
-            why = error
+            why.append(f"{place or 'elsewhere'}: {error.strerror or error}")
             continue
         with made:
             try:
                 sharedmetrics.reserve(Path(made.name), names)
             except OSError as error:
-                why = error
+                why.append(f"{made.name}: {error.strerror or error}")
                 continue
             yield Path(made.name)
             return
     log.warning(
         "no folder can be shared by the workers (%s): there are no metrics, and each worker has a "
         "ledger of its own",
-        why.strerror or why,
+        "; ".join(why),
     )
     yield None
 
