@@ -41,7 +41,7 @@ from proxy.server.budget import Budget
 from proxy.server.listeners import listen
 from proxy.server.patience import ENOUGH, Patience
 from proxy.server.server import running
-from proxy.translation import MOST_VALUES
+from proxy.translation.translation import MOST_VALUES
 from proxy.versions.prompt import HUMAN, MOST_TURNS
 
 pytestmark = pytest.mark.anyio

@@ -43,7 +43,8 @@ from proxy.observe.observe import Record
 from proxy.runtime import sockets
 from proxy.server import server
 from proxy.server.server import running
-from proxy.translation import Translation
+from proxy.translation.stream import StreamTranslation
+from proxy.translation.translation import Translation
 from proxy.upstream.answer import Answer, Take
 
 pytestmark = pytest.mark.anyio
@@ -523,7 +524,7 @@ async def test_a_ping_that_had_to_wait_is_neither_the_last_nor_left_behind(
 
 async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = asyncio.Event()
-    feed = Translation.feed
+    feed = StreamTranslation.feed
 
     async def play(side: Side) -> None:
         await side.request()
@@ -533,12 +534,12 @@ async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.Monk
 
     async with proxy_to(play) as (app, url), stuck(url) as client:
 
-        def read(translation: Translation, part: bytes) -> object:
+        def read(translation: StreamTranslation, part: bytes) -> object:
             if b"stop_sequence" in part:
                 asyncio.get_running_loop().call_soon(app.exchanges.cut)
             return feed(translation, part)
 
-        monkeypatch.setattr(Translation, "feed", read)
+        monkeypatch.setattr(StreamTranslation, "feed", read)
         go_on.set()
         rest = b""
         async with asyncio.timeout(PATIENCE):

@@ -64,7 +64,7 @@ from proxy.exchange.client import Client, ClientLeft
 from proxy.exchange.exchanges import OpenExchanges
 from proxy.exchange.relay import RESENDABLE, Relay
 from proxy.exchange.streaming import IN_A_TURN
-from proxy.translation import Translation
+from proxy.translation.stream import StreamTranslation
 from proxy.upstream import answer, http1
 from proxy.upstream.coding import PIECE, SLICE, Decoding
 from proxy.upstream.upstream import Upstream
@@ -708,13 +708,13 @@ async def test_others_have_their_turn_while_much_that_came_at_once_is_translated
 ) -> None:
     turns = Turns()
     fed: Counter[int] = Counter()
-    feed = Translation.feed_piece
+    feed = StreamTranslation.feed_piece
 
-    def watched(self: Translation, chunk: bytes, *, more: bool) -> Iterator[bytes]:
+    def watched(self: StreamTranslation, chunk: bytes, *, more: bool) -> Iterator[bytes]:
         fed[turns.past] += len(chunk)
         return feed(self, chunk, more=more)
 
-    monkeypatch.setattr(Translation, "feed_piece", watched)
+    monkeypatch.setattr(StreamTranslation, "feed_piece", watched)
     head, body = unchunked(road)
     body = b"\n" * 100_000 + body
     proxy.stage.good = head[:-2] + b"content-length: %d\r\n\r\n" % len(body) + body

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.errors import ProxyError, RequestError, UpstreamBrokeOff, UpstreamError
-from proxy.translation import Options, Translation
+from proxy.translation.translation import Options, Translation
 from proxy.versions import dates
 from proxy.versions.complete_through_messages import CompleteThroughMessages
 from proxy.versions.models import ModelTarget
@@ -200,9 +200,10 @@ def test_any_answer(road: Road, call: dict[str, Any], body: bytes) -> None:
     cuts=st.lists(st.integers(1, 40), max_size=4),
 )
 def test_any_stream(road: Road, call: dict[str, Any], stream: list[bytes], cuts: list[int]) -> None:
-    made = begun(road, call)
-    if not made.answers:
+    asked = begun(road, call)
+    if not asked.answers:
         return
+    made = asked.stream()
     said = b"".join(stream)
     got: list[bytes] = []
     failed: ProxyError | None = None

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import STATUS_OF_TYPE, ProxyError, UpstreamBrokeOff, UpstreamRefused
 from proxy.core.sse import Decoder
-from proxy.translation import Options, Translation
+from proxy.translation.stream import StreamTranslation
+from proxy.translation.translation import Options, Translation
 
 Json = dict[str, Any]
 
@@ -165,8 +166,8 @@ def there_and_back(
 
     ``broken`` is a connection that breaks where the stream ends.
     """
-    older = translation(OLD, NEW, endpoint, newest_only=newest_only)
-    newer = translation(NEW, OLD, endpoint)
+    older = translation(OLD, NEW, endpoint, newest_only=newest_only).stream()
+    newer = translation(NEW, OLD, endpoint).stream()
     broke = UpstreamBrokeOff("upstream api broke off its answer") if broken else None
     try:
         return read(played(newer, played(older, stream, cut, broke), cut))
@@ -183,7 +184,9 @@ def translation(
     return made
 
 
-def played(made: Translation, stream: bytes, cut: int, broke: ProxyError | None = None) -> bytes:
+def played(
+    made: StreamTranslation, stream: bytes, cut: int, broke: ProxyError | None = None
+) -> bytes:
     chunks = [stream[at : at + cut] for at in range(0, len(stream), cut)]
     fed = b"".join(piece for chunk in chunks for piece in made.feed(chunk))
     return fed + b"".join(made.finish(broke))

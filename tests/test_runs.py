@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.core import jsontext, runs
+from proxy.core import jsontext
 from proxy.core.change import Event, GrowingText
 from proxy.core.errors import ProxyError, UpstreamNonsense
-from proxy.translation import Options, Translation
+from proxy.translation import runs
+from proxy.translation.translation import Options, Translation
 from proxy.versions.complete_through_messages import CompleteThroughMessages
 
 PIECES = st.one_of(
@@ -109,20 +110,21 @@ def translated(
     options = Options(newest_only=newest_only)
     translation = Translation("2023-01-01", "2023-06-01", bridge, options)
     translation.request("/v1/complete", json.dumps(ASKED).encode())
+    made = translation.stream()
     got: list[bytes] = []
     error: ProxyError | None = None
     try:
         for chunk in cut(stream, size):
             if not piece:
-                got.extend(translation.feed(chunk))
+                got.extend(made.feed(chunk))
                 continue
             *more, last = cut(chunk, piece)
             for each in more:
-                got.extend(translation.feed_piece(each, more=True))
-            got.extend(translation.feed_piece(last, more=False))
+                got.extend(made.feed_piece(each, more=True))
+            got.extend(made.feed_piece(last, more=False))
     except ProxyError as raised:
         error = raised
-    got.extend(translation.finish(error))
+    got.extend(made.finish(error))
     return b"".join(got)
 
 
@@ -176,7 +178,8 @@ def test_snapshots_of_one_chunk_are_joined_as_far_as_a_block_goes(
     events = [("completion", completion(piece)) for piece in pieces]
     translation = Translation("2023-01-01", "2023-06-01")
     translation.request("/v1/complete", json.dumps(ASKED).encode())
-    blocks = [len(block) for block in translation.feed(wire(events, [], "\n", numbered=numbered))]
+    stream = translation.stream()
+    blocks = [len(block) for block in stream.feed(wire(events, [], "\n", numbered=numbered))]
     at_once = runs.BLOCK // (size + 1000)
     assert max(blocks) <= runs.BLOCK
     assert len(blocks) < 2 * len(pieces) / at_once
@@ -202,10 +205,11 @@ def test_a_delta_of_a_run_has_the_limit_of_any_event(end: str) -> None:
                 "2023-01-01", "2023-06-01", options=Options(event_limit=limit)
             )
             translation.request("/v1/complete", json.dumps(ASKED).encode())
-            assert b"".join(translation.feed(begin))
+            stream = translation.stream()
+            assert b"".join(stream.feed(begin))
             with pytest.raises(UpstreamNonsense) if too_large else nullcontext():
                 for chunk in cut(event + begin, size):
-                    list(translation.feed(chunk))
+                    list(stream.feed(chunk))
 
 
 @pytest.mark.parametrize("order", ["ping full full", "ping delta delta bare delta"])
@@ -241,11 +245,12 @@ def test_the_beginning_of_the_next_event_is_no_part_of_a_run(
 def test_what_looks_like_a_delta_of_a_run_within_an_event_is_none() -> None:
     translation = Translation("2023-01-01", "2023-06-01")
     translation.request("/v1/complete", json.dumps(ASKED).encode())
+    stream = translation.stream()
     delta = b'event: completion\ndata: {"completion":" a","log_id":"l"}\n\n'
     within = [b": behind the colon of a comment there is no name ", delta]
     for chunk in (delta, delta, *within, delta):
-        list(translation.feed(chunk))
-    assert b'"completion":" a a a"' in b"".join(translation.finish())
+        list(stream.feed(chunk))
+    assert b'"completion":" a a a"' in b"".join(stream.finish())
 
 
 @pytest.mark.parametrize("road", ["native", "bridge"])

@@ -40,7 +40,7 @@ from proxy.exchange.learning import learned
 from proxy.exchange.relay import Exchange
 from proxy.observe.logs import FORMATS, to_stderr
 from proxy.server.server import running
-from proxy.translation import Translation
+from proxy.translation.stream import StreamTranslation
 from proxy.upstream.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -316,7 +316,9 @@ async def test_keys_in_queries_pass_and_are_not_logged(whole_log: WholeLog) -> N
     whole_log.assert_clean()
 
 
-@pytest.mark.parametrize("where", [(Exchange, "_ask"), (Translation, "feed"), (Upstream, "call")])
+@pytest.mark.parametrize(
+    "where", [(Exchange, "_ask"), (StreamTranslation, "feed"), (Upstream, "call")]
+)
 async def test_a_fault_of_ours_tells_where_it_arose_and_quotes_nothing(
     whole_log: WholeLog, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
 ) -> None:

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import translation as translations
-from proxy.core import jsontext, runs
+from proxy.core import jsontext
 from proxy.core.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.core.sse import Decoder
-from proxy.translation import MOST_VALUES, Options, Translation
+from proxy.translation import runs
+from proxy.translation import stream as streams
+from proxy.translation.stream import StreamTranslation
+from proxy.translation.translation import MOST_VALUES, Options, Translation
 from proxy.versions import message_so_far, messages_became_incremental
 from proxy.versions.complete_through_messages import (
     MOST_OPEN,
@@ -92,7 +94,7 @@ def begun(bridge: bool) -> bytes:
     return stream[: stream.rindex(b"event: message_delta" if bridge else b"event: completion")]
 
 
-def played(made: Translation, stream: bytes, cut: int = 1 << 20) -> bytes:
+def played(made: StreamTranslation, stream: bytes, cut: int = 1 << 20) -> bytes:
     """What the client gets for a stream that arrives in chunks of ``cut`` bytes."""
     chunks = [stream[at : at + cut] for at in range(0, len(stream), cut)]
     fed = b"".join(piece for chunk in chunks for piece in made.feed(chunk))
@@ -117,7 +119,7 @@ def test_snapshots_grow_and_the_last_one_is_the_answer_that_is_not_streamed(
 ) -> None:
     text = "".join(pieces)
     stream = messages(pieces) if bridge else completions(pieces)
-    events = snapshots(played(translation(bridge=bridge), stream, cut))
+    events = snapshots(played(translation(bridge=bridge).stream(), stream, cut))
     texts = [event["completion"] for event in events]
     assert all(
         len(before) < len(after) and after.startswith(before)
@@ -138,16 +140,17 @@ def test_superseded_snapshots_cost_nothing_but_events(
     pieces: list[str], cut: int, bridge: bool
 ) -> None:
     stream = messages(pieces) if bridge else completions(pieces)
-    every = snapshots(played(translation(bridge=bridge), stream, cut))
-    latest = snapshots(played(translation(bridge=bridge, newest_only=True), stream, cut))
+    every = snapshots(played(translation(bridge=bridge).stream(), stream, cut))
+    latest = snapshots(played(translation(bridge=bridge, newest_only=True).stream(), stream, cut))
     assert latest[-1] == every[-1]
     remaining = iter(every)
     assert all(event in remaining for event in latest)
 
 
 def test_a_message_that_is_superseded_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     printer = Mock(wraps=jsontext.dumps)
     monkeypatch.setattr(jsontext, "dumps", printer)
     block = {"index": 0, "content_block": {"type": "text", "text": ""}}
@@ -161,8 +164,9 @@ def test_a_message_that_is_superseded_is_not_printed(monkeypatch: pytest.MonkeyP
 
 
 def test_a_message_that_is_superseded_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     blocks = [{"type": "text"} for _ in range(9_000)]
     list(made.feed(named("message_start", {"message": {"content": blocks}})))
     delta = {"index": 0, "delta": {"type": "text_delta", "text": "a"}}
@@ -184,7 +188,7 @@ def test_a_stop_sequence_cuts_alike_in_pieces_and_whole(
     pieces: list[str], stops: list[str]
 ) -> None:
     text = "".join(pieces)
-    last = snapshots(played(translation(bridge=True, stops=stops), messages(pieces)))[-1]
+    last = snapshots(played(translation(bridge=True, stops=stops).stream(), messages(pieces)))[-1]
     whole = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "id": "msg_1"}
     body = translation(bridge=True, stops=stops).response(json.dumps(whole).encode())
     assert json.loads(body) == last
@@ -198,22 +202,23 @@ def test_a_stop_sequence_cuts_alike_in_pieces_and_whole(
 def test_line_ends_of_unicode_are_escaped(bridge: bool) -> None:
     pieces = ["a\u2028b", "c\u2029d", "e\x85f"]
     got = played(
-        translation(bridge=bridge), messages(pieces) if bridge else completions(pieces)
+        translation(bridge=bridge).stream(), messages(pieces) if bridge else completions(pieces)
     ).decode()
     assert not {"\u2028", "\u2029", "\x85"} & set(got)
     assert snapshots(got.encode())[-1]["completion"].strip() == "".join(pieces)
 
 
 def test_a_surrogate_pair_that_was_cut_in_two_is_whole_again() -> None:
-    made = translation(bridge=True)
+    made = translation(bridge=True).stream()
     stream = messages(["HIGH", "LOW"]).replace(b"HIGH", b"\\ud83d").replace(b"LOW", b"\\ude42")
     assert snapshots(played(made, stream))[-1]["completion"] == " 🙂"
 
 
 @pytest.mark.parametrize("text", ["Hi\n\nHuman: you", "Hi"])
 def test_a_stream_ends_once_though_its_end_came_in_one_event_with_a_stop(text: str) -> None:
-    made = Translation("2023-01-01", "2023-01-01", CompleteThroughMessages(MAP))
-    made.request("/v1/complete", json.dumps({**BODY, "stream": True}).encode())
+    asked = Translation("2023-01-01", "2023-01-01", CompleteThroughMessages(MAP))
+    asked.request("/v1/complete", json.dumps({**BODY, "stream": True}).encode())
+    made = asked.stream()
     message = {
         "id": "msg_1",
         "content": [{"type": "text", "text": text}],
@@ -227,7 +232,7 @@ def test_a_stream_ends_once_though_its_end_came_in_one_event_with_a_stop(text: s
 @pytest.mark.parametrize("bridge", [False, True])
 def test_a_snapshot_printed_late_shows_its_own_moment(bridge: bool) -> None:
     pieces = ["One", " two", " three"]
-    made = translation(bridge=bridge)
+    made = translation(bridge=bridge).stream()
     late = list(made.feed(messages(pieces) if bridge else completions(pieces)))
     texts = [event["completion"].strip() for event in snapshots(b"".join(late))]
     assert texts[:3] == ["One", "One two", "One two three"]
@@ -236,7 +241,7 @@ def test_a_snapshot_printed_late_shows_its_own_moment(bridge: bool) -> None:
 @pytest.mark.parametrize("bridge", [False, True])
 def test_an_error_before_all_else_is_raised(bridge: bool) -> None:
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
-    made = translation(bridge=bridge)
+    made = translation(bridge=bridge).stream()
     with pytest.raises(UpstreamRefused, match="Overloaded") as caught:
         list(made.feed(named("ping", {"type": "ping"}) + named("error", error)))
     assert caught.value.status == 529
@@ -245,7 +250,7 @@ def test_an_error_before_all_else_is_raised(bridge: bool) -> None:
 
 @pytest.mark.parametrize("bridge", [False, True])
 def test_a_stream_without_an_end_ends_as_a_failure(bridge: bool) -> None:
-    made = translation(bridge=bridge)
+    made = translation(bridge=bridge).stream()
     last = snapshots(played(made, begun(bridge)))[-1]
     assert last["completion"].strip() == "Hi"
     assert last["stop_reason"] == "max_tokens"
@@ -258,14 +263,14 @@ def test_a_stream_without_an_end_ends_as_a_failure(bridge: bool) -> None:
 
 def test_what_is_not_json_is_nonsense() -> None:
     with pytest.raises(UpstreamNonsense):
-        list(translation(bridge=True).feed(b"event: message_start\ndata: boom\n\n"))
+        list(translation(bridge=True).stream().feed(b"event: message_start\ndata: boom\n\n"))
     with pytest.raises(UpstreamNonsense):
         translation(bridge=True).response(b"<html>")
 
 
 @given(st.binary(max_size=200), st.booleans())
 def test_no_stream_whatever_breaks_a_translation(noise: bytes, bridge: bool) -> None:
-    made = translation(bridge=bridge)
+    made = translation(bridge=bridge).stream()
     list(made.feed(begun(bridge)))
     try:
         got = list(made.feed(noise))
@@ -297,7 +302,7 @@ def test_no_stream_whatever_breaks_a_translation(noise: bytes, bridge: bool) -> 
 def test_no_body_whatever_breaks_a_translation(
     body: dict[str, Any], name: str, bridge: bool
 ) -> None:
-    made = translation(bridge=bridge)
+    made = translation(bridge=bridge).stream()
     list(made.feed(begun(bridge)))
     list(made.feed(named(name, body)))
     assert made.ended or list(made.finish())
@@ -365,8 +370,9 @@ TOO_DEEP = "[" * 1000 + "]" * 1000
 def test_an_event_that_is_nested_too_deeply_does_not_keep_its_stream_from_ending(
     endpoint: str, events: list[tuple[str, str]]
 ) -> None:
-    made = Translation("2023-01-01", "2023-06-01")
-    made.request(endpoint, json.dumps({"stream": True}).encode())
+    asked = Translation("2023-01-01", "2023-06-01")
+    asked.request(endpoint, json.dumps({"stream": True}).encode())
+    made = asked.stream()
     stream = "".join(f"event: {name}\ndata: {data}\n\n" for name, data in events)
     with suppress(UpstreamNonsense):
         list(made.feed(stream.replace("%b", TOO_DEEP).encode()))
@@ -397,8 +403,9 @@ def test_an_error_that_came_with_status_200_is_an_error(bridge: bool) -> None:
 
 
 def test_a_client_of_2023_06_01_is_told_once_that_its_bridged_stream_failed() -> None:
-    made = Translation("2023-06-01", "2023-06-01", CompleteThroughMessages(MAP))
-    made.request("/v1/complete", json.dumps({**BODY, "stream": True}).encode())
+    asked = Translation("2023-06-01", "2023-06-01", CompleteThroughMessages(MAP))
+    asked.request("/v1/complete", json.dumps({**BODY, "stream": True}).encode())
+    made = asked.stream()
     error = b'event: error\ndata: {"error":{"type":"overloaded_error",\ndata: "message":"No"}}\n\n'
     got = played(made, begun(bridge=True) + error)
     assert got.count(b"event: error") == 1
@@ -411,8 +418,9 @@ def test_a_client_of_2023_06_01_is_told_once_that_its_bridged_stream_failed() ->
 
 def test_a_message_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages_became_incremental, "LARGEST", 10_000)
-    made = Translation("2023-01-01", "2023-06-01")
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01")
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     start = {"index": 0, "content_block": {"type": "tool_use", "input": {}}}
     part = {"index": 0, "delta": {"type": "input_json_delta", "partial_json": "x" * 1000}}
     list(made.feed(named("message_start", {"message": {"content": []}})))
@@ -428,8 +436,8 @@ def test_a_completion_does_not_grow_for_ever(
     monkeypatch: pytest.MonkeyPatch, size: int, together: int, newest_only: bool
 ) -> None:
     monkeypatch.setattr(runs, "LARGEST", 10_000)
-    monkeypatch.setattr(translations, "LARGEST", 10_000)
-    made = translation(bridge=False, newest_only=newest_only)
+    monkeypatch.setattr(streams, "LARGEST", 10_000)
+    made = translation(bridge=False, newest_only=newest_only).stream()
     same = {"type": "completion", "model": "claude-2", "log_id": "compl_1", "stop": None}
     delta = named("completion", {**same, "completion": "x" * size, "stop_reason": None})
     with pytest.raises(UpstreamNonsense, match="larger than"):
@@ -439,8 +447,8 @@ def test_a_completion_does_not_grow_for_ever(
 def test_a_completion_that_grew_too_large_is_ended_with_all_its_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(translations, "LARGEST", 10_000)
-    made = translation(bridge=True)
+    monkeypatch.setattr(streams, "LARGEST", 10_000)
+    made = translation(bridge=True).stream()
     text = "x" * 10_000 + "\n"
     with pytest.raises(UpstreamNonsense, match="larger than") as raised:
         played(made, messages([text]))
@@ -463,8 +471,9 @@ MANY = ",".join(["{}"] * jsontext.MOST_AT_ONCE)
 )
 def test_an_event_of_very_many_values_is_not_read(client: str, upstream: str, event: str) -> None:
     """Each may become two events: those of 8 MiB were two dozen GB, and half a minute's work."""
-    made = Translation(client, upstream)
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation(client, upstream)
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     with pytest.raises(UpstreamNonsense):
         list(made.feed((event % MANY).encode() + b"\n\n"))
 
@@ -474,10 +483,11 @@ def test_what_stands_in_a_text_is_no_value_whatever_the_text_ends_in() -> None:
     assert jsontext.values(rb'["\"[,",[],"[[,,"]') == 4
 
 
-def with_tool(part: str) -> tuple[Translation, bytes]:
+def with_tool(part: str) -> tuple[StreamTranslation, bytes]:
     """A Message with a tool that has ``part`` of its input, and what ends its block."""
-    made = Translation("2023-01-01", "2023-06-01")
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01")
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     tool = {"index": 0, "content_block": {"type": "tool_use", "input": {}}}
     delta = {"index": 0, "delta": {"type": "input_json_delta", "partial_json": part}}
     list(made.feed(named("message_start", {"message": {"content": []}})))
@@ -491,8 +501,9 @@ def test_the_input_of_very_many_values_is_not_read() -> None:
 
 
 def test_half_a_character_in_an_input_costs_no_more_than_itself() -> None:
-    made = Translation("2023-01-01", "2023-06-01")
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01")
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     delta = {"index": 0, "delta": {"type": "input_json_delta", "partial_json": '{"a":"@b"}'}}
     stream = b"".join(
         (
@@ -521,8 +532,9 @@ def test_the_input_that_never_becomes_whole_is_read_once(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("grows", ["text", "usage", "citations"])
 def test_what_grows_is_not_copied_for_each_event(grows: str) -> None:
     """Where only the last snapshot is sent nothing else would bound the work."""
-    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
 
     def event(size: int) -> bytes:
         if grows == "usage":
@@ -550,8 +562,9 @@ def test_what_grows_is_not_copied_for_each_event(grows: str) -> None:
 
 def test_no_snapshot_is_larger_than_others_can_wait_for() -> None:
     """A delta of ninety bytes had one of 64 MiB printed, for which all others waited."""
-    made = Translation("2023-01-01", "2023-06-01")
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01")
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
 
     def event(text: str) -> bytes:
         delta = {"index": 0, "delta": {"type": "text_delta", "text": text}}
@@ -568,8 +581,9 @@ def test_no_snapshot_is_larger_than_others_can_wait_for() -> None:
 @pytest.mark.parametrize("told", ["at first", "later"])
 def test_a_message_of_very_many_fields_is_ended(told: str) -> None:
     """Each delta copied them all: 300,000, and the next 8 KiB of deltas took 1.4 seconds."""
-    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     fields = {f"x{number}": number for number in range(MOST_FIELDS)}
     events = named("message_start", {"message": fields if told == "at first" else {}})
     if told == "later":
@@ -581,8 +595,9 @@ def test_a_message_of_very_many_fields_is_ended(told: str) -> None:
 @pytest.mark.parametrize("told", ["blocks", "signatures", "citations", "inputs"])
 def test_a_message_of_very_many_values_is_ended(told: str) -> None:
     """16 MiB of empty lists were 384 in memory, for each stream."""
-    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     lists: list[Any] = [[]] * 9000
     block: dict[str, Any] = {"type": "text", "text": ""}
     deltas: list[dict[str, Any]] = []
@@ -609,8 +624,9 @@ def test_a_message_of_very_many_values_is_ended(told: str) -> None:
 
 def test_what_a_message_does_not_keep_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(message_so_far, "MOST_VALUES", 100)
-    made = Translation("2023-01-01", "2023-06-01")
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01")
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     delta = named("content_block_delta", {"index": 0, "delta": {"type": "of_tomorrow", "x": [1]}})
     events = [
         named("message_start", {"message": {}}),
@@ -622,8 +638,9 @@ def test_what_a_message_does_not_keep_is_not_counted(monkeypatch: pytest.MonkeyP
 
 
 def test_texts_of_a_message_are_not_counted_as_values() -> None:
-    made = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=True))
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     text = '"[,{' * (MOST_VALUES // 30)
     page = {"type": "web_fetch_tool_result", "content": text * 11}
     call = {"type": "tool_use", "input": {}}
@@ -662,7 +679,7 @@ MANY_STOPS = [f"{'x' * 7}{number:02}" for number in range(MOST)]
 
 
 def test_a_stream_of_very_many_open_blocks_is_ended() -> None:
-    made = translation(bridge=True)
+    made = translation(bridge=True).stream()
     tool = {"content_block": {"type": "tool_use"}}
     blocks = [named("content_block_start", {"index": n, **tool}) for n in range(MOST_OPEN + 1)]
     list(made.feed(begun(bridge=True) + b"".join(blocks[:-1])))
@@ -671,7 +688,7 @@ def test_a_stream_of_very_many_open_blocks_is_ended() -> None:
 
 
 def test_blocks_that_stopped_are_not_open() -> None:
-    made = translation(bridge=True)
+    made = translation(bridge=True).stream()
     block = {"index": 0, "content_block": {"type": "tool_use"}}
     for index in range(MOST_OPEN + 1):
         block["index"] = index
@@ -683,13 +700,13 @@ def test_so_much_text_for_many_stops_ends_the_stream() -> None:
     """Each is a search of its own: for a hundred a delta of 8 MB took 2.8 seconds."""
     text = "x" * (MOST_SEARCHED // MOST + 1)
     with pytest.raises(UpstreamNonsense, match="too much text"):
-        played(translation(bridge=True, stops=MANY_STOPS), messages(["Hi", text]))
-    assert text.encode() in played(translation(bridge=True), messages(["Hi", text]))
+        played(translation(bridge=True, stops=MANY_STOPS).stream(), messages(["Hi", text]))
+    assert text.encode() in played(translation(bridge=True).stream(), messages(["Hi", text]))
 
 
 def test_a_stop_sequence_so_long_that_many_are_looked_for_in_it_ends_the_stream() -> None:
     """One of 8 MB, which the upstream alone has made up, took 0.3 seconds for fifty blank ones."""
-    made = translation(bridge=True, stops=["\n" * length for length in range(1, 30)])
+    made = translation(bridge=True, stops=["\n" * length for length in range(1, 30)]).stream()
     stop = "x" * (MOST_SEARCHED // 30 + 1)
     stream = begun(bridge=True) + named(
         "message_delta", {"delta": {"stop_reason": "stop_sequence", "stop_sequence": stop}}
@@ -712,8 +729,9 @@ def test_a_whole_answer_is_looked_through_for_many_stops() -> None:
 
 
 def test_a_message_survives_whatever_its_delta_says() -> None:
-    made = Translation("2023-01-01", "2023-06-01")
-    made.request("/v1/messages", b'{"stream":true}')
+    asked = Translation("2023-01-01", "2023-06-01")
+    asked.request("/v1/messages", b'{"stream":true}')
+    made = asked.stream()
     odd = named(
         "message_delta", {"delta": {"content": "x", "stop_reason": "end_turn"}, "content": 1}
     )

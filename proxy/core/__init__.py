@@ -9,5 +9,4 @@ jsontext        JSON as bytes
 sse             server-sent events as bytes
 nudges          announces a version's end; brownouts
 change          what a version change is
-runs            deltas of a stream that are alike, translated together
 """

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from ..config import Config, Route, Snapshots
 from ..core.errors import InvalidVersion, UnsupportedVersion, VersionRequired
-from ..translation import Options, Translation
+from ..translation.translation import Options, Translation
 from ..versions import dates, path
 from ..versions.complete_through_messages import CompleteThroughMessages
 from ..versions.models import Learned

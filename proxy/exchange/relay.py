@@ -44,7 +44,8 @@ from ..core.redaction import beginning
 from ..observe.observe import LONGEST_VALUE, Ended, Observer, Record
 from ..runtime.interruption import Interruptible
 from ..runtime.offload import offload
-from ..translation import Translation
+from ..translation.stream import StreamTranslation
+from ..translation.translation import Translation
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
 from ..versions.models import Learned, Profile
@@ -154,6 +155,8 @@ class Exchange:
         self._learned = learned
         self._client = client
         self._translation: Translation | None = None
+        self._events: StreamTranslation | None = None
+        """The translation of the upstream's stream, if there is one."""
         self._answer: Answer | None = None
         self._nudge: Nudge | None = None
 
@@ -173,8 +176,8 @@ class Exchange:
         else:
             self._announce_end(match.route.nudge)
             await self._translate(match, upstream, translation)
-        if translation is not None and translation.failure is not None:
-            self._record_failure(translation.failure)
+        if self._events is not None and self._events.failure is not None:
+            self._record_failure(self._events.failure)
 
     def finished(self) -> Record:
         """The record, completed with what is known at the end of the exchange."""
@@ -191,8 +194,9 @@ class Exchange:
             record.model = beginning(translation.model_asked or "-", LONGEST_VALUE)
             record.answered_by = beginning(translation.model or "-", LONGEST_VALUE)
             record.streams = translation.streams
-            record.events_received = translation.events_taken
-            record.events_sent = translation.events_made
+        if self._events is not None:
+            record.events_received = self._events.events_taken
+            record.events_sent = self._events.events_made
         return record
 
     def close(self) -> None:
@@ -229,9 +233,9 @@ class Exchange:
         if not self._client.started:
             self.record.status = error.status
             await self._client.refuse(error, self._remade_fields())
-        elif self._translation is not None and self._translation.started:
-            ended = self._translation.ended
-            owed = self._client.unwritten if ended else self._translation.finish(error)
+        elif self._events is not None and self._events.started:
+            ended = self._events.ended
+            owed = self._client.unwritten if ended else self._events.finish(error)
             wait = self._client.write_all(owed)
             if wait is not None:
                 await wait
@@ -239,7 +243,7 @@ class Exchange:
 
     def _record_leaving(self) -> None:
         """Record when the client left: after the stop it had all that it wanted."""
-        if self._translation is not None and self._translation.ended:
+        if self._events is not None and self._events.ended:
             self.record.ended = "client left after the stop"
         elif self._client.bytes_sent:
             self.record.ended = "client left mid-stream"
@@ -344,15 +348,16 @@ class Exchange:
         self.record.streams = True
         client = self._client
         decode = answer.decoding()
-        stream = Stream(client, translation, self._begin_stream)
+        events = self._events = translation.stream()
+        stream = Stream(client, events, self._begin_stream)
         take = in_turns(decode, stream.take, stream.enough) if decode else stream.take
         with _pinging(client, translation) if keepalive else _SILENT:
             await answer.forward(take, stream.enough)
-        if decode is not None and not translation.ended:
+        if decode is not None and not events.ended:
             decode.end()
-        if not translation.started:
+        if not events.started:
             raise UpstreamNonsense("upstream's stream ended before its first event")
-        if (wait := client.write_all(translation.finish())) is not None:
+        if (wait := client.write_all(events.finish())) is not None:
             await wait
         await client.end()
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import chain
 
-from ..translation import Translation
+from ..translation.stream import StreamTranslation
 from ..upstream.answer import Enough, Take
 from .client import Client
 
@@ -26,30 +26,33 @@ class Stream:
     ``begin`` sends the head; its argument is whether a part of the body follows at once.
     """
 
-    __slots__ = ("_begin", "_client", "_translation")
+    __slots__ = ("_begin", "_client", "_events")
 
     def __init__(
-        self, client: Client, translation: Translation, begin: Callable[[bool], Awaitable[None]]
+        self,
+        client: Client,
+        events: StreamTranslation,
+        begin: Callable[[bool], Awaitable[None]],
     ) -> None:
         self._client = client
-        self._translation = translation
+        self._events = events
         self._begin = begin
 
     def take(self, part: bytes) -> Awaitable[None] | None:
         """Translate and write ``part``; returns what to await before the next, None for nothing."""
         if len(part) > IN_A_TURN:
             return self._take_in_turns(part)
-        return self._write(self._translation.feed(part))
+        return self._write(self._events.feed(part))
 
     def enough(self) -> bool:
         """Whether the client has all that it is owed."""
-        return self._translation.ended
+        return self._events.ended
 
     async def _take_in_turns(self, part: bytes) -> None:
         starts = range(0, len(part), IN_A_TURN)
         for start in starts:
             piece, more = part[start : start + IN_A_TURN], start != starts[-1]
-            if (wait := self._write(self._translation.feed_piece(piece, more=more))) is not None:
+            if (wait := self._write(self._events.feed_piece(piece, more=more))) is not None:
                 await wait
             if self.enough():
                 return
@@ -65,7 +68,7 @@ class Stream:
         try:
             first = next(blocks, None)
         finally:  # if the first event was there, a failure right behind it must end a begun stream
-            if self._translation.started:
+            if self._events.started:
                 await self._begin(first is not None)
         if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
             await wait

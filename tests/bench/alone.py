@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from proxy.translation import Translation
+from proxy.translation.translation import Translation
 
 from . import wire
 
@@ -28,9 +28,10 @@ _LEAST = 0.1
 def translated(request: bytes, chunks: Sequence[bytes]) -> Iterator[bytes]:
     translation = Translation("2023-01-01", "2023-06-01")
     translation.request("/v1/complete", request)
+    stream = translation.stream()
     for chunk in chunks:
-        yield from translation.feed(chunk)
-    yield from translation.finish()
+        yield from stream.feed(chunk)
+    yield from stream.finish()
 
 
 def sizes(pieces: Iterable[bytes]) -> list[int]:

@@ -30,9 +30,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from . import jsontext
-from .change import LARGEST, Event, GrowingText
-from .sse import BOM
+from ..core import jsontext
+from ..core.change import LARGEST, Event, GrowingText
+from ..core.sse import BOM
 
 PassesUnchanged = Callable[[str], bool]
 
