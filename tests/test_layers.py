@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 PURE = ("core", "versions", "translation")
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
 ROOMS_OF = {
-    "aiohappyeyeballs": {"upstream.lookup", "upstream.pool"},
+    "aiohappyeyeballs": {"upstream.addresses", "upstream.lookup", "upstream.pool"},
     "httptools": {"upstream.answer", "server.protocol"},
     "opentelemetry": {"observe.spans", "observe.tracing"},
     "prometheus_client": {"observe.sharedmetrics", "observe.metrics"},

@@ -34,7 +34,7 @@ from proxy.config import Timeouts
 from proxy.core import errors
 from proxy.core.fields import Fields
 from proxy.runtime.sockets import unacknowledged
-from proxy.upstream import pool
+from proxy.upstream import addresses, pool
 from proxy.upstream.answer import Answer
 from proxy.upstream.http1 import Connection, _readable
 from proxy.upstream.lookup import look_up as look_up_truly
@@ -717,7 +717,7 @@ def lookups(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
         await asyncio.sleep(0)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
 
-    monkeypatch.setattr(pool, "look_up", look_up)
+    monkeypatch.setattr(addresses, "look_up", look_up)
     return asked
 
 
@@ -767,8 +767,8 @@ async def fails(error: int) -> None:
 async def test_a_host_is_where_it_was_while_no_name_server_answers(
     monkeypatch: pytest.MonkeyPatch, asked_again: Callable[[], Awaitable[None]]
 ) -> None:
-    monkeypatch.setattr(pool, "ADDRESS_TTL", 0.0)
-    monkeypatch.setattr(pool, "STALE_AFTER", 0.01)
+    monkeypatch.setattr(addresses, "TTL", 0.0)
+    monkeypatch.setattr(addresses, "STALE_AFTER", 0.01)
 
     async def look_up(host: str, port: int) -> Any:
         await asked_again()
@@ -776,7 +776,7 @@ async def test_a_host_is_where_it_was_while_no_name_server_answers(
 
     async with raw_upstream(said(ANSWER)) as url, connected(by_name(url)) as upstream:
         (await ask(upstream)).close()
-        monkeypatch.setattr(pool, "look_up", look_up)
+        monkeypatch.setattr(addresses, "look_up", look_up)
         for _ in range(2):
             (await ask(upstream)).close()
 
@@ -785,21 +785,21 @@ async def test_asking_where_a_host_is_leaves_time_to_connect_to_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The sandbox has a second for both."""
-    monkeypatch.setattr(pool, "ADDRESS_TTL", 0.0)
+    monkeypatch.setattr(addresses, "TTL", 0.0)
     async with (
         raw_upstream(said(ANSWER)) as url,
-        connected(by_name(url), connect=pool.STALE_AFTER) as upstream,
+        connected(by_name(url), connect=addresses.STALE_AFTER) as upstream,
     ):
         (await ask(upstream)).close()
-        monkeypatch.setattr(pool, "look_up", lambda *_: hangs())
+        monkeypatch.setattr(addresses, "look_up", lambda *_: hangs())
         (await ask(upstream)).close()
 
 
 async def test_a_host_whose_name_is_gone_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "ADDRESS_TTL", 0.0)
+    monkeypatch.setattr(addresses, "TTL", 0.0)
     async with raw_upstream(said(ANSWER)) as url, connected(by_name(url)) as upstream:
         (await ask(upstream)).close()
-        monkeypatch.setattr(pool, "look_up", lambda *_: fails(socket.EAI_NONAME))
+        monkeypatch.setattr(addresses, "look_up", lambda *_: fails(socket.EAI_NONAME))
         for _ in range(2):
             with pytest.raises(errors.UpstreamUnreachable, match="its name is not known"):
                 await ask(upstream)
@@ -810,7 +810,7 @@ async def test_where_a_host_was_but_is_no_more_it_is_not_asked_again(
 ) -> None:
     """However long it takes to find where it is."""
     lookups(monkeypatch, [DEAD])
-    monkeypatch.setattr(pool, "STALE_AFTER", 0.0)
+    monkeypatch.setattr(addresses, "STALE_AFTER", 0.0)
 
     async def look_up(_: str, port: int) -> Any:
         for _turn in range(20):
@@ -820,12 +820,12 @@ async def test_where_a_host_was_but_is_no_more_it_is_not_asked_again(
     async with raw_upstream(said(ANSWER)) as url, connected(named(url)) as upstream:
         with pytest.raises(errors.UpstreamUnreachable):
             await ask(upstream)
-        monkeypatch.setattr(pool, "look_up", look_up)
+        monkeypatch.setattr(addresses, "look_up", look_up)
         (await ask(upstream)).close()
 
 
 async def test_a_name_server_that_is_down_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "look_up", lambda *_: fails(socket.EAI_AGAIN))
+    monkeypatch.setattr(addresses, "look_up", lambda *_: fails(socket.EAI_AGAIN))
     async with connected("http://api.example") as upstream:
         with pytest.raises(errors.UpstreamUnreachable, match="no name server answers"):
             await ask(upstream)
@@ -843,7 +843,7 @@ async def test_a_name_that_is_not_known_when_nobody_waits_any_more_is_no_fault_o
         await down.wait()
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    monkeypatch.setattr(pool, "look_up", look_up)
+    monkeypatch.setattr(addresses, "look_up", look_up)
     loop.set_exception_handler(lambda _, fault: faults.append(fault))
     async with connected("http://api.example") as upstream:
         call = asyncio.create_task(ask(upstream))
@@ -852,7 +852,7 @@ async def test_a_name_that_is_not_known_when_nobody_waits_any_more_is_no_fault_o
         with suppress(asyncio.CancelledError):
             await call
         down.set()
-        await until(lambda: upstream._pool._lookup is None)  # noqa: SLF001
+        await until(lambda: upstream._pool._addresses._lookup is None)  # noqa: SLF001
     gc.collect()
     await asyncio.sleep(0)
     loop.set_exception_handler(None)
@@ -868,14 +868,14 @@ async def test_a_pool_that_is_closed_asks_for_no_name_any_more(
         asked.set()
         return await asyncio.Event().wait() and []
 
-    monkeypatch.setattr(pool, "look_up", look_up)
+    monkeypatch.setattr(addresses, "look_up", look_up)
     async with connected("http://api.example") as upstream:
         call = asyncio.create_task(ask(upstream))
         await asked.wait()
         call.cancel()
     with suppress(asyncio.CancelledError):
         await call
-    await until(lambda: upstream._pool._lookup is None)  # noqa: SLF001
+    await until(lambda: upstream._pool._addresses._lookup is None)  # noqa: SLF001
 
 
 async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -> None:

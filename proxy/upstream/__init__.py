@@ -1,6 +1,7 @@
 """The upstream's side of an exchange.
 
-lookup          the addresses of a host name
+lookup          the addresses of a host name, as the system finds them
+addresses       those of one host, kept for a while
 coding          content codings
 answer          the answer to one call, as it arrives
 http1           one connection
