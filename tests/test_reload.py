@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Served, no_more_descriptors, opened, served, write_config
+from processes import ROOT, Served, no_more_descriptors, opened, served, write_config
 from stage import until
 from support import (
     LAST,
@@ -405,6 +407,30 @@ async def test_no_storm_of_signals_and_no_frozen_worker_hides_a_stop(file: Path)
         assert await here.proxy.ended() == 0
     assert "Traceback" not in "".join(here.proxy.said)
     assert "a worker has ended" not in "".join(here.proxy.said)
+
+
+async def test_a_worker_that_hangs_is_killed_once_its_time_is_over(file: Path) -> None:
+    async with scene(file, Service("A"), workers=2, server={"port": 0, "drain": 0}) as here:
+        await both_at_work(here.proxy.process.pid)
+        os.kill(workers_of(here.proxy.process.pid)[0], signal.SIGSTOP)
+        assert await here.proxy.stopped() == 0
+    assert "".join(here.proxy.said).count("a worker that did not stop in time is killed") == 1
+
+
+EARLY = """
+import os, signal
+from proxy.server import supervisor
+
+def load():
+    os.kill(os.getpid(), signal.SIGHUP)
+    raise SystemExit
+
+supervisor.serve(load)
+"""
+
+
+def test_a_reload_that_is_asked_for_during_the_start_ends_nothing() -> None:
+    subprocess.run((sys.executable, "-c", EARLY), cwd=ROOT, check=True, timeout=PATIENCE)
 
 
 async def test_workers_whose_supervisor_died_finish_their_streams_and_end(file: Path) -> None:
