@@ -718,6 +718,22 @@ async def test_a_disk_that_is_full_is_logged_once_and_nothing_is_lost(
     assert await sums(file) == 3
 
 
+async def test_what_could_not_be_written_is_tried_again_though_nobody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal, "FLUSH", 0.01)
+    monkeypatch.setattr(journal, "RETRY", 0.01)
+    file = tmp_path / "ledger"
+    file.symlink_to("/dev/full")
+    one = journal_of(file)
+    one.count(record())
+    await until(lambda: "cannot be written" in caplog.text)
+    file.unlink()
+    await until(lambda: file.exists() and file.read_bytes().endswith(b"\n"))
+    assert await sums(file) == 1
+    await one.close()
+
+
 @contextmanager
 def full_at(size: int) -> Iterator[None]:
     """Let no file grow beyond ``size``, as on a full disk: the last write is a part."""
