@@ -21,7 +21,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from processes import served, write_config
@@ -36,7 +36,7 @@ from proxy.exchange import guard
 from proxy.exchange.client import CONNECTION
 from proxy.observe.observe import Record
 from proxy.runtime.sockets import UNSENT
-from proxy.server import process, protocol, server, terms
+from proxy.server import patience, process, protocol, server, terms
 from proxy.server.budget import Budget
 from proxy.server.listeners import listen
 from proxy.server.patience import ENOUGH, Patience
@@ -1591,6 +1591,29 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
             client.sendall(GET + b"\r\n")
             await happened(left)
     assert looks == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("ours", "systems"), [(4, 1), (1, 4)], ids=["ours", "the system's"])
+async def test_a_client_is_kept_that_takes_of_what_waits_with_us_or_in_the_system(
+    monkeypatch: pytest.MonkeyPatch, ours: int, systems: int
+) -> None:
+    waits = [[max(left, 1) for left in range(of, of - 6, -1)] for of in (ours, systems)]
+    buffers, queues = (iter([left * ENOUGH for left in sizes]) for sizes in waits)
+    looks = 0
+
+    class Transport:
+        def get_extra_info(self, _: str) -> None:
+            nonlocal looks
+            looks += 1
+
+        def get_write_buffer_size(self) -> int:
+            return next(buffers)
+
+    monkeypatch.setattr(patience, "unacknowledged", lambda _: next(queues))
+    left = asyncio.Event()
+    Patience(cast(asyncio.Transport, Transport()), 0, left.set)
+    await happened(left)
+    assert looks == 5
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's own bound is another")
