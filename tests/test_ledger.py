@@ -829,6 +829,29 @@ async def test_what_was_read_before_reading_failed_is_read_again(
     await other.close()
 
 
+async def test_a_file_that_is_emptied_while_it_is_read_ends_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ledger"
+    one = journal_of(file)
+    one.count(record())
+    await one.close()
+    size, pread = file.stat().st_size, os.pread
+
+    def emptied(opened: int, length: int, start: int) -> bytes:
+        if length == size:
+            os.truncate(file, 0)
+        return pread(opened, length, start)
+
+    monkeypatch.setattr(os, "pread", emptied)
+    other = journal_of(file)
+    assert total(await other.ledger()) == 0
+    monkeypatch.undo()
+    other.count(record())
+    assert total(await other.ledger()) == 1
+    await other.close()
+
+
 async def test_a_file_that_has_grown_is_written_anew_under_the_others_feet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
