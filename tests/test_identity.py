@@ -67,7 +67,9 @@ def test_a_key_is_known_again_by_its_fingerprint_wherever_it_stands() -> None:
     shown = fingerprint_of({b"x-api-key": [key]})
     assert shown == fingerprint_of({b"authorization": [b"Bearer " + key]})
     assert shown == fingerprint_of({b"x-api-key": [b""], b"authorization": [b"Bearer " + key]})
+    assert shown == fingerprint_of({b"authorization": [b"bearer  " + key]})
     assert shown != fingerprint_of({b"x-api-key": [b"sk-ant-two"]})
     assert len(shown) == 12
     assert fingerprint_of({b"x-api-key": [b""], b"authorization": [b"Bearer "]}) == UNKNOWN
+    assert fingerprint_of({b"authorization": [b"Basic " + key]}) == UNKNOWN
     assert fingerprint_of({}) == UNKNOWN
