@@ -34,6 +34,7 @@ from proxy.admin import page, playground
 from proxy.admin import play as play_room
 from proxy.app import App
 from proxy.exchange.explain import explain
+from proxy.exchange.relay import RESENDABLE
 from proxy.sandbox import sandbox
 from proxy.server.server import running
 
@@ -170,6 +171,21 @@ async def test_the_path_upstream_is_told_with_that_of_the_base_url() -> None:
     (sent,) = (line["sent"] for line in lines if line.get("wire") == "upstream" and "sent" in line)
     assert upstream.asked.startswith(f"{sent} HTTP/1.1".encode())
     assert sent == f"POST {lines[0]['explain']['path']}" == "POST /base/v1/complete"
+
+
+async def test_a_body_that_passes_through_in_parts_is_told_by_its_head_alone() -> None:
+    async def play_alone(side: Side) -> None:
+        assert len((await side.request())[1]) > RESENDABLE
+        await side.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    async with proxied(play_alone) as (client, _):
+        large = {"max_tokens": 1, "x": "x" * RESENDABLE}
+        today = {"anthropic-version": "2023-06-01"}
+        lines = await play(client, params={"path": "/v1/messages"}, json=large, headers=today)
+    (sent,) = (line for line in lines if line.get("wire") == "upstream" and "sent" in line)
+    assert sent["body"] is None
+    assert [line["text"] for line in lines if "text" in line] == ["ok", "ok"]
+    assert lines[-1]["ended"] == "complete"
 
 
 async def test_events_are_told_while_the_exchange_goes_on() -> None:

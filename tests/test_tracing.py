@@ -197,12 +197,13 @@ async def test_a_span_shows_no_key_that_stands_for_a_model() -> None:
     assert "canary" not in "".join(span.to_json() for span in spans)
 
 
-async def test_the_environment_says_where_spans_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_the_environment_says_where_spans_go(tmp_path: Path, workers: str) -> None:
     file = tmp_path / "proxy.yaml"
     upstream = Upstream(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
     async with raw_upstream(upstream.play) as url:
         write_config(file, url)
-        command = ("serve", "--config", str(file))
+        command = ("serve", "--config", str(file), "--workers", workers)
         async with served(*command, OTEL_TRACES_EXPORTER="console") as proxy:
             async with await connect(proxy.url) as client:
                 await client.say(request(PARENT, b"tracestate: SECRET\r\n", VERSION))
