@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from support import (
 
 from proxy.app import App
 from proxy.config import Upstream as Settings
+from proxy.observe.metrics import Metrics
+from proxy.server.reload import read_again
 from proxy.server.server import running
 from proxy.upstream.upstream import Upstream
 
@@ -239,6 +242,26 @@ async def test_where_it_listens_stays_and_that_is_said(file: Path) -> None:
         await here.reloaded()
         await here.reload("A")
         await (await here.stream("A")).until(DONE)
+
+
+HERE: dict[str, Any] = {"host": "127.0.0.1", "port": 1}
+NOWHERE = {"enabled": False}
+
+
+@pytest.mark.parametrize("there", [HERE | {"host": "127.0.0.2"}, HERE | {"port": 2}, NOWHERE])
+@pytest.mark.parametrize("here", [HERE, NOWHERE])
+def test_what_listens_neither_moves_nor_opens_in_a_reload(
+    here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    before, now = (
+        settings("http://127.0.0.1:9", more={"server": server, "admin": admin})
+        for server, admin in (({"port": 8}, here), ({"host": "127.0.0.2", "port": 9}, there))
+    )
+    read = read_again(lambda: now, Metrics(None, None), before)
+    assert read is not None
+    assert read.server == before.server
+    enabled = NOWHERE not in (here, there)
+    assert read.admin == replace(before.admin, enabled=enabled)
 
 
 async def test_the_limit_counts_the_exchanges_of_all_configurations(file: Path) -> None:
