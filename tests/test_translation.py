@@ -8,7 +8,7 @@ import tracemalloc
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from hypothesis import given
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from proxy.core import jsontext
 from proxy.core.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.core.sse import Decoder
+from proxy.exchange.streaming import Stream
 from proxy.translation import runs
 from proxy.translation import stream as streams
 from proxy.translation.stream import StreamTranslation
@@ -427,6 +428,27 @@ def test_a_message_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
     list(made.feed(named("content_block_start", start)))
     with pytest.raises(UpstreamNonsense, match="larger than"):
         list(made.feed(named("content_block_delta", part) * 10))
+
+
+def test_a_stream_that_was_ended_is_not_ended_again() -> None:
+    made = translation(bridge=False).stream()
+    list(made.feed(completions(["Hi"]).partition(b"\n\n")[0] + b"\n\n"))
+    assert b"".join(made.finish()).endswith(b"data: [DONE]\r\n\r\n")
+    assert not list(made.finish(UpstreamNonsense("later")))
+
+
+@pytest.mark.anyio
+async def test_of_a_large_part_the_newest_snapshot_does_not_wait_for_the_next() -> None:
+    client = Mock(started=True)
+    taken: list[bytes] = []
+    client.write_all = taken.extend
+    part = completions(["0123456789" * 9] * 300).rpartition(b"event:")[0]
+    made = translation(bridge=False, newest_only=True).stream()
+    wait = Stream(client, made, AsyncMock()).take(part)
+    assert wait is not None
+    await wait
+    assert len(taken) == 1
+    assert b"0123456789" * 9 * 300 in taken[0]
 
 
 @pytest.mark.parametrize("newest_only", [False, True])
