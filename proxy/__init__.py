@@ -5,7 +5,7 @@ through these changes, version by version, from the one that its client speaks t
 upstream speaks; the response is translated back through the same changes in reverse order.
 
     client ──ASGI──> guard ─> routing ─> translation.request ─> upstream ──HTTP──> API
-    client <─ASGI── relay <──────────────── translation.feed <─ upstream <─HTTP── API
+    client <─ASGI── relay <────────────── translation.stream <─ upstream <─HTTP── API
 
 Terms:
 
@@ -22,8 +22,8 @@ snapshot        one event of 2023-01-01: the whole text so far
 pass through    be forwarded unchanged, byte for byte
 ledger          who still needs the proxy, for what, and since when
 
-The rooms. Each imports only from those above it, and so do the modules of a package, which lists
-them; tests/test_layers.py checks it.
+The rooms, from the lowest up. Each imports only from those listed before it, and so do the modules
+of a package, which lists them; tests/test_layers.py checks it.
 
     core            errors, header fields, JSON, events; what a version change is
     versions        the version changes: the history of the API

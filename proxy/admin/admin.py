@@ -2,7 +2,7 @@
 
 Their paths are compared undecoded, as those of routes are, so that no encoded path is taken for
 another. Health and metrics say nothing of anybody, and are answered under any host name; all else
-only under a name of ours, see hosts.
+only under a name of ours, see core.hosts.
 """
 
 from __future__ import annotations

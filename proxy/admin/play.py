@@ -174,7 +174,7 @@ class Play:
 
 
 class Viewer:
-    """The client of a play, which shows what it gets; see client.Connection."""
+    """The client of a play, which shows what it gets; see exchange.client.Connection."""
 
     def __init__(self, show: Show) -> None:
         self._show = show

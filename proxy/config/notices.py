@@ -1,4 +1,4 @@
-"""Reads the section ``nudge`` of a route: announcements of a version's end; see nudges."""
+"""Reads the section ``nudge`` of a route: announcements of a version's end; see core.nudges."""
 
 from __future__ import annotations
 

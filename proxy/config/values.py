@@ -42,7 +42,8 @@ class Server:
     """Where the proxy listens; port 0 is any free one.
 
     ``drain`` is how many seconds open exchanges get to finish after SIGTERM. ``hosts`` are names to
-    answer to besides addresses and private names, normal as in hosts; None stands for all names.
+    answer to besides addresses and private names, as core.hosts.normal spells them; None stands for
+    all names.
     """
 
     host: str = "127.0.0.1"
@@ -125,7 +126,7 @@ class Admin:
     """Whether the proxy answers under ``/-/``, and where.
 
     With ``port`` None that is where clients are answered; otherwise only there. ``hosts`` are names
-    to answer to besides addresses and private names, normal as in hosts.
+    to answer to besides addresses and private names, as core.hosts.normal spells them.
     """
 
     enabled: bool = True

@@ -203,7 +203,8 @@ class VersionChange:
 
     False promises that of two deltas which differ in nothing but their text, the change makes
     events that differ in nothing but their text. Where all changes promise that, it is shown only
-    the first of a run of such deltas (see ``runs``), which makes streams several times as fast.
+    the first of a run of such deltas (see translation.runs), which makes streams several times as
+    fast.
     """
 
     # For a client older than the upstream.

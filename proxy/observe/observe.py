@@ -52,7 +52,7 @@ class Record:
     seconds: float = 0.0
     """From the whole head of the request to the end of the exchange."""
     client: str = "-"
-    """The program that called, as it names itself; see identity."""
+    """The program that called, as it names itself; see core.identity."""
     key: str = "-"
     """The fingerprint of its key."""
     route: str = "-"
@@ -62,7 +62,7 @@ class Record:
     changes: tuple[str, ...] = ()
     """The names of the version changes that the request took."""
     notes: Sequence[str] = ()
-    """What else was changed in the request, and why; see change.Call."""
+    """What else was changed in the request, and why; see core.change.Call."""
     model: str = "-"
     """The model that was asked for."""
     answered_by: str = "-"
@@ -82,9 +82,9 @@ class Record:
     ended: Ended = "complete"
     error: str = ""
     fault: str = "-"
-    """The class of the error, one of those in errors."""
+    """The class of the error, one of those in core.errors."""
     dropped: tuple[str, ...] = ()
-    """The parameters that were left out, by name; see relay.NAMED."""
+    """The parameters that were left out, by name; see exchange.relay.NAMED."""
     request_id: str = "-"
 
     @property

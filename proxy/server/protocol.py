@@ -64,7 +64,7 @@ class Settings(uvicorn.Config):
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection to a client, whose server has Settings; see client.Connection.
+    """One connection to a client, whose server has Settings; see exchange.client.Connection.
 
     For each request ``_part`` goes from None to head to body and back. The end has up to three
     steps: with a ``_refusal`` nothing more is read, and it is answered when its turn comes; while

@@ -68,7 +68,10 @@ class Response(RequestResponseCycle):
                 self.transport.write(head)
 
     def write(self, data: bytes) -> bool:
-        """Write a part of a chunked body, as most are, without an ASGI message; see client."""
+        """Write a part of a chunked body, as most are, without an ASGI message.
+
+        See exchange.client.Connection.
+        """
         if self.disconnected:
             return True  # there is nobody to wait for
         if not self.chunked_encoding or self.flow.write_paused:

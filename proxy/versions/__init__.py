@@ -1,6 +1,6 @@
 """The history of the API: its versions, oldest first, each with the changes that made it.
 
-A new API version is one entry in VERSIONS and one module for each of its changes (see ``change``);
+A new API version is one entry in VERSIONS and one module for each of its changes (see core.change);
 nothing else in the proxy knows a date. The changes of a version stand in the order in which they
 upgrade a request; a response comes back through them in reverse.
 """
