@@ -30,6 +30,12 @@ class _Hasty:
         await asyncio.sleep(delay / 100)
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of coroutine tests: asyncio's own, unless a file says otherwise."""
+    return "asyncio"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def servers_that_stop_at_once() -> Iterator[None]:
     """Shorten the tenth of a second that uvicorn pauses when it stops.

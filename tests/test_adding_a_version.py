@@ -33,11 +33,6 @@ class BudgetReplacedMaxTokens(VersionChange):
 NEXT = versions.Version("2099-01-01", "A made-up version.", (BudgetReplacedMaxTokens,))
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def _added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:

@@ -24,11 +24,6 @@ from proxy.server.server import running
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def both_ports(**admin: Any) -> AsyncIterator[tuple[App, list[str]]]:
     """A proxy without an upstream: its address, and one for its endpoints alone."""

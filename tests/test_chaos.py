@@ -42,11 +42,6 @@ STALL = 0.05
 """How long upstreams and clients pause, in seconds; the upstream's idle time is 20 times that."""
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @dataclass(frozen=True)
 class Plan:
     """What chance has in store for one exchange: everything follows from its number."""

@@ -60,11 +60,6 @@ LOOP = b",".join([b"1.1 anthropic-version-proxy"] * guard.ROUNDS)
 More = dict[str, dict[str, object]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Upstream:
     """An upstream that answers each request once it may, and remembers what it was asked."""
 

@@ -67,11 +67,6 @@ class Exchanges(logging.Handler):
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def log(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Exchanges]:
     """The proxy's log of exchanges."""
     caplog.set_level(logging.INFO)

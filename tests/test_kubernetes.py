@@ -225,11 +225,6 @@ async def test_a_file_that_is_exchanged_as_the_kubelet_does_is_read_at_sighup(
         assert await proxy.stopped() == 0
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def _asked(url: str) -> bytes:
     """The status line of the answer to a probe."""
     async with await connect(url) as client:

@@ -31,11 +31,6 @@ LISTING = {
 }
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def heeding(url: str) -> Config:
     """A bridge to ``url`` that heeds what is told there of its one model."""
     models = (ModelTarget("*", "claude-next"),)

@@ -61,11 +61,6 @@ MOMENT = "2027-01-15T08:00:00Z"
 """The same as it is shown."""
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def record(**more: Any) -> Record:
     """An exchange of an old client that was translated."""
     usual = {

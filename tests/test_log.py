@@ -43,11 +43,6 @@ from proxy.server.server import print_ready, running
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def answering() -> AsyncIterator[str]:
     """An upstream that answers each call with a stream of two events."""

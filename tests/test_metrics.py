@@ -47,11 +47,6 @@ OLD = {"route": "complete", "client_version": "2023-01-01", "upstream_version": 
 EVERY = "/{rest:path}"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Figures:
     """One page of metrics."""
 

@@ -34,11 +34,6 @@ LINK = "https://example.com/move"
 ANSWER = STREAM_HEAD + completion(" Hi") + LAST + chunk(b"")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def settings(upstream: str, nudge: dict[str, Any], **more: object) -> config.Config:
     """A configuration whose route of completions has a nudge."""
     complete = {"path": "/v1/complete", "methods": ["POST"], "upstream": "api", "nudge": nudge}

@@ -31,11 +31,6 @@ PROMPT = "\n\nHuman: Hi\n\nAssistant:"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def upstream() -> AsyncIterator[str]:
     async with running(sandbox.build(delay=0)) as url:
         yield url

@@ -26,11 +26,6 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def test_every_pitfall_is_held_by_what_there_is() -> None:
     tests = "".join(file.read_text() for file in HERE.rglob("test_*.py"))
     assert len(ROWS) > 60

@@ -50,11 +50,6 @@ OLD = {
 KEY = "sk-ant-hunter2"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Upstream:
     """An upstream that streams one completion, whose end it holds back until it is let on."""
 

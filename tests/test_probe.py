@@ -19,11 +19,6 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def python(*arguments: str, **environ: str) -> tuple[int | None, str]:
     """Run Python to its end; returns its exit code and what it said."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT), **environ}

@@ -45,11 +45,6 @@ UNUSED = {"base_url": "http://127.0.0.1:9", "speaks": ["2023-06-01"]}
 BOTH = pytest.mark.parametrize("workers", [1, 2])
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def refused(url: str) -> None:
     """Connect until all that listened have closed; raises ConnectionRefusedError then."""
     async with asyncio.timeout(PATIENCE):

@@ -56,11 +56,6 @@ LOOKS_LIKE_ONE = b"sk-ant-api03-" + CLIENTS.encode()
 KEYS = {"KEY": OURS, "FIELD": FIELD}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class WholeLog(logging.Handler):
     """All that is logged by anyone at any level, as it would be written in each format."""
 

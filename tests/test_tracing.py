@@ -33,11 +33,6 @@ VERSION = b"anthropic-version: 2023-06-01\r\n"
 STATE = b"tracestate: vendor=what\r\n"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def request(*fields: bytes, prompt: str = "\n\nHuman: SECRET\n\nAssistant:") -> bytes:
     body = {"model": "claude-v1", "prompt": prompt, "max_tokens_to_sample": 9, "stream": True}
     sent = json.dumps({**body, "top_p": 1, "temperature": 1, "SECRET": 1}).encode()

@@ -19,11 +19,6 @@ from proxy.server.server import running
 PLAYED = [client for client in CLIENTS if client.name in ("py-0.2.2", "py-0.2.10", "js-0.4.4")]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def settings() -> config.Config:
     """A configuration whose brown-out is today."""
     window = {"from": f"{datetime.now(UTC):%Y-%m-%d}", "for": "48h"}

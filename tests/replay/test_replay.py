@@ -76,11 +76,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def stage() -> AsyncIterator[Stage]:
     """What all recordings are played on: to start a proxy takes longer than to play one."""
     async with open_stage() as made:
