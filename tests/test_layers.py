@@ -21,7 +21,7 @@ ROOMS_OF = {
     "opentelemetry": {"observe.spans", "observe.tracing"},
     "prometheus_client": {"observe.sharedmetrics", "observe.metrics"},
     "uvicorn": {"server.flow", "server.protocol", "server.response", "server.server"},
-    "yaml": {"config.schema", "config.yamlnodes", "config.yamltext"},
+    "yaml": {"config.yamlnodes", "config.yamltext"},
 }
 """The few modules that import a dependency, so that it can be replaced there."""
 

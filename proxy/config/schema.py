@@ -13,9 +13,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import yaml
-
 from . import sections
+from .yamlnodes import BLANK
 from .yamltext import Key, Rule, Value, Wrong
 
 T = TypeVar("T")
@@ -103,8 +102,6 @@ _HEAD = {
     },
 }
 
-_NOTHING_WRITTEN = yaml.MappingNode("tag:yaml.org,2002:map", [], yaml.Mark("", 0, 0, 0, None, 0))
-
 
 def text() -> str:
     """The schema as JSON, as in config.schema.json."""
@@ -129,7 +126,7 @@ class _Blank(Value):
     """
 
     def __init__(self, where: str, *, mapping: bool) -> None:
-        super().__init__(_NOTHING_WRITTEN, where, {}, [])
+        super().__init__(BLANK, where, {}, [])
         self.rule: str | None = None
         self.within: dict[str, tuple[Key, str]] = {}
         self.items: Callable[[Value], Any] | None = None

@@ -16,7 +16,8 @@ LARGEST_FILE = 1 << 20
 MOST_NODES = 10_000
 DEEPEST = 20
 
-_MAPPING = "tag:yaml.org,2002:map"
+BLANK = yaml.MappingNode("tag:yaml.org,2002:map", [], yaml.Mark("", 0, 0, 0, None, 0))
+"""The root node of an empty text."""
 
 
 class NotYaml(yaml.YAMLError):
@@ -74,7 +75,7 @@ def composed(source: str | bytes) -> yaml.Node:
         raise NotYaml(*place, _problem_of(error), _YAML_RULE) from None
     except (ValueError, OverflowError):  # PyYAML's own: an escape past U+10FFFF, say
         raise NotYaml(loader.line, loader.column, "has a number out of range", _YAML_RULE) from None
-    return node or yaml.MappingNode(_MAPPING, [], yaml.Mark("", 0, 0, 0, None, 0))
+    return node or BLANK
 
 
 _YAML_RULE = "the file must be YAML; within [ ] and { }, a ${NAME} needs quotes"
