@@ -13,7 +13,7 @@ from .fields import Named, key_of
 from .redaction import without_keys
 
 UNKNOWN = "-"
-"""The kind of a client that says nothing of itself, and the fingerprint of no key."""
+"""Stands for what is not known: here of a client, in a record of anything."""
 
 LOOKED_AT = 200
 """How much is looked at of what a client says of itself, and remembered for a while, in bytes."""

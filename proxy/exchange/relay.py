@@ -191,8 +191,8 @@ class Exchange:
             record.changes = translation.changes
             record.dropped = tuple(_dropped_names(translation.dropped))
             record.notes = translation.notes
-            record.model = beginning(translation.model_asked or "-", LONGEST_VALUE)
-            record.answered_by = beginning(translation.model or "-", LONGEST_VALUE)
+            record.model = beginning(translation.model_asked or identity.UNKNOWN, LONGEST_VALUE)
+            record.answered_by = beginning(translation.model or identity.UNKNOWN, LONGEST_VALUE)
             record.streams = translation.streams
         if self._events is not None:
             record.events_received = self._events.events_taken

@@ -16,6 +16,8 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Literal
 
+from ..core.identity import UNKNOWN
+
 log = logging.getLogger("proxy.exchanges")
 
 LONGEST_VALUE = 300
@@ -42,7 +44,7 @@ Ended = Literal[
 class Record:
     """What is known of one exchange when it is over. Times are in seconds, sizes in bytes.
 
-    ``-`` stands for what is not known. The model and the events of a request that passes through
+    UNKNOWN stands for what is not known. The model and the events of a request that passes through
     are not, for its body is not parsed.
     """
 
@@ -51,21 +53,21 @@ class Record:
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     """From the whole head of the request to the end of the exchange."""
-    client: str = "-"
+    client: str = UNKNOWN
     """The program that called, as it names itself; see core.identity."""
-    key: str = "-"
+    key: str = UNKNOWN
     """The fingerprint of its key."""
-    route: str = "-"
-    upstream: str = "-"
-    client_version: str = "-"
-    upstream_version: str = "-"
+    route: str = UNKNOWN
+    upstream: str = UNKNOWN
+    client_version: str = UNKNOWN
+    upstream_version: str = UNKNOWN
     changes: tuple[str, ...] = ()
     """The names of the version changes that the request took."""
     notes: Sequence[str] = ()
     """What else was changed in the request, and why; see core.change.Call."""
-    model: str = "-"
+    model: str = UNKNOWN
     """The model that was asked for."""
-    answered_by: str = "-"
+    answered_by: str = UNKNOWN
     """The model that was asked in its place."""
     streams: bool = False
     """Whether a stream was asked for, or, where the request passed through, was the answer."""
@@ -81,11 +83,11 @@ class Record:
     events_sent: int = 0
     ended: Ended = "complete"
     error: str = ""
-    fault: str = "-"
+    fault: str = UNKNOWN
     """The class of the error, one of those in core.errors."""
     dropped: tuple[str, ...] = ()
     """The parameters that were left out, by name; see exchange.relay.NAMED."""
-    request_id: str = "-"
+    request_id: str = UNKNOWN
 
     @property
     def failed(self) -> bool:
@@ -138,7 +140,7 @@ def write(record: Record) -> None:
 
 def _known(value: Any) -> Any:
     if isinstance(value, str):
-        return None if value == "-" else value[:LONGEST_VALUE]
+        return None if value == UNKNOWN else value[:LONGEST_VALUE]
     return value
 
 

@@ -13,10 +13,11 @@ from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from ..core.identity import UNKNOWN
 from ..core.jsontext import dumps
 from ..versions import dates
 from .ledger import Ledger, Who
-from .tally import AHEAD, DAY, UNKNOWN, Buckets, Counts, Entry
+from .tally import AHEAD, DAY, Buckets, Counts, Entry
 
 RECENT = 30
 """How many days ago somebody was seen at most who still counts as needing the proxy."""

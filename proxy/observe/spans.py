@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import config
 from ..core.fields import Fields, values, without
+from ..core.identity import UNKNOWN
 from ..core.redaction import beginning
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
@@ -37,9 +38,6 @@ OWN = "anthropic_version_proxy"
 
 OPERATIONS = {"/v1/messages": "chat", "/v1/complete": "text_completion"}
 """How GenAI calls what an endpoint does, by the end of its path."""
-
-UNKNOWN = "-"
-"""Stands in a record for what is not known."""
 
 
 @dataclass(slots=True)

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
 
+from ..core.identity import UNKNOWN
 from ..versions.completions_became_incremental import CompletionsBecameIncremental
 from ..versions.messages_became_incremental import MessagesBecameIncremental
 from ..versions.unset_parameters_refused import REMOVED_PARAMETERS
 from .observe import Record
-
-UNKNOWN = "-"
-"""Stands for an unknown value, as in a record."""
 
 OTHER = "(other)"
 """Stands for all names beyond the first MOST_NAMES."""

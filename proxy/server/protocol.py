@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from ..core.errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
 from ..core.fields import expects_continue, has_body, without
+from ..core.identity import UNKNOWN
 from ..exchange import guard
 from ..exchange.client import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
 from ..observe.observe import Record
@@ -566,6 +567,6 @@ def _refusal(error: httptools.HttpParserError) -> RequestError:
 
 def _record(error: RequestError) -> Record:
     """The record of a request that never became an exchange, without a byte of it."""
-    record = Record("-", "-", status=error.status, ended="refused")
+    record = Record(UNKNOWN, UNKNOWN, status=error.status, ended="refused")
     record.error, record.fault = f"{error.type}: {error.message}", type(error).__name__
     return record
