@@ -51,15 +51,17 @@ class Asked:
     """A request that the API would accept: what an answer depends on."""
 
     model: str
-    question: str  # what the user said last
-    limit: int  # tokens
+    question: str
+    """What the user said last."""
+    limit: int
+    """The longest answer, in tokens."""
     prefilled: bool = False
     stops: tuple[str, ...] = ()
     stream: bool = False
     input_tokens: int = 0
 
 
-# --- models ---------------------------------------------------------------------------------------
+# Models.
 
 
 class Model(NamedTuple):
@@ -68,7 +70,8 @@ class Model(NamedTuple):
     max_tokens: int = 128_000
     prefill: bool = False
     sampling: bool = False
-    thinking_off: bool = True  # takes thinking: {"type": "disabled"}
+    thinking_off: bool = True
+    """Whether it takes ``thinking: {"type": "disabled"}``."""
 
     @property
     def info(self) -> Json:
@@ -117,7 +120,7 @@ def find_model(name: str) -> Model:
     return _BY_NAME[name]
 
 
-# --- requests: one check per field ----------------------------------------------------------------
+# Requests: one check per field.
 
 
 def _anything(_name: str, _value: Any) -> None:
@@ -241,7 +244,7 @@ def _messages_since_2026(name: str, value: Any) -> None:
 def _fields(
     body: Json, checks: Mapping[str, Check], required: Iterable[str] = (), within: str = ""
 ) -> None:
-    """Reports missing fields first, then wrong ones, then unknown ones, as the API does."""
+    """Report missing fields first, then wrong ones, then unknown ones, as the API does."""
     _require(body, required, within)
     for name, check in checks.items():
         if name in body:
@@ -287,7 +290,7 @@ _COMPLETE = {
 }
 
 
-# --- requests: whole bodies -----------------------------------------------------------------------
+# Requests: whole bodies.
 
 
 def read_messages(raw: bytes, version: str) -> Asked:
@@ -350,7 +353,7 @@ def _parsed(raw: bytes) -> Json:
 
 
 def _suits(model: Model, body: Json) -> None:
-    """Refuses what this model does not take, however well-formed."""
+    """Refuse what this model does not take, however well-formed."""
     if body["max_tokens"] > model.max_tokens:
         raise invalid(
             f"max_tokens: {body['max_tokens']} > {model.max_tokens}, which is the maximum allowed "

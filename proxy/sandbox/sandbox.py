@@ -7,8 +7,8 @@ switch ``fail``, or by a marker in the prompt or the last user message, which wi
     [sandbox:fail=overloaded]   one of ``FAILURES``
     [sandbox:delay=0.5]         seconds before each piece of a stream, or before a whole answer
 
-No exchange outlives its client. ``rules`` decides what is refused, ``wire`` makes
-answers; here they are sent.
+No exchange outlives its client. ``rules`` decides what is refused, ``wire`` makes answers; here
+they are sent.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def build(delay: float = 0.02, fail: str | None = None) -> Starlette:
 
 @dataclass(frozen=True, slots=True)
 class Switches:
+    """How slowly to answer, in seconds, and how to fail, if at all: one of FAILURES."""
+
     delay: float
     fail: str | None
 
@@ -93,7 +95,7 @@ class Switches:
             raise rules.invalid(f"sandbox marker: {error}") from error
 
 
-# --- endpoints ------------------------------------------------------------------------------------
+# Endpoints.
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ class Call:
     path: dict[str, str]
 
 
-Handler = Callable[[Call], "ASGIApp"]
+Handler = Callable[[Call], ASGIApp]
+"""Answers an admitted request; raises ApiError."""
 
 
 def _admitting(
@@ -193,7 +196,7 @@ def _json(
     return Response(wire.compact(body), status, named, media_type="application/json")
 
 
-# --- generating -----------------------------------------------------------------------------------
+# Generating.
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +207,10 @@ class Dialect:
     body: Callable[[Asked, Answer, bytes], Json]
     frames: Callable[[Asked, Answer, bytes], list[Frame]]
     text_event: bytes
+    """The name of the events that carry text."""
     eol: bytes
     lead: str
+    """What stands before the first word of an answer."""
 
 
 MESSAGES = Dialect(
@@ -309,7 +314,7 @@ def _whole(body: bytes, switches: Switches, seed: bytes) -> Reply:
     return Reply(headers | length, [(0, body)], wait=switches.delay, end=end)
 
 
-# --- sending --------------------------------------------------------------------------------------
+# Sending.
 
 End = Literal["whole", "cut", "hang"]
 
@@ -319,8 +324,10 @@ class Reply:
     """A response that may be slow, or never end; it is over as soon as the client has left."""
 
     headers: dict[str, str]
-    parts: list[tuple[float, bytes]] = field(default_factory=list)  # seconds to wait, what to send
-    wait: float = 0  # seconds before the head
+    parts: list[tuple[float, bytes]] = field(default_factory=list)
+    """The pieces of the body, each behind the seconds to wait for it."""
+    wait: float = 0
+    """Seconds before the head."""
     end: End = "whole"
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,7 +20,10 @@ from .rules import HUMAN, ApiError, Asked, Json
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    pieces: tuple[str, ...]  # one per token
+    """What the model says to a request, and why it stops there."""
+
+    pieces: tuple[str, ...]
+    """One per token."""
     reason: Literal["end_turn", "max_tokens", "stop_sequence"]
     stop: str | None = None
 
@@ -29,7 +32,7 @@ class Answer:
         return "".join(self.pieces)
 
 
-# --- answers --------------------------------------------------------------------------------------
+# Answers.
 
 _MARKER = re.compile(r"\[sandbox:(\w+)=([^\[\]]*)\]")  # no part of it is looked at twice
 _OPENING = 'Hello! You said: "{}"'
@@ -76,7 +79,7 @@ def _until_stop(text: str, stops: Iterable[str]) -> tuple[str, str | None]:
     return text[: min(ends) - len(stop)], stop
 
 
-# --- the wire -------------------------------------------------------------------------------------
+# The wire.
 
 Kind = Literal["text", "end", "other"]
 
@@ -98,6 +101,7 @@ def seed_of(*parts: bytes) -> bytes:
 
 
 def new_id(kind: str, seed: bytes) -> str:
+    """An identifier as the API makes them: ``msg_01…``."""
     noise = hashlib.shake_128(kind.encode() + seed).digest(22)
     return f"{kind}_01" + "".join(_LETTERS[byte % len(_LETTERS)] for byte in noise)
 
