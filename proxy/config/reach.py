@@ -1,4 +1,4 @@
-"""Lists of which the first match wins: no entry may stand behind one that matches all it would."""
+"""Lists of which the first match wins: no entry may come after one that matches all it would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What versions and translations are made of, without waiting, logging, a clock or a network.
+"""What all other rooms build on, without waiting, logging, a clock or a network.
 
 redaction       hides what looks like a key
 errors          what can fail, and how a client is told

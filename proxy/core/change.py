@@ -118,7 +118,7 @@ class Event:
     ) -> None:
         self.name = name
         self.last = last
-        """Whether the answer ends with this event: the client gets nothing behind it."""
+        """Whether the answer ends with this event: the client gets nothing after it."""
         self.failure = failure
         """The error that the event reports to the client, for the log."""
         self.snapshot = snapshot
@@ -145,7 +145,7 @@ class Event:
 
     @property
     def data(self) -> bytes:
-        """What stands behind ``data:`` on the wire, without the text that repeat_text() adds.
+        """What stands after ``data:`` on the wire, without the text that repeat_text() adds.
 
         JSON that is printed here is one line; what came from the upstream may have several.
         """
@@ -275,11 +275,11 @@ class Bridge(VersionChange):
 
     @property
     def passes_unchanged(self) -> Callable[[str], bool]:
-        """Whether a delta with a certain text would become what the delta before it became, with
-        this text.
+        """Says of a text whether a delta with it would become what the delta before became, but
+        with this text.
 
-        The caller looks it up behind a delta, and asks it about the texts that follow. A delta of
-        which it says so is not shown to the bridge any more.
+        It is looked up after a delta, and asked about the texts that follow. A delta of which it
+        says so is not shown to the bridge.
         """
         return _never
 

@@ -8,7 +8,7 @@ code that raises an error need not know about HTTP, and code that answers one no
           VersionRequired, InvalidVersion, UnsupportedVersion,
           InvalidRequest, NoRoute, MethodNotAllowed, RequestTooLarge, HeaderTooLarge,
           RequestTimeout, NotSupported, ForeignOrigin, ForeignHost
-          NoRoom                not this client's, but of all clients together
+          NoRoom                not this client's alone, but that of all together
       · UpstreamError           the upstream's fault
           UpstreamRefused       it answered with an error of its own
           UpstreamUnreachable, UpstreamNonsense, UpstreamBrokeOff, UpstreamTimeout

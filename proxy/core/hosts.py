@@ -97,7 +97,7 @@ def _is_private(name: str) -> bool:
 
 
 def _without_port(host: str) -> str:
-    """The name in a ``Host``, normal; all of it where it has none. Blanks may stand behind it."""
+    """The name in a ``Host``, normal; all of it where it has none. Blanks may follow it."""
     found = _HOST.fullmatch(host.rstrip(" \t"))
     return normal(found[1]) if found else host
 

@@ -1,4 +1,4 @@
-"""Who a client is: what it says of itself, and what its key is told by without being shown.
+"""Who a client is: what it says of itself, and how its key is recognized without being shown.
 
 Both are made of what a stranger sent, so they are short, of few characters, and never a key.
 """

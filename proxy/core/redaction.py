@@ -1,8 +1,8 @@
 """What looks like a key is not repeated, wherever a program may have put it by mistake.
 
 Keys belong in a field, which nobody shows. In a path or a value that is quoted they are known by
-their looks alone: what is told apart here is what keys begin with, and what stands behind a word
-for one. The rest stays readable.
+their looks alone: what is told apart here is what keys begin with, and what follows a word for
+one. The rest stays readable.
 
 A letter may be written as ``%73`` and mean the same (RFC 3986 §2.3), or as ``%2573``, where a path
 was encoded again that was encoded already. So looks are judged by what a text means. Digits that
@@ -59,8 +59,8 @@ def without_keys(text: str) -> str:
 def beginning(text: str, longest: int) -> str:
     """At most ``longest`` characters of what ``without_keys`` makes of ``text``.
 
-    It is looked further than that, for a key that is cut does not look like one. What may be one
-    that is cut there is not shown, either, where other keys made room for it.
+    More than that is looked at, for a key that is cut does not look like one. Where ``text``
+    goes on beyond that, the end of what is looked at is not shown: it may be such a key.
     """
     looked_at = 2 * longest + _LONG
     return _beginning(text[:looked_at], longest, cut=len(text) > looked_at)

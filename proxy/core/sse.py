@@ -98,7 +98,7 @@ class Decoder:
         self.between = not (self._partial_line or self._size or self._after_cr)
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        """The lines that ``chunk`` completes, and behind them the beginning of the next, or b"".
+        """The lines that ``chunk`` completes, and after them the beginning of the next, or b"".
 
         A CR ends its line at once. To wait whether a LF follows would make a stream with CR alone
         late by one event.
@@ -124,7 +124,7 @@ class Decoder:
 
 
 END = b"\r\n\r\n"
-"""What stands behind the data of an event."""
+"""What stands after the data of an event."""
 
 
 def opening(name: str | None) -> bytes:

@@ -25,15 +25,15 @@ EMPTY_QUERY = "anthropic-version-proxy.empty-query"
 ``/path``."""
 
 FOLLOWED = "anthropic-version-proxy.followed"
-"""The key in the message that begins a response which says that some of its body follows at once,
-so that our server may write both together."""
+"""The key in the message that begins a response, which says whether some of its body follows at
+once, so that our server may write both together."""
 
 IN_A_TURN = 256 << 10
 """How much write_all writes in one turn of the event loop, in bytes: a client that reads fast never
 makes it wait, and each of many events may repeat a long text."""
 
 MUCH = 4 << 10
-"""The size of a part that passes through behind which others have a turn, in bytes. In one turn of
+"""The size of a part that passes through after which others have a turn, in bytes. In one turn of
 its own uvloop reads up to 32 times 256 KiB, which may be a million chunks of the body."""
 
 

@@ -30,7 +30,7 @@ def size(target: bytes, fields: Fields) -> int:
 def check_head(method: bytes, target: bytes, version: str, fields: Fields) -> None:
     """Let a head in as it stood on the wire, or raise InvalidRequest or NotSupported.
 
-    This is for our server, which closes the connection then: behind a request that is refused for
+    This is for our server, which closes the connection then: after a request that is refused for
     its framing, nobody can say where the next one begins.
     """
     if version not in ("1.1", "1.0"):

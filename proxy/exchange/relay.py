@@ -78,7 +78,6 @@ OFFLOAD_FROM = 64 << 10
 """From what size on a body is translated off the loop, in bytes: a megabyte of short turns takes
 half a second."""
 
-
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold events back
 

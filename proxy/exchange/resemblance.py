@@ -95,7 +95,7 @@ class Likeness:
 def _lenient(segment: str) -> str:
     """A segment of a route's path as a regular expression: decoded, in lower case, with any suffix.
 
-    A parameter may be empty. It ends at the first occurrence of the text behind it, without
+    A parameter may be empty. It ends at the first occurrence of the text after it, without
     backtracking to later ones: a client could make that take very long.
     """
     first, *others = (

@@ -67,7 +67,7 @@ class Stream:
         first = None
         try:
             first = next(blocks, None)
-        finally:  # if the first event was there, a failure right behind it must end a begun stream
+        finally:  # if the first event was there, a failure right after it must end a begun stream
             if self._events.started:
                 await self._begin(first is not None)
         if first is not None and (wait := self._client.write_all(chain((first,), blocks))):

@@ -97,7 +97,7 @@ class Spans:
         """Describe an exchange that is over in its spans: an Observer."""
         pair = _current.get()
         if pair is None or not pair.exchange.is_recording():
-            return  # refused before there was an exchange, if behind one that is over
+            return  # refused before there was an exchange; a pair is of one that is over
         _describe_exchange(pair.exchange, record)
         if pair.call is not None:
             _describe_call(pair.call, pair.operation, record)

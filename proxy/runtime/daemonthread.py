@@ -38,7 +38,7 @@ class DaemonThread:
             del done  # its exception's traceback holds this frame: a cycle
 
     def stop(self) -> None:
-        """End the thread behind the calls that were asked for so far."""
+        """End the thread after the calls that were asked for so far."""
         self._jobs.put(None)
 
 

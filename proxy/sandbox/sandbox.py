@@ -325,7 +325,7 @@ class Reply:
 
     headers: dict[str, str]
     parts: list[tuple[float, bytes]] = field(default_factory=list)
-    """The pieces of the body, each behind the seconds to wait for it."""
+    """The pieces of the body, each after the seconds to wait for it."""
     wait: float = 0
     """Seconds before the head."""
     end: End = "whole"

@@ -18,10 +18,7 @@ from urllib.parse import unquote
 import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import (
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..core.errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
 from ..core.fields import expects_continue, has_body, without
@@ -433,7 +430,7 @@ class Protocol(HttpToolsProtocol):
                 self._parse_head_again()
 
     def _parse_head_again(self) -> None:
-        """Have a new parser read the body behind an upgrade, by giving it the head without that."""
+        """Have a new parser read the body, by giving it the head without the offer to upgrade."""
         scope = cast(dict[str, Any], self.scope)
         line = f"{scope['method']} / HTTP/{scope['http_version']}\r\n".encode("ascii")
         fields = (b"%b: %b\r\n" % pair for pair in without(self.headers, b"upgrade"))

@@ -14,11 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import (
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Self
 
@@ -48,7 +44,6 @@ KEEP_ALIVE = 75
 """Seconds that an idle client connection is kept: longer than load balancers keep theirs."""
 
 _PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
-
 
 Next = Callable[[Config], Config | None]
 """Takes the configuration in force and returns the next; None leaves it in force."""

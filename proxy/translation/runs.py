@@ -1,7 +1,7 @@
 """Runs: deltas of a stream, one after another, that differ in nothing but their text.
 
 Nearly all events of a stream are such deltas. So only the first of a run goes through the version
-changes; those behind it are translated by their bytes alone. In this example, without line ends
+changes; those after it are translated by their bytes alone. In this example, without line ends
 and most fields, the upstream sends increments, and the client gets snapshots, each of which repeats
 the text so far.
 
@@ -42,14 +42,14 @@ joined, they would all be in memory at once; sent one by one, each would cost a 
 
 LOOKAHEAD = 4 << 10
 """How far deltas are looked for at a time, in bytes. Where one of them cannot be accepted, those
-behind it are looked for again."""
+after it are looked for again."""
 
 LONGEST_NEEDLE = 64
 """The longest separator that is searched for, in bytes. From 100 bytes on CPython prepares a table
-for each search, again behind each separator that it finds, which takes longer than the search."""
+for each search, again after each separator that it finds, which takes longer than the search."""
 
 _INSIDE = rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*'
-"""The inside of a JSON string, or nearly: what stands behind a backslash is left to the parser."""
+"""The inside of a JSON string, or nearly: what follows a backslash is left to the parser."""
 
 _PLAIN = re.compile(rb"[ !#-\[\]-~]+")
 """The inside of a JSON string in ASCII without escapes, as most texts are."""

@@ -22,7 +22,10 @@ STALE_AFTER = 1.0
 
 
 class Addresses:
-    """Those of ``host``; of ``patience`` seconds, half are left after a look-up for connecting."""
+    """Those of ``host``; a call has ``patience`` seconds to look them up and to connect.
+
+    To look up anew what is known already may take half of that at most.
+    """
 
     def __init__(self, host: str, port: int, patience: float) -> None:
         self._host = host

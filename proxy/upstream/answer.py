@@ -191,7 +191,7 @@ class Answer:
         """
         self._enough = enough
         while True:
-            if self._wait is not None:  # even behind the last part
+            if self._wait is not None:  # even after the last part
                 wait, self._wait = self._wait, None
                 await wait
                 del wait  # frees the coroutine before the next part, which may take long to come
@@ -453,7 +453,7 @@ class Answer:
         self.status = status
         self._has_head = True
         if self._bodiless or status in BODILESS:
-            self._reusable = False  # some servers send a body, perhaps behind the next request
+            self._reusable = False  # some servers send a body, perhaps after the next request
             self.on_message_complete()
             return
         self._until_closed = not (codings or lengths)

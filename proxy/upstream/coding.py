@@ -18,7 +18,7 @@ PIECE = 32 << 10
 
 SLICE = 4 << 10
 """How much is unpacked from at a time, in bytes. Members that hold nothing may be as small as eight
-bytes, and what stands behind one is copied."""
+bytes, and what follows one is copied."""
 
 _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """The codings that zlib decodes, each with the ``wbits`` that select it."""
@@ -34,7 +34,7 @@ class Decoding:
     def __call__(self, part: bytes) -> Iterator[bytes]:
         """The pieces of ``part``, decoded; raises UpstreamNonsense if it is not in that coding.
 
-        A piece may be empty: callers let others have a turn behind each, also where much that was
+        A piece may be empty: callers let others have a turn after each, even where much that was
         read decodes to nothing.
         """
         try:

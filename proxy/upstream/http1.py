@@ -24,8 +24,7 @@ LEFT_OVER = 1 << 20
 """How much of an answer is still read once its connection is lost, in bytes."""
 
 TURNS = 4
-"""For how many turns of the event loop a write lets what has arrived be read first; it is read in
-the second."""
+"""How many turns of the event loop a write waits for what has arrived to be read; it takes two."""
 
 DECRYPTED_AT_ONCE = 4 << 10
 """How much decrypted text ends a turn, in bytes. Event loops would decrypt 256 KiB of the wire and

@@ -45,7 +45,7 @@ class Pool:
         return len(self._all) - len(self._free), len(self._free)
 
     def free(self, within: float = KEEP) -> Connection | None:
-        """The connection that became free last, if ``within`` so many seconds, and is usable.
+        """The usable connection that became free last, ``within`` seconds ago at most; else None.
 
         Those that cannot be used any more are closed.
         """

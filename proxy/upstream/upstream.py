@@ -76,9 +76,9 @@ class Upstream:
     ) -> Answer:
         """Send a request and wait for the head of its response.
 
-        ``target`` is the path and query as they shall stand on the wire, below the base URL. A
-        body stands behind the ``content-length`` among ``fields``; without one it is given its
-        own, or chunked if it comes in parts, which cannot be sent again.
+        ``target`` is the path and query as they shall stand on the wire, below the base URL. The
+        ``content-length`` among ``fields`` is that of the body; without one, a body is given its
+        own, or sent in chunks if it comes in parts, which cannot be sent again.
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamNonsense.
         """
         fields = self._fields(fields)

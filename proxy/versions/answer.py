@@ -16,8 +16,8 @@ from .stops import StopScanner
 class AnswerText:
     """Fits the text of one answer to its prompt, and ends it at a stop sequence.
 
-    The old API continued the prompt as it stood. So behind `Assistant:` a text begins with one
-    blank, and behind a prefill it does not repeat the white space at the prefill's end.
+    The old API continued the prompt as it stood. So after `Assistant:` a text begins with one
+    blank, and after a prefill it does not repeat the white space at the prefill's end.
     The upstream is asked to stop at the stop sequences ``theirs``, but does not know ``ours``.
     """
 
@@ -41,7 +41,7 @@ class AnswerText:
 
     @property
     def passes_unchanged(self) -> Callable[[str], bool]:
-        """Whether feed() would return just a certain text, and remember nothing of it.
+        """Says of a text whether feed() would return just that, and remember nothing of it.
 
         Not to be asked before feed() has returned any: the beginning of an answer is special.
         """

@@ -77,7 +77,7 @@ class CompleteThroughMessages(Bridge):
 
     @property
     def passes_unchanged(self) -> Callable[[str], bool]:
-        """Whether no stop sequence begins or ends in a certain text, and none is held back for."""
+        """Says of a text whether no stop sequence begins or ends in it, nor has begun before it."""
         return self._answer.passes_unchanged
 
     def downgrade_response(self, body: Body) -> Body:
@@ -117,9 +117,9 @@ class CompleteThroughMessages(Bridge):
                 return ()
 
     def downgrade_end(self, end: End) -> Sequence[Event]:
-        """A stream that breaks off behind its stop reason is complete.
+        """A stream that breaks off after its stop reason is complete.
 
-        Unless content came behind that: some upstreams send the reason first.
+        Unless content came after that: some upstreams send the reason first.
         """
         if self._stop_reason is not None and not self.in_content:
             return self._end()

@@ -14,7 +14,7 @@ class DoneEventRemoved(VersionChange):
     depends_on_text = False
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:
-        """Send `[DONE]` right behind the last event: some clients take what stands before it."""
+        """Send `[DONE]` right after the last event: some clients take what stands before it."""
         if event.last:
             return (event, Event(None, data=b"[DONE]"))
         return (event,)

@@ -6,7 +6,7 @@ from ..core.errors import UpstreamNonsense
 
 
 def growth(before: str, text: str) -> str:
-    """What ``text`` has behind ``before``; raises UpstreamNonsense if it begins otherwise.
+    """What ``text`` has after ``before``; raises UpstreamNonsense if it begins otherwise.
 
     A service that alters text which it has sent cannot be translated into increments: the client
     has that text, and cannot be told to forget it.

@@ -46,7 +46,7 @@ class MessageSoFar:
     def __init__(self) -> None:
         self.message: Body | None = None
         self.complete = False
-        """Whether the stop reason has arrived, and no content behind it."""
+        """Whether the stop reason has arrived, and no content after it."""
         self._blocks: dict[int, Body] = {}
         self._inputs: dict[int, list[str]] = {}
         """The pieces of tool inputs that are not complete yet, by the index of their blocks."""

@@ -72,9 +72,9 @@ class MessagesBecameIncremental(VersionChange):
         return (self._partial(),) if changed and event.name != "message_delta" else ()
 
     def downgrade_end(self, end: End) -> Sequence[Event]:
-        """A stream that breaks off behind its stop reason is complete.
+        """A stream that breaks off after its stop reason is complete.
 
-        Unless content came behind that: some upstreams send the reason first.
+        Unless content came after that: some upstreams send the reason first.
         """
         if self._so_far.complete:
             return (self._last(),)

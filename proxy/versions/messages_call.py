@@ -1,4 +1,4 @@
-"""The request of the bridge: makes a call of `/v1/messages` of a call of `/v1/complete`.
+"""The request of the bridge: turns a call of `/v1/complete` into one of `/v1/messages`.
 
 What today's API would refuse is left out, and reported as dropped. What nothing can be done without
 is refused in the API's words.

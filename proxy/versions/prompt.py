@@ -1,8 +1,8 @@
 r"""Parses a prompt of 2023, one string of ``\n\nHuman:`` and ``\n\nAssistant:`` turns.
 
-Only those exact strings are turn markers. ``Human:`` within a line or behind a single line break is
+Only those exact strings are turn markers. ``Human:`` within a line or after a single line break is
 ordinary text; as an exception, the old API accepted a first ``Human:`` and a last ``Assistant:``
-without a blank line before. Text before the first turn is the system prompt, text behind the last
+without a blank line before. Text before the first turn is the system prompt, text after the last
 marker is the beginning of the answer, the prefill. What the old API refused is refused in its
 words, what it repaired without a word is repaired.
 https://docs.anthropic.com/en/api/prompt-validation
@@ -28,7 +28,7 @@ MOST_TURNS = 100_000
 """Today's API accepts no more messages."""
 
 MOST_SPACE = 1000
-"""How much of the white space behind a prefill is remembered until the answer begins, in
+"""How much of the white space after a prefill is remembered until the answer begins, in
 characters, as the answer must not repeat it."""
 
 
