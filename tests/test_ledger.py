@@ -189,7 +189,9 @@ def test_a_version_newer_than_all_known_passes_and_one_that_was_refused_counts_a
 
 def test_what_was_refused_did_not_pass_through() -> None:
     bridged = {"client_version": "2023-06-01", "changes": (), "ended": "refused"}
-    made = counted(record(**bridged, fault="InvalidRequest"), record(**bridged, fault="Brownout"))
+    made = counted(
+        record(**bridged, error_class="InvalidRequest"), record(**bridged, error_class="Brownout")
+    )
     (entry,) = made.entries.values()
     assert (entry.exchanges, entry.translated, entry.passed) == (2, 1, 0)
     assert shown_as_json(made)["days"] == [["2027-01-15T00:00:00Z", {"2023-06-01": [1, 0]}]]

@@ -15,6 +15,7 @@ code that raises an error need not know about HTTP, and code that answers one no
       · Busy                    the proxy's: too many exchanges
           Draining              or it is about to stop
       · LoopDetected            the operator's: an upstream leads back to the proxy
+      · nudges.Brownout         nobody's: a call refused on schedule
     ConfigError                 the operator's: all problems of a configuration file
 
 The body of an error is the API's: https://docs.anthropic.com/en/api/errors

@@ -252,7 +252,7 @@ class Exchange:
     def _record_failure(self, error: ProxyError) -> None:
         """Record a failure in our words: the upstream's may quote the request."""
         self.record.ended = _outcome(error)
-        self.record.fault = type(error).__name__
+        self.record.error_class = type(error).__name__
         if isinstance(error, UpstreamRefused):
             self.record.error = error.type if error.type in STATUS_OF_TYPE else "unknown type"
         else:

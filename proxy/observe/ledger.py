@@ -75,7 +75,7 @@ class Ledger:
         translated = bool(record.changes) or version != record.upstream_version
         unread = False
         if not translated and record.ended == "refused":
-            translated = record.fault == Brownout.__name__  # which only translated calls meet
+            translated = record.error_class == Brownout.__name__  # which only translated calls meet
             unread = not translated
         if version == UNKNOWN and not unread:
             version = NEWER

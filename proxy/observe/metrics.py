@@ -208,7 +208,7 @@ class Metrics:
             parameter = name if name in self._droppable else OTHER
             self._dropped.labels(record.route, parameter).inc()
         if record.error:
-            self._errors.labels(record.route, record.fault, _type(record.error)).inc()
+            self._errors.labels(record.route, record.error_class, _type(record.error)).inc()
 
     def reloaded(self, *, fine: bool) -> None:
         """Count a reload of the configuration, and whether it was valid."""

@@ -83,8 +83,8 @@ class Record:
     events_sent: int = 0
     ended: Ended = "complete"
     error: str = ""
-    fault: str = UNKNOWN
-    """The class of the error, one of those in core.errors."""
+    error_class: str = UNKNOWN
+    """The name of the error's class."""
     dropped: tuple[str, ...] = ()
     """The parameters that were left out, by name; see exchange.relay.NAMED."""
     request_id: str = UNKNOWN

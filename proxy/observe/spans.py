@@ -180,7 +180,7 @@ def _describe_exchange(span: Span, record: Record) -> None:
     if record.status:
         span.set_attribute("http.response.status_code", record.status)
     if record.failed or record.status >= 500:  # noqa: PLR2004
-        _fail(span, record.ended if record.fault == UNKNOWN else record.fault)
+        _fail(span, record.ended if record.error_class == UNKNOWN else record.error_class)
 
 
 def _describe_call(span: Span, operation: str | None, record: Record) -> None:
@@ -190,7 +190,7 @@ def _describe_call(span: Span, operation: str | None, record: Record) -> None:
         span.set_attribute("gen_ai.request.model", model)
         span.set_attribute("gen_ai.request.stream", record.streams)
     if record.ended == "upstream failed":
-        _fail(span, record.fault)
+        _fail(span, record.error_class)
 
 
 def _say(span: Span, name: str, value: str) -> None:

@@ -565,5 +565,5 @@ def _refusal(error: httptools.HttpParserError) -> RequestError:
 def _record(error: RequestError) -> Record:
     """The record of a request that never became an exchange, without a byte of it."""
     record = Record(UNKNOWN, UNKNOWN, status=error.status, ended="refused")
-    record.error, record.fault = f"{error.type}: {error.message}", type(error).__name__
+    record.error, record.error_class = f"{error.type}: {error.message}", type(error).__name__
     return record
