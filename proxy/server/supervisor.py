@@ -59,7 +59,7 @@ def serve(load: Load, workers: int = 1) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is handled it would kill the process
     config = load()
     if workers > 1:
-        _check_folder()
+        _check_working_directory()
         tracing.check(os.environ)  # raises here, once, and not in each worker
     journal.check(config.ledger)  # as does this
     raise_file_limit(config.limits.concurrent_exchanges)
@@ -182,7 +182,7 @@ class Crew:
             self._workers[name] = self._started(name)
 
     def _started(self, name: str) -> tuple[SpawnProcess, Channel]:
-        _check_folder()
+        _check_working_directory()
         receiving, sending = SPAWN.Pipe(duplex=False)
         channel = Channel(sending)
         main = partial(work, name, _picklable(self.config), self._common, receiving)
@@ -247,7 +247,7 @@ class Crew:
                 worker.kill()
 
 
-def _check_folder() -> None:
+def _check_working_directory() -> None:
     """Check that workers can be started here; raises OSError, which says why not."""
     try:
         os.chdir(Path.cwd())  # as each worker does first
