@@ -128,9 +128,7 @@ async def _body(request: Request) -> bytes:
 def _explained(config: Config, sample: Sample, learned: Learned) -> dict[str, Any]:
     """What would go upstream, and why; or the error that the client would get."""
     try:
-        sent = explain(
-            config, sample.body, version=sample.version, path=sample.path, learned=learned
-        )
+        sent = explain(config, sample.path, sample.version, sample.body, learned=learned)
     except ProxyError as error:
         return error.envelope() | {"status": error.status}
     return {

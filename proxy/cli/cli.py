@@ -97,7 +97,7 @@ def _explain(options: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         print("type a request in JSON, and end it with Ctrl-D:", file=sys.stderr)
     body = sys.stdin.buffer.read()
-    explanation = explain(loaded, body, options.route, options.client_version, options.path)
+    explanation = explain(loaded, options.path, options.client_version, body, route=options.route)
     print(escaped(str(explanation)))
     return 0
 

@@ -41,11 +41,11 @@ class Explanation:
 
 def explain(
     config: Config,
+    path: str,
+    version: str | None,
     body: bytes,
-    route: str | None = None,
-    version: str | None = "2023-01-01",
-    path: str = "/v1/complete",
     *,
+    route: str | None = None,
     learned: Learned = MappingProxyType({}),
 ) -> Explanation:
     """What ``config`` makes of a POST of ``body`` to ``path`` by a client of ``version``.
