@@ -96,7 +96,7 @@ class App:
         finally:
             rooms.under_way -= 1
             if rooms in self._retired:
-                await self._close_if_idle(rooms)
+                self._close_if_idle(rooms)
 
     async def admin(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application for ``admin.port``, where that is another than the proxy's."""
@@ -126,7 +126,7 @@ class App:
         self.exchanges.limit = config.limits.concurrent_exchanges
         self._retired.add(old)
         log.info("reloaded: %d exchanges end on the configuration before", old.under_way)
-        await self._close_if_idle(old)
+        self._close_if_idle(old)
 
     def notify(self, record: Record) -> None:
         """Call all observers with the record of an exchange that is over."""
@@ -156,10 +156,10 @@ class App:
             self._set_gauges()
             await asyncio.sleep(REFRESH)
 
-    async def _close_if_idle(self, rooms: _Rooms) -> None:
+    def _close_if_idle(self, rooms: _Rooms) -> None:
         if not rooms.under_way:
             self._retired.discard(rooms)
-            await rooms.close()
+            rooms.close()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -176,7 +176,7 @@ class App:
         if refreshing is not None:
             refreshing.cancel()
         for rooms in (self._rooms, *self._retired):
-            await rooms.close()
+            rooms.close()
         await self.journal.close()
         if self.spans is not None:
             await asyncio.to_thread(self.spans.close)
@@ -220,13 +220,13 @@ class _Rooms:
             if self.config.models_from_upstream:
                 self.relay.learned |= await learned(self.config, self._upstreams)
         except BaseException:
-            await self.close()
+            self.close()
             raise
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections to all upstreams."""
         for upstream in self._upstreams.values():
-            await upstream.close()
+            upstream.close()
 
 
 def build(config: Config) -> App:

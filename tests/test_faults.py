@@ -844,7 +844,7 @@ async def test_a_large_request_is_held_once_while_its_answer_is_waited_for(*, br
             tracemalloc.stop()
         may_answer.set()
         await asking
-        await api.close()
+        api.close()
     assert size < held < 1.5 * size
 
 

@@ -374,7 +374,7 @@ async def test_asking_for_models_costs_no_key(whole_log: WholeLog) -> None:
     async with proxy_to(ANSWERS["an error"], {"bearer": "${KEY}"}, bridge=True) as (app, _, _):
         upstream = Upstream(app.config.upstreams["api"])
         assert await learned(app.config, {"api": upstream}) == {"api": {}}
-        await upstream.close()
+        upstream.close()
     whole_log.assert_clean()
 
 
@@ -383,7 +383,7 @@ async def test_nothing_shows_a_key_of_the_configuration() -> None:
     upstream = Upstream(loaded.upstreams["api"])
     for shown in (loaded, loaded.upstreams, loaded.upstreams["api"], upstream, App(loaded)):
         assert_clean(f"{shown} {shown!r}")
-    await upstream.close()
+    upstream.close()
     with pytest.raises(TypeError) as raised:
         sorted([loaded.upstreams["api"].credentials.key, loaded.upstreams["api"].credentials.key])  # type: ignore[type-var]
     assert_clean(str(raised.value))

@@ -66,7 +66,7 @@ async def connected(url: str, **timeouts: float) -> AsyncIterator[Upstream]:
     try:
         yield upstream
     finally:
-        await upstream.close()
+        upstream.close()
 
 
 async def ask(upstream: Upstream) -> Answer:
@@ -882,7 +882,7 @@ async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -
     async with raw_upstream(silent) as url, connected(url) as upstream:
         before = open_now()
         call = asyncio.create_task(ask(upstream))
-        await upstream.close()
+        upstream.close()
         with pytest.raises(errors.UpstreamUnreachable):
             await call
         await until(lambda: open_now() == before)

@@ -148,7 +148,7 @@ class Play:
         finally:
             limit.cancel()
             for upstream in self._upstreams.values():
-                await upstream.close()
+                upstream.close()
             # Now: the trusted certificates are a megabyte, and the viewer may be slow.
             self._upstreams.clear()
             self._left_to_show = MOST_SHOWN

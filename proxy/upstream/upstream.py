@@ -90,7 +90,7 @@ class Upstream:
         del body, whole  # the answer may be long in coming
         return await self._answer(request)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close all connections."""
         self._pool.close()
 
