@@ -16,7 +16,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Self
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -52,26 +51,21 @@ Next = Callable[[Config], Config | None]
 class Server(uvicorn.Server):
     """uvicorn's, which exits with 0 after a drain. ``started`` is called once requests are served.
 
-    A socket ``admin`` serves what the proxy has under ``/-/`` to the very end of a drain, for those
-    who want to know how it goes.
+    At ``admin``, a listening socket, it serves what the proxy has under ``/-/`` to the very end of
+    a drain, for those who want to know how it goes.
     """
 
-    admin: socket.socket | None = None
-    """A listening socket."""
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
-        super().__init__(config)
+    def __init__(
+        self, app: ASGIApp, started: Callable[[], object], admin: socket.socket | None = None
+    ) -> None:
+        super().__init__(_settings(app))
         self._say_started = started
+        self._admin = admin
         self._next: Next | None = None
         self._reload_asked = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
         self._exits = AsyncExitStack()
         self._for_admin: Server | None = None
-
-    @classmethod
-    def of(cls, app: ASGIApp, started: Callable[[], object]) -> Self:
-        """A server of ``app``, with the settings that all of ours have."""
-        return cls(_settings(app), started)
 
     @property
     def app(self) -> App | None:
@@ -103,8 +97,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.app is not None:
             self._reloading = asyncio.create_task(self._reload_when_asked(self.app))
-            if self.admin is not None:
-                serving = _serving(self.app.admin, self.admin)
+            if self._admin is not None:
+                serving = _serving(self.app.admin, self._admin)
                 self._for_admin = await self._exits.enter_async_context(serving)
         self._say_started()
 
@@ -173,14 +167,22 @@ class Server(uvicorn.Server):
 
 
 class _Reloading(Server):
-    """The proxy in a single process, which reads its configuration anew at SIGHUP."""
+    """The proxy in a single process, which serves by what ``following`` returns after a SIGHUP."""
 
-    following: Next
+    def __init__(
+        self,
+        app: App,
+        started: Callable[[], object],
+        admin: socket.socket | None,
+        following: Next,
+    ) -> None:
+        super().__init__(app, started, admin)
+        self._following = following
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop on signals as any server, and reload."""
-        reload = partial(self.reload, self.following)
+        reload = partial(self.reload, self._following)
         stop = self.stop
         with self._heeding({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: reload}):
             yield
@@ -194,9 +196,8 @@ def serve(
     ``admin`` listens at ``admin.port``, where there is one.
     """
     app = App(config, spans=configured(os.environ))
-    server = _Reloading.of(app, partial(_ready, listener, admin))
-    server.following = partial(read_again, load, app.metrics)
-    server.admin = admin
+    following = partial(read_again, load, app.metrics)
+    server = _Reloading(app, partial(_ready, listener, admin), admin, following)
     server.run([listener])
 
 
@@ -209,7 +210,7 @@ def serve_app(app: ASGIApp, host: str, port: int) -> None:
     """Serve any application until a signal says stop; raises OSError."""
     logs.to_stderr()
     with listen(host, port) as listener:
-        Server.of(app, partial(_ready, listener)).run([listener])
+        Server(app, partial(_ready, listener)).run([listener])
 
 
 @asynccontextmanager
@@ -224,7 +225,7 @@ async def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Async
 async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[Server]:
     """Serve an application within this event loop, at a socket that is closed with it."""
     started = asyncio.Event()
-    server = _Embedded.of(app, started.set)
+    server = _Embedded(app, started.set)
     serving = asyncio.create_task(server.serve([listener]))
     try:
         await started.wait()
@@ -240,8 +241,8 @@ class _Embedded(Server):
     It stops as soon as ``over`` is set, where uvicorn polls ten times a second.
     """
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
-        super().__init__(config, started)
+    def __init__(self, app: ASGIApp, started: Callable[[], object]) -> None:
+        super().__init__(app, started)
         self.over = asyncio.Event()
 
     async def main_loop(self) -> None:

@@ -46,9 +46,7 @@ def work(name: str, config: Config, common: Common, pipe: Connection) -> None:
     """Serve until commanded to stop: the main function of a worker's process."""
     logs.to_stderr()
     app = App(config, shared=common.shared, worker=name, spans=tracing.configured(os.environ))
-    worker = Worker.of(app, tune_garbage_collector)
-    worker.pipe = pipe
-    worker.admin = common.admin
+    worker = Worker(app, common.admin, pipe)
     worker.run([common.listener])
     if worker.orphaned and common.shared is not None:  # nobody else will remove it
         shutil.rmtree(common.shared, ignore_errors=True)
@@ -57,9 +55,11 @@ def work(name: str, config: Config, common: Common, pipe: Connection) -> None:
 class Worker(server.Server):
     """A server that gets its commands through ``pipe``."""
 
-    pipe: Connection
-    orphaned = False
-    """Whether the supervisor has died."""
+    def __init__(self, app: App, admin: socket.socket | None, pipe: Connection) -> None:
+        super().__init__(app, tune_garbage_collector, admin)
+        self.orphaned = False
+        """Whether the supervisor has died."""
+        self._pipe = pipe
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -73,7 +73,7 @@ class Worker(server.Server):
         with suppress(RuntimeError):  # the loop has ended meanwhile
             while True:
                 try:
-                    command: Command | Config = self.pipe.recv()
+                    command: Command | Config = self._pipe.recv()
                 except (EOFError, OSError):
                     loop.call_soon_threadsafe(self._stop_orphaned)
                     return
