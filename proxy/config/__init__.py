@@ -27,11 +27,8 @@ from ..core.errors import ConfigError, Problem
 from .sections import read
 from .values import (
     Admin,
-    BridgeName,
     Config,
-    CredentialForm,
     Credentials,
-    Keepalive,
     Ledger,
     Limits,
     Route,
@@ -39,7 +36,6 @@ from .values import (
     Server,
     Snapshots,
     Timeouts,
-    UnknownVersions,
     Upstream,
 )
 from .yamlnodes import LARGEST_FILE
@@ -47,11 +43,8 @@ from .yamltext import Wrong, compose
 
 __all__ = [
     "Admin",
-    "BridgeName",
     "Config",
-    "CredentialForm",
     "Credentials",
-    "Keepalive",
     "Ledger",
     "Limits",
     "Route",
@@ -59,11 +52,9 @@ __all__ = [
     "Server",
     "Snapshots",
     "Timeouts",
-    "UnknownVersions",
     "Upstream",
     "load",
     "parse",
-    "read",
 ]
 
 
