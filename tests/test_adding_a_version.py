@@ -45,7 +45,7 @@ def _added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _forget_history() -> None:
     """Clear the caches: in no program but this one do the versions ever change."""
     versions.dates.cache_clear()
-    versions.path.cache_clear()
+    versions.steps.cache_clear()
 
 
 @pytest.mark.parametrize("version", ["2023-01-01", "2023-06-01", "2026-10-21"])

@@ -7,7 +7,7 @@ import time
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.versions.stops import MOST, StopScanner
+from proxy.versions.stops import MOST_STOPS, StopScanner
 
 TEXT = st.text("ab\n", max_size=6)
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)
@@ -87,6 +87,6 @@ def test_many_stops_beside_a_long_one_take_little_time() -> None:
 
 
 def test_so_many_are_looked_for_and_no_more() -> None:
-    stops = [f"<{number}>" for number in range(MOST + 1)]
+    stops = [f"<{number}>" for number in range(MOST_STOPS + 1)]
     assert StopScanner(stops).feed(f"a{stops[-1]}b") == f"a{stops[-1]}b"
     assert StopScanner(stops).feed(f"a{stops[-2]}b") == "a"

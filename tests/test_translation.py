@@ -31,7 +31,7 @@ from proxy.versions.complete_through_messages import (
 )
 from proxy.versions.message_so_far import MOST_FIELDS
 from proxy.versions.models import ModelTarget
-from proxy.versions.stops import MOST
+from proxy.versions.stops import MOST_STOPS
 
 KEYS = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 BODY = {"model": "claude-v1", "prompt": "\n\nHuman: Hi\n\nAssistant:", "max_tokens_to_sample": 9}
@@ -418,7 +418,7 @@ def test_a_client_of_2023_06_01_is_told_once_that_its_bridged_stream_failed() ->
 
 
 def test_a_message_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages_became_incremental, "LARGEST", 10_000)
+    monkeypatch.setattr(messages_became_incremental, "LARGEST_ANSWER", 10_000)
     asked = Translation("2023-01-01", "2023-06-01")
     asked.request("/v1/messages", b'{"stream":true}')
     made = asked.stream()
@@ -457,8 +457,8 @@ async def test_of_a_large_part_the_newest_snapshot_does_not_wait_for_the_next() 
 def test_a_completion_does_not_grow_for_ever(
     monkeypatch: pytest.MonkeyPatch, size: int, together: int, newest_only: bool
 ) -> None:
-    monkeypatch.setattr(runs, "LARGEST", 10_000)
-    monkeypatch.setattr(streams, "LARGEST", 10_000)
+    monkeypatch.setattr(runs, "LARGEST_ANSWER", 10_000)
+    monkeypatch.setattr(streams, "LARGEST_ANSWER", 10_000)
     made = translation(bridge=False, newest_only=newest_only).stream()
     same = {"type": "completion", "model": "claude-2", "log_id": "compl_1", "stop": None}
     delta = named("completion", {**same, "completion": "x" * size, "stop_reason": None})
@@ -469,7 +469,7 @@ def test_a_completion_does_not_grow_for_ever(
 def test_a_completion_that_grew_too_large_is_ended_with_all_its_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(streams, "LARGEST", 10_000)
+    monkeypatch.setattr(streams, "LARGEST_ANSWER", 10_000)
     made = translation(bridge=True).stream()
     text = "x" * 10_000 + "\n"
     with pytest.raises(UpstreamNonsense, match="larger than") as raised:
@@ -697,7 +697,7 @@ def test_an_answer_of_very_many_values_is_not_read(bridge: bool) -> None:
         translation(bridge=bridge).response(json.dumps(whole).encode())
 
 
-MANY_STOPS = [f"{'x' * 7}{number:02}" for number in range(MOST)]
+MANY_STOPS = [f"{'x' * 7}{number:02}" for number in range(MOST_STOPS)]
 
 
 def test_a_stream_of_very_many_open_blocks_is_ended() -> None:
@@ -720,7 +720,7 @@ def test_blocks_that_stopped_are_not_open() -> None:
 
 def test_so_much_text_for_many_stops_ends_the_stream() -> None:
     """Each is a search of its own: for a hundred a delta of 8 MB took 2.8 seconds."""
-    text = "x" * (MOST_SEARCHED // MOST + 1)
+    text = "x" * (MOST_SEARCHED // MOST_STOPS + 1)
     with pytest.raises(UpstreamNonsense, match="too much text"):
         played(translation(bridge=True, stops=MANY_STOPS).stream(), messages(["Hi", text]))
     assert text.encode() in played(translation(bridge=True).stream(), messages(["Hi", text]))
@@ -744,10 +744,10 @@ def test_a_whole_answer_is_looked_through_for_many_stops() -> None:
         made = translation(bridge=True, stops=MANY_STOPS)
         return made.response(json.dumps(whole).encode())
 
-    length = MOST_SEARCHED // MOST + 1
+    length = MOST_SEARCHED // MOST_STOPS + 1
     assert b"x" * length in answer(length)
     with pytest.raises(UpstreamNonsense, match="too much text"):
-        answer(MOST_SEARCHED_WHOLE // MOST + 1)
+        answer(MOST_SEARCHED_WHOLE // MOST_STOPS + 1)
 
 
 def test_a_message_survives_whatever_its_delta_says() -> None:

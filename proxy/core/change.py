@@ -39,7 +39,7 @@ from .errors import ProxyError
 
 Body = dict[str, Any]
 
-LARGEST = 16 << 20
+LARGEST_ANSWER = 16 << 20
 """The most that is remembered of a streamed answer, in bytes of JSON. Every snapshot repeats all of
 it, and to print a Message of four times that size takes half a second."""
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from ..config import Config, Route, Snapshots
 from ..core.errors import InvalidVersion, UnsupportedVersion, VersionRequired
 from ..translation.translation import Options, Translation
-from ..versions import dates, path
+from ..versions import dates, steps
 from ..versions.complete_through_messages import CompleteThroughMessages
 from ..versions.models import Learned
 from .routing import Match
@@ -94,7 +94,7 @@ def nearest(speaks: Sequence[str], client: str, endpoint: str) -> str:
     known = dates()
 
     def cost(version: str) -> tuple[int, int, bool]:
-        changes = sum(endpoint in step.kind.endpoints for step in path(client, version))
+        changes = sum(endpoint in step.kind.endpoints for step in steps(client, version))
         return changes, abs(known.index(version) - known.index(client)), version < client
 
     return min(speaks, key=cost)

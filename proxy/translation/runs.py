@@ -31,7 +31,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..core import jsontext
-from ..core.change import LARGEST, Event, GrowingText
+from ..core.change import LARGEST_ANSWER, Event, GrowingText
 from ..core.sse import BOM
 
 PassesUnchanged = Callable[[str], bool]
@@ -116,7 +116,7 @@ class Run:
             return None
         escaped = self._accepted(chunk[start:end])
         text = self._text.escaped
-        if escaped is None or len(text) > LARGEST:
+        if escaped is None or len(text) > LARGEST_ANSWER:
             return None
         text += escaped
         return b"".join((self._snapshot_before, text, self._snapshot_after))
@@ -124,10 +124,10 @@ class Run:
     def texts_at(self, chunk: bytes, at: int) -> list[bytes]:
         """The texts of the deltas that stand in ``chunk`` from ``at`` on, as they are on the wire.
 
-        At most those within LOOKAHEAD, and none once the text so far is larger than LARGEST. What
-        only looks like deltas may be among them; accepted() sorts it out.
+        At most those within LOOKAHEAD, and none once the text so far is larger than LARGEST_ANSWER.
+        What only looks like deltas may be among them; accepted() sorts it out.
         """
-        if len(self._text.escaped) > LARGEST or not chunk.startswith(self._before, at):
+        if len(self._text.escaped) > LARGEST_ANSWER or not chunk.startswith(self._before, at):
             return []
         at += self._text_starts
         texts = self._split(chunk[at : at + self._lookahead])

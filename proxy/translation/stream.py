@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..core import jsontext
-from ..core.change import LARGEST, BoundStep, Bridge, End, Event
+from ..core.change import LARGEST_ANSWER, BoundStep, Bridge, End, Event
 from ..core.errors import ProxyError, UpstreamNonsense, refused_in_stream
 from ..core.sse import Decoder, EventTooLarge, Frame
 from .runs import BLOCK, Run, begin_run
@@ -150,8 +150,8 @@ class StreamTranslation:
             if self._run is not None and not self._is_text(made):
                 self._run = None  # the next delta may become something else
             text = made[-1].text if made and not self.ended else None
-            if text is not None and len(text.escaped) > LARGEST:
-                raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
+            if text is not None and len(text.escaped) > LARGEST_ANSWER:
+                raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST_ANSWER} bytes")
             yield from made
         if whole and seen == 1 and self._decoder.between and self._is_text(made):
             passes_unchanged = self._bridge.passes_unchanged if self._bridge else None

@@ -15,7 +15,7 @@ from ..core import jsontext
 from ..core.change import Body, BoundStep, Bridge, Call, Event, Step
 from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from ..core.redaction import beginning
-from ..versions import path
+from ..versions import steps
 from ..versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 from .stream import StreamTranslation
 
@@ -60,7 +60,7 @@ class Translation:
         self._bridge = bridge
         self._options = options
         kind = type(bridge) if bridge else None
-        self._path = path(client, upstream, kind)  # type: ignore[arg-type]  # classes can be hashed
+        self._steps = steps(client, upstream, kind)  # type: ignore[arg-type]  # classes can be hashed
         self._way_back: list[BoundStep] = []
         """The steps of the response, in its order."""
 
@@ -78,7 +78,7 @@ class Translation:
         """Whether requests or responses of ``endpoint`` differ between the two versions."""
         return any(
             step.alters_requests or step.alters_answers
-            for step in self._path
+            for step in self._steps
             if endpoint in step.kind.endpoints
         )
 
@@ -109,7 +109,7 @@ class Translation:
     def _apply_changes(self, call: Call) -> Call:
         """Upgrade or downgrade the call, and remember the steps of the response."""
         changes: list[str] = []
-        for step in self._path:
+        for step in self._steps:
             if call.endpoint in step.kind.endpoints:
                 changes.append(step.kind.__name__)
                 bound = self._bind(step)

@@ -78,7 +78,7 @@ def droppable() -> frozenset[str]:
 
 
 @cache
-def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tuple[Step, ...]:
+def steps(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tuple[Step, ...]:
     """The steps from a client's version to an upstream's, in the order of a request.
 
     With a ``bridge`` they lead to the version at which it calls the living endpoint, over the
@@ -87,9 +87,9 @@ def path(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tupl
     if bridge is None:
         return tuple(_up(client, upstream) if client <= upstream else _down(client, upstream))
     return (
-        *path(client, bridge.version),
+        *steps(client, bridge.version),
         Step(bridge, client_is_older=True),
-        *path(bridge.version, upstream),
+        *steps(bridge.version, upstream),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core.change import LARGEST, Body, End, Event, VersionChange
+from ..core.change import LARGEST_ANSWER, Body, End, Event, VersionChange
 from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from .exception_and_truncated_removed import (
     NO_REASON,
@@ -64,8 +64,8 @@ class MessagesBecameIncremental(VersionChange):
         if event.name not in MESSAGE_EVENTS:
             return ()
         self._size += len(event.data)  # a tool's input is kept until it is whole
-        if self._size > LARGEST:
-            raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST} bytes")
+        if self._size > LARGEST_ANSWER:
+            raise UpstreamNonsense(f"upstream's answer is larger than {LARGEST_ANSWER} bytes")
         changed = self._so_far.apply(event.name, event.body)
         if changed and not _is_text(event):
             self._so_far.count(event.data)

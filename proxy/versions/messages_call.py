@@ -14,7 +14,7 @@ from ..core.change import Body, Call
 from ..core.errors import InvalidRequest
 from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
-from .stops import MOST, MOST_CHARACTERS
+from .stops import MOST_CHARACTERS, MOST_STOPS
 from .unset_parameters_refused import REMOVED_PARAMETERS, is_unset
 
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -41,7 +41,7 @@ BLANK_LENGTH = MOST_CHARACTERS // 2
 """How many characters the blank stop sequences may have in all. The proxy has to look for all of
 them, and for others beside them."""
 
-MOST_BLANK = MOST // 2
+MOST_BLANK = MOST_STOPS // 2
 """How many blank stop sequences there may be, likewise."""
 
 USER_ID_LENGTH = 512

@@ -13,7 +13,7 @@ MOST_CHARACTERS = 1000
 """How many characters the stop sequences of a scanner have in all; further ones are left to the
 upstream. Each delta pays for them, by the square of it where much is held back."""
 
-MOST = 100
+MOST_STOPS = 100
 """How many stop sequences a scanner looks for. Each is a search of its own through the whole text:
 two thousand of two characters took 320 ms in 60 KB."""
 
@@ -22,11 +22,11 @@ class StopScanner:
     """Releases text up to the first of ``stops``; ``hit`` is that stop once it was found.
 
     The first is the one that is complete first, as that is where a model would have stopped. Of
-    ``stops`` those are looked for, in their order, that fit into MOST_CHARACTERS, up to MOST.
+    ``stops`` those are looked for, in their order, that fit into MOST_CHARACTERS, up to MOST_STOPS.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self._stops = tuple(islice(_fitting(stops), MOST))
+        self._stops = tuple(islice(_fitting(stops), MOST_STOPS))
         self.count = len(self._stops)
         """How many stop sequences are looked for."""
         self._first_characters = frozenset(stop[0] for stop in self._stops)
