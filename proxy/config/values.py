@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..core.nudges import Nudge
+from ..core.sse import LARGEST_EVENT
 from ..versions.models import ModelTarget
 
 CredentialForm = Literal["as_is", "x-api-key", "bearer"]
@@ -117,7 +118,7 @@ class Limits:
 
     request_body: int = 32 << 20
     header_bytes: int = 64 << 10
-    event: int = 8 << 20
+    event: int = LARGEST_EVENT
     concurrent_exchanges: int = 1000
 
 

@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 BOM = b"\xef\xbb\xbf"
 
+LARGEST_EVENT = 8 << 20
+"""The largest event where nobody says otherwise, in bytes."""
+
 _PLAIN = re.compile(rb"event: ([^\r\n]+)(\r?\n)data: ([^\r\n]+)\2\2")
 """A whole event in the form that nearly all have."""
 
@@ -37,7 +40,7 @@ class Frame(NamedTuple):
 class Decoder:
     """Decodes a stream from chunks, cut anywhere. An event has at most ``limit`` bytes."""
 
-    def __init__(self, limit: int = 8 << 20) -> None:
+    def __init__(self, limit: int = LARGEST_EVENT) -> None:
         self._limit = limit
         self._partial_line = bytearray()
         self._size = 0

@@ -15,6 +15,7 @@ from ..core import jsontext
 from ..core.change import Body, BoundStep, Bridge, Call, Event, Step
 from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from ..core.redaction import beginning
+from ..core.sse import LARGEST_EVENT
 from ..versions import steps
 from ..versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 from .stream import StreamTranslation
@@ -35,7 +36,7 @@ class Options:
     """Refuse a request of which something would be left out."""
     newest_only: bool = False
     """Of several snapshots that arrive together, send only the last."""
-    event_limit: int = 8 << 20
+    event_limit: int = LARGEST_EVENT
     """The largest event that the upstream may send, in bytes."""
 
 
