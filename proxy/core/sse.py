@@ -108,10 +108,9 @@ class Decoder:
         """
         if self._after_cr and chunk:
             self._after_cr = False
-            if chunk[0] == 0x0A:  # noqa: PLR2004
-                chunk = chunk[1:]
+            chunk = chunk.removeprefix(b"\n")
         if b"\r" in chunk:
-            self._after_cr = chunk[-1] == 0x0D  # noqa: PLR2004
+            self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = chunk.split(b"\n")
         if self._partial_line and len(lines) > 1:
