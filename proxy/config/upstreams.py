@@ -91,7 +91,7 @@ def _is_host(host: str) -> bool:
     """Whether ``host`` can be connected to, by its looks (RFC 1123 §2.1, RFC 3986 §3.2.2)."""
     if host.startswith("["):
         with suppress(ValueError):
-            return ip_address(host[1:-1]).version == 6  # noqa: PLR2004
+            return ip_address(host[1:-1]).version == 6
         return False
     return all(re.fullmatch(r"[a-z0-9_-]{1,63}", label, re.IGNORECASE) for label in host.split("."))
 

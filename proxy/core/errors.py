@@ -278,5 +278,5 @@ def refused_in_stream(body: Any) -> UpstreamRefused:
 
 def type_of(status: int) -> str:
     """The error type for an HTTP status that came without one."""
-    default = "api_error" if status >= 500 else "invalid_request_error"  # noqa: PLR2004
+    default = "api_error" if status >= 500 else "invalid_request_error"
     return _TYPE_OF_STATUS.get(status, default)

@@ -109,4 +109,4 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
         address = ip_address(name[1:-1] if bracketed else name)
     except ValueError:
         return None
-    return address if bracketed == (address.version == 6) else None  # noqa: PLR2004
+    return address if bracketed == (address.version == 6) else None

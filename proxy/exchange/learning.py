@@ -52,7 +52,7 @@ async def _ask(upstream: Upstream, speaks: Sequence[str]) -> dict[str, Profile]:
                 body = await answer.read_all(LISTING)
             finally:
                 answer.close()
-            if answer.status != 200:  # noqa: PLR2004
+            if answer.status != 200:
                 log.warning("upstream %s did not list its models: %s", upstream.name, answer.status)
                 return {}
             # Urgent: large requests of clients may take longer than PATIENCE.

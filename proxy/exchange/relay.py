@@ -287,7 +287,7 @@ class Exchange:
         answer.forget_head()
         await answer.forward(self._client.write)
         await self._client.end()
-        if answer.status >= 400:  # noqa: PLR2004
+        if answer.status >= 400:
             self.record.ended = "upstream refused"
 
     # Translated.
@@ -307,7 +307,7 @@ class Exchange:
         if not translation.answers:
             await self._pass_back(answer)
             return
-        if answer.status >= 400:  # noqa: PLR2004
+        if answer.status >= 400:
             raise translation.error(await _refusal(answer))
         _check_answer(answer, streams=translation.streams)
         if translation.streams:
@@ -422,7 +422,7 @@ def _dropped_names(dropped: Iterable[str]) -> Iterator[str]:
 
 def _check_answer(answer: Answer, *, streams: bool) -> None:
     """Raise UpstreamNonsense for an answer that cannot be translated, by its head."""
-    if answer.status != 200:  # noqa: PLR2004
+    if answer.status != 200:
         raise UpstreamNonsense(f"upstream answered with status {answer.status}")
     if _is_stream(answer) != streams:
         asked, got = ("a stream", "one body") if streams else ("one body", "a stream")

@@ -138,7 +138,7 @@ class _Traced(Upstream):
         )
         answer = await super().call(method, target, _at(pair.call, fields), body)
         pair.call.set_attribute("http.response.status_code", answer.status)
-        if answer.status >= 400:  # noqa: PLR2004
+        if answer.status >= 400:
             _fail(pair.call, str(answer.status))
         return answer
 
@@ -179,7 +179,7 @@ def _describe_exchange(span: Span, record: Record) -> None:
         span.set_attribute(f"{OWN}.dropped", sorted(names))
     if record.status:
         span.set_attribute("http.response.status_code", record.status)
-    if record.failed or record.status >= 500:  # noqa: PLR2004
+    if record.failed or record.status >= 500:
         _fail(span, record.ended if record.error_class == UNKNOWN else record.error_class)
 
 

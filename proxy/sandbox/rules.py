@@ -82,7 +82,7 @@ class Model(NamedTuple):
             "id": self.id,
             "display_name": f"Claude {line.title()} {version}",
             "created_at": f"{self.created}T00:00:00Z",
-            "max_input_tokens": 200_000 if self.max_tokens == 64_000 else 1_000_000,  # noqa: PLR2004
+            "max_input_tokens": 200_000 if self.max_tokens == 64_000 else 1_000_000,
             "max_tokens": self.max_tokens,
         }
 

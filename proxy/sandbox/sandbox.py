@@ -173,7 +173,7 @@ def _get_model(call: Call) -> ASGIApp:
 
 async def _no_such_endpoint(request: Request, error: Exception) -> Response:
     seed = wire.seed_of(request.method.encode(), request.url.path.encode())
-    if isinstance(error, HTTPException) and error.status_code == 405:  # noqa: PLR2004
+    if isinstance(error, HTTPException) and error.status_code == 405:
         message = f"{request.method} is not allowed on this path"
         wrong = ApiError("invalid_request_error", message, status=405, headers=error.headers)
         return _refusal(wrong, seed)

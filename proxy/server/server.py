@@ -303,7 +303,7 @@ def _add_reason_phrases() -> None:
     table = httptools_impl.STATUS_LINE
     for status, line in table.items():
         if line.endswith(b" \r\n"):
-            general = "Server Error" if status >= 500 else "Unknown"  # noqa: PLR2004
+            general = "Server Error" if status >= 500 else "Unknown"
             phrase = _PHRASES.get(status, general)
             table[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
 

@@ -419,9 +419,9 @@ class Answer:
         status = self._parser.get_status_code()
         if self._has_head:
             return
-        if 100 <= status < 200 and status != 101:  # noqa: PLR2004  (interim, RFC 9110 §15.2)
+        if 100 <= status < 200 and status != 101:  # interim, RFC 9110 §15.2
             self.fields.clear()
-        elif not 200 <= status <= 599:  # noqa: PLR2004
+        elif not 200 <= status <= 599:
             self._fail(UpstreamNonsense(f"upstream answered with status {status}"))
         elif controls(self.fields):
             self._fail(UpstreamNonsense("upstream sent a control character in its header"))
