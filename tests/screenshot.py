@@ -60,7 +60,7 @@ def invent(app: App, now: float) -> None:
     """Tell the ledger of all that these have called up to now."""
     clock = [0.0]
     chance = random.Random(7)  # noqa: S311  (it is for looks)
-    app.journal._clock = lambda: clock[0]  # noqa: SLF001
+    app.journal._clock = lambda: clock[0]
     for day in range(DAYS):
         for program in PROGRAMS:
             part = 1.05 - day / DAYS if program.leaving else (day + 10) / DAYS

@@ -266,13 +266,13 @@ class Proxy:
     @property
     def pool(self) -> Any:
         """The connections to the upstream."""
-        return self.upstream._pool  # noqa: SLF001
+        return self.upstream._pool
 
     def open_now(self) -> dict[str, int]:
         """The numbers of things that are open now."""
         return {
             "exchanges": len(self.app.exchanges),
-            "connections": len(self.pool._all),  # noqa: SLF001
+            "connections": len(self.pool._all),
             "their other ends": self.stage.open,
             "tasks": len(asyncio.all_tasks()),
             "files": sum(1 for _ in Path("/proc/self/fd").iterdir()),
@@ -282,7 +282,7 @@ class Proxy:
     async def nothing_left(self) -> AsyncIterator[None]:
         """Check that a block leaves nothing open but free connections, once all has been closed."""
         yield
-        await until(lambda: len(self.pool._free) == len(self.pool._all))  # noqa: SLF001
+        await until(lambda: len(self.pool._free) == len(self.pool._all))
         self.close_free()
         with suppress(TimeoutError):
             await until(lambda: self.open_now() == self.before)
@@ -290,7 +290,7 @@ class Proxy:
 
     def close_free(self) -> None:
         """Close the free connections, so that the next call opens one."""
-        for connection in tuple(self.pool._free):  # noqa: SLF001
+        for connection in tuple(self.pool._free):
             connection.close()
 
 

@@ -71,7 +71,7 @@ async def test_the_page_is_shown_where_no_file_can_be_opened_any_more(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As where clients hold all that there are: it was a fault, told with all its calls."""
-    page._page.cache_clear()  # noqa: SLF001  (others have asked for it)
+    page._page.cache_clear()  # others have asked for it
     async with both_ports() as (_, urls):
         monkeypatch.setattr(page, "FILE", tmp_path / "none")
         for url in urls:

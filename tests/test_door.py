@@ -657,7 +657,7 @@ async def test_nothing_is_read_behind_a_part_of_a_request_that_was_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Event loops close a connection when a read fails, but not when a later turn does."""
-    read = protocol.Protocol._read  # noqa: SLF001
+    read = protocol.Protocol._read
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     begun = asyncio.Event()
     ends: list[str] = []
@@ -667,7 +667,7 @@ async def test_nothing_is_read_behind_a_part_of_a_request_that_was_lost(
             raise MemoryError
         read(self, data)
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         begun.set()
         while (message := await receive()).get("more_body", False):
             pass
@@ -799,7 +799,7 @@ async def test_a_client_that_leaves_requests_behind_is_no_fault_and_leaves_no_ga
 ) -> None:
     reached, over, freed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
@@ -838,7 +838,7 @@ async def test_a_refused_client_leaves_no_garbage(refused: bytes) -> None:
     """It would keep all that was sent along with what is refused."""
     freed = asyncio.Event()
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         weakref.finalize(scope["extensions"][CONNECTION], freed.set)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -953,7 +953,7 @@ async def test_the_bodies_of_requests_behind_others_wait_among_them(
 async def test_whoever_is_answered_waits_no_more() -> None:
     waiting: list[int] = []
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         waiting.append(scope["extensions"][CONNECTION].config.waiting.taken)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -974,7 +974,7 @@ async def test_a_body_that_nobody_reads_waits_among_them_while_no_answer_is_take
     begun: list[protocol.Protocol] = []
     arrived = asyncio.Event()
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         connection = scope["extensions"][CONNECTION]
         if begun:
             cycle = connection.cycle
@@ -1037,7 +1037,7 @@ async def test_what_nobody_has_read_of_a_body_goes_with_its_answer() -> None:
     size = 20_000
     waiting: list[int] = []
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         cycle = scope["extensions"][CONNECTION].cycle
         await until(lambda: len(cycle.body) >= size)
         await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -1057,7 +1057,7 @@ async def test_however_much_is_pipelined_little_of_it_waits() -> None:
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        waiting.append(scope["extensions"][CONNECTION]._waiting)  # noqa: SLF001
+        waiting.append(scope["extensions"][CONNECTION]._waiting)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -1074,7 +1074,7 @@ async def test_a_client_whose_body_nobody_takes_is_made_to_wait() -> None:
     part, parts = b"x" * (256 << 10), 100
     waiting: list[int] = []
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         more = True
         while more:
             for _ in range(10):  # as long as it takes to read on, if that is done
@@ -1098,7 +1098,7 @@ async def test_a_client_that_is_slow_is_waited_for_each_time() -> None:
     part, parts = b"x" * (256 << 10), 100
     waiting: list[int] = []
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         transport = scope["extensions"][CONNECTION].transport
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(parts):
@@ -1120,7 +1120,7 @@ async def test_whoever_sends_much_at_once_lets_others_go_first(
     size = 100_000  # more than the event loop hands over at once
     parts: list[bytes] = []
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         while (message := await receive())["more_body"]:
             parts.append(message["body"])
         parts.append(message["body"])
@@ -1140,7 +1140,7 @@ async def test_what_was_read_is_not_kept() -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["more_body"]:
             pass
-        kept.append(len(scope["extensions"][CONNECTION]._unread.obj))  # noqa: SLF001
+        kept.append(len(scope["extensions"][CONNECTION]._unread.obj))
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -1328,7 +1328,7 @@ def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]
     """
     shorten(monkeypatch, "BODY_SILENCE")
     over = asyncio.Event()
-    expire: Callable[[Any], None] = protocol.Protocol._expire  # noqa: SLF001
+    expire: Callable[[Any], None] = protocol.Protocol._expire
     left = 3
 
     def counted(connection: protocol.Protocol) -> None:
@@ -1419,7 +1419,7 @@ async def test_each_part_of_a_body_is_given_its_time_and_does_not_count_for_fram
             left = size
             while left:
                 left -= len((await receive())["body"])
-            dues.append(connection._alarm.due)  # noqa: SLF001
+            dues.append(connection._alarm.due)
             taken.release()
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -1472,13 +1472,13 @@ async def test_a_slow_client_that_is_let_go_gets_the_last_of_its_answer_and_is_l
 ) -> None:
     shorten(monkeypatch, "LINGER")
     lingered = asyncio.Event()
-    expire = protocol.Protocol._expire  # noqa: SLF001
+    expire = protocol.Protocol._expire
 
     def expired(connection: protocol.Protocol) -> None:
         expire(connection)
         lingered.set()
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         transport = scope["extensions"][CONNECTION].transport
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not transport.get_write_buffer_size():
@@ -1498,13 +1498,13 @@ async def test_a_slow_client_that_is_let_go_gets_the_last_of_its_answer_and_is_l
 async def test_a_client_that_has_taken_what_waited_is_not_left_for_it() -> None:
     timers: list[asyncio.TimerHandle] = []
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         connection = scope["extensions"][CONNECTION]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not connection.flow.write_paused:
             part = b"x" * (16 << 10)
             await send({"type": "http.response.body", "body": part, "more_body": True})
-        timers.append(connection._patience._timer)  # noqa: SLF001
+        timers.append(connection._patience._timer)
         await connection.flow.drain()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -1519,13 +1519,13 @@ async def test_a_client_that_does_not_take_the_last_of_its_answer_is_left(
     monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     written, left = asyncio.Event(), asyncio.Event()
-    give_up = protocol.Protocol._give_up  # noqa: SLF001
+    give_up = protocol.Protocol._give_up
 
     def given_up(connection: protocol.Protocol) -> None:
         give_up(connection)
         left.set()
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         connection = scope["extensions"][CONNECTION]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not connection.transport.get_write_buffer_size():
@@ -1557,9 +1557,9 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
 ) -> None:
     looks: list[bool] = []
     left = asyncio.Event()
-    look = Patience._on_timer  # noqa: SLF001
+    look = Patience._on_timer
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not left.is_set():
             part = b"x" * (16 << 10)
@@ -1573,7 +1573,7 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
         if len(looks) < 3:
             client.recv(2 * ENOUGH, socket.MSG_WAITALL)
         look(patience)
-        looks.append(patience._transport.is_closing())  # noqa: SLF001
+        looks.append(patience._transport.is_closing())
         if looks[-1]:
             left.set()
 

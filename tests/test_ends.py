@@ -430,7 +430,7 @@ async def test_no_ping_overtakes_the_end_that_waits_for_a_slow_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     silences = asyncio.Semaphore(0)
-    look = Keepalive._on_timer  # noqa: SLF001
+    look = Keepalive._on_timer
 
     def looked(pinger: Keepalive) -> None:
         look(pinger)
@@ -489,7 +489,7 @@ async def test_a_ping_that_had_to_wait_is_neither_the_last_nor_left_behind(
     monkeypatch.setattr(keepalive, "SILENCE", 0)
     before = asyncio.all_tasks()
     looks = asyncio.Semaphore(0)
-    look = Keepalive._on_timer  # noqa: SLF001
+    look = Keepalive._on_timer
     pings = 0
 
     def looked(pinger: Keepalive) -> None:
@@ -663,7 +663,7 @@ async def test_what_a_part_left_to_wait_for_is_dropped_where_a_drain_cuts_in_bet
 ) -> None:
     """Though the upstream goes on for a while."""
     begun, cut, heard = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    hand_over = Answer._hand_over  # noqa: SLF001
+    hand_over = Answer._hand_over
 
     async def play(side: Side) -> None:
         await side.request()

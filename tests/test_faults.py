@@ -86,7 +86,7 @@ Proxies = dict[str, Proxy]
 
 
 @pytest.fixture(scope="module")
-async def proxies(anyio_backend: object) -> AsyncIterator[Proxies]:  # noqa: ARG001
+async def proxies(anyio_backend: object) -> AsyncIterator[Proxies]:
     """Proxies in front of one stage that differ in what they have no patience for."""
     stage = Stage()
     impatient = {
@@ -730,7 +730,7 @@ async def test_others_have_their_turn_while_events_repeat_a_long_text(
     """However fast the client takes them, and whichever way they are sent."""
     turns = Turns()
     written: Counter[int] = Counter()
-    write = Client._write_at_once  # noqa: SLF001
+    write = Client._write_at_once
 
     def watched(self: Client, data: bytes) -> bool:
         written[turns.past] += 1
@@ -1079,10 +1079,10 @@ async def test_a_body_that_is_not_kept_avoids_connections_that_may_be_about_to_c
     async with proxy.nothing_left():
         stage.scripts.append(closes_at_reuse(stage, closes))
         check_good(BYTES, await proxy.ask(BYTES.request))
-        await until(lambda: len(proxy.pool._free) == 1)  # noqa: SLF001
+        await until(lambda: len(proxy.pool._free) == 1)
         if rested:
-            for connection in proxy.pool._free:  # noqa: SLF001
-                proxy.pool._free[connection] -= 1.1  # noqa: SLF001
+            for connection in proxy.pool._free:
+                proxy.pool._free[connection] -= 1.1
         got = await proxy.ask(request_)
         if rested:
             check_good(BYTES, got)
@@ -1098,7 +1098,7 @@ async def test_what_comes_unasked_on_a_free_connection_is_no_answer(proxy: Proxy
 
     async def play(side: Side) -> None:
         await stage.answer(side)
-        await until(lambda: len(proxy.pool._free) == 1)  # noqa: SLF001
+        await until(lambda: len(proxy.pool._free) == 1)
         await side.say(with_length(NATIVE))
         assert await side.rest() == b""
         closed.set()
@@ -1173,8 +1173,8 @@ async def test_a_client_that_leaves_its_upload_takes_its_call_along(
 
 def paused(proxy: Proxy) -> bool:
     """Whether an upstream is made to wait."""
-    answers = [connection._answer for connection in proxy.pool._all]  # noqa: SLF001
-    return any(answer is not None and answer._paused for answer in answers)  # noqa: SLF001
+    answers = [connection._answer for connection in proxy.pool._all]
+    return any(answer is not None and answer._paused for answer in answers)
 
 
 def endless(road: Road) -> Play:

@@ -79,7 +79,7 @@ async def test_what_arrived_before_the_cut_is_read_before_the_cut_is_told() -> N
     async with raw_upstream(stream) as url, connected(url) as upstream:
         answer = await ask(upstream)
         async with asyncio.timeout(PATIENCE):
-            while answer._error is None:  # noqa: ASYNC110, SLF001
+            while answer._error is None:  # noqa: ASYNC110
                 await asyncio.sleep(0)  # nothing tells when the library has seen the cut
         assert await answer.read() == b"all of this"
         with pytest.raises(errors.UpstreamBrokeOff):
@@ -123,7 +123,7 @@ async def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.Monke
 async def test_a_connection_that_is_too_old_for_an_upload_stays_free_for_others() -> None:
     async with raw_upstream(says_nothing_and_stays) as url, connected(url) as upstream:
         (await ask(upstream)).close()
-        assert upstream._pool.free(within=-1) is None  # noqa: SLF001
+        assert upstream._pool.free(within=-1) is None
         assert upstream.connections() == (0, 1)
 
 
@@ -142,7 +142,7 @@ async def test_connections_that_are_closed_for_good_are_kept_by_nobody() -> None
     try:
         async with raw_upstream(says_nothing_and_stays) as url, connected(url) as upstream:
             (await ask(upstream)).close()
-            weakref.finalize(upstream._pool, freed.set)  # noqa: SLF001
+            weakref.finalize(upstream._pool, freed.set)
         del upstream
         await until(freed.is_set)
     finally:
@@ -328,13 +328,13 @@ async def test_an_answer_that_nobody_read_does_not_stop_the_next() -> None:
     size = 200 << 10
     arrived = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size
     async with raw_upstream(silent) as url, connected(url) as upstream:
-        connection = await upstream._pool.new()  # noqa: SLF001
+        connection = await upstream._pool.new()
         answer = connection.call(b"", "api", 9, 99, bodiless=False)
         connection.data_received(arrived)
-        assert not connection._transport.is_reading()  # noqa: SLF001
+        assert not connection._transport.is_reading()
         answer.close()
-        assert upstream._pool.free() is connection  # noqa: SLF001
-        assert connection._transport.is_reading()  # noqa: SLF001
+        assert upstream._pool.free() is connection
+        assert connection._transport.is_reading()
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
@@ -385,7 +385,7 @@ async def test_an_upload_that_fails_after_its_answer_ends_the_connection() -> No
         answer = await upstream.call("POST", "/", [(b"content-length", b"9")], body())
         assert await answer.read() == b""
         gone.set()
-        await until(lambda: answer._upload is not None and answer._upload.done())  # noqa: SLF001
+        await until(lambda: answer._upload is not None and answer._upload.done())
         answer.close()
         async with asyncio.timeout(PATIENCE):
             await ended.wait()
@@ -413,10 +413,10 @@ async def test_an_upload_is_as_slow_as_its_upstream() -> None:
     waiting: list[int] = []
 
     async def body() -> AsyncIterator[bytes]:
-        (connection,) = upstream._pool._all  # noqa: SLF001
+        (connection,) = upstream._pool._all
         for _ in range(parts):
             yield part
-            waiting.append(connection._transport.get_write_buffer_size())  # noqa: SLF001
+            waiting.append(connection._transport.get_write_buffer_size())
 
     async def play(side: Side) -> None:
         await side.head()
@@ -497,8 +497,8 @@ async def test_an_early_answer_is_read_though_the_upload_is_reset(
         for _ in range(3):
             await asyncio.sleep(0)  # uvloop sends what was written a turn later
         if paused:
-            (connection,) = upstream._pool._all  # noqa: SLF001
-            await until(lambda: not connection._transport.is_reading())  # noqa: SLF001
+            (connection,) = upstream._pool._all
+            await until(lambda: not connection._transport.is_reading())
         here.reset()
         yield b"more"
         yield b"last"
@@ -508,7 +508,7 @@ async def test_an_early_answer_is_read_though_the_upload_is_reset(
         async with connected(here.url) as upstream:
             answer = await upstream.call("POST", "/", [(b"content-length", b"12")], body())
             assert answer.status == 413
-            await until(lambda: answer._upload is not None and answer._upload.done())  # noqa: SLF001
+            await until(lambda: answer._upload is not None and answer._upload.done())
             assert (await answer.read_all(1 << 20)).endswith(b"last")
             answer.close()
 
@@ -531,11 +531,11 @@ async def test_an_answer_that_was_left_may_end_with_what_its_connection_leaves()
         answer = await ask(upstream)
         assert await answer.read() == b"all that is wanted"
         answer.close_soon()
-        (connection,) = upstream._pool._all  # noqa: SLF001
+        (connection,) = upstream._pool._all
         connection.pause_reading()
         stops.set()
         await has_stopped.wait()
-        await until(lambda: _readable(connection._socket))  # noqa: SLF001
+        await until(lambda: _readable(connection._socket))
         while not connection.closed:
             await connection.write(b"x")
             await asyncio.sleep(0)
@@ -571,8 +571,8 @@ async def test_an_answer_that_lacks_a_part_of_its_middle_is_not_whole() -> None:
     async with raw_upstream(play) as url, connected(url) as upstream:
         answer = await ask(upstream)
         assert await answer.read() == b"first"
-        answer._parser = Forgetful(answer._parser)  # noqa: SLF001
-        (connection,) = upstream._pool._all  # noqa: SLF001
+        answer._parser = Forgetful(answer._parser)
+        (connection,) = upstream._pool._all
         with suppress(MemoryError):  # which has event loops close it, and the rest is read
             connection.data_received(chunk(b"lost"))
         heard.set()
@@ -616,7 +616,7 @@ async def test_a_request_that_is_not_all_sent_ends_its_connection(
         answer = await upstream.call("POST", "/", [], b"x" * (64 << 20))
         assert answer.status == 413
         answer.close()
-        assert upstream._pool.free() is None  # noqa: SLF001
+        assert upstream._pool.free() is None
         ended.set()
 
 
@@ -625,7 +625,7 @@ async def test_an_answer_to_nothing_is_not_the_last_on_its_connection() -> None:
     greeting = b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n"
 
     async with raw_upstream(said(b"")) as url, connected(url) as upstream:
-        connection = await upstream._pool.new()  # noqa: SLF001
+        connection = await upstream._pool.new()
         connection.data_received(greeting)
         answer = connection.call(b"GET / HTTP/1.1\r\n\r\n", "api", 9, 99, bodiless=False)
         await answer.head(9)
@@ -677,7 +677,7 @@ async def test_a_call_can_be_cancelled_at_every_step(steps: int) -> None:
         before = open_now()
         await cancelled_after(steps, upstream)
         await until(lambda: open_now() == before)
-        assert not upstream._pool._all  # noqa: SLF001
+        assert not upstream._pool._all
 
 
 @pytest.mark.parametrize("steps", range(12))
@@ -692,7 +692,7 @@ async def test_over_tls_a_call_can_be_cancelled_at_every_step(
     async with raw_upstream(silent, certificate.serve()) as url:
         before = open_now()
         async with connected(url) as upstream:
-            weakref.finalize(upstream._pool._tls, freed.set)  # noqa: SLF001
+            weakref.finalize(upstream._pool._tls, freed.set)
             await cancelled_after(steps, upstream)
             await until(lambda: open_now() == before)
         del upstream
@@ -852,7 +852,7 @@ async def test_a_name_that_is_not_known_when_nobody_waits_any_more_is_no_fault_o
         with suppress(asyncio.CancelledError):
             await call
         down.set()
-        await until(lambda: upstream._pool._addresses._lookup is None)  # noqa: SLF001
+        await until(lambda: upstream._pool._addresses._lookup is None)
     gc.collect()
     await asyncio.sleep(0)
     loop.set_exception_handler(None)
@@ -875,7 +875,7 @@ async def test_a_pool_that_is_closed_asks_for_no_name_any_more(
         call.cancel()
     with suppress(asyncio.CancelledError):
         await call
-    await until(lambda: upstream._pool._addresses._lookup is None)  # noqa: SLF001
+    await until(lambda: upstream._pool._addresses._lookup is None)
 
 
 async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -> None:
@@ -890,7 +890,7 @@ async def test_a_pool_that_is_closed_keeps_no_connection_that_was_on_its_way() -
 
 async def test_a_connection_that_is_lost_before_its_call_is_told_at_once() -> None:
     async with raw_upstream(silent) as url, connected(url) as upstream:
-        connection = await upstream._pool.new()  # noqa: SLF001
+        connection = await upstream._pool.new()
         connection.close()
         await until(lambda: upstream.connections() == (0, 0))
         answer = connection.call(b"GET / HTTP/1.1\r\n\r\n", "api", 60, 60, bodiless=False)
@@ -901,9 +901,9 @@ async def test_a_connection_that_is_lost_before_its_call_is_told_at_once() -> No
 @pytest.mark.skipif(sys.platform != "linux", reason="only there can the system be asked")
 async def test_of_what_an_upstream_does_not_read_little_waits_in_the_system() -> None:
     async with raw_upstream(silent) as url, connected(url) as upstream:
-        connection = await upstream._pool.new()  # noqa: SLF001
+        connection = await upstream._pool.new()
         answer = connection.call(bytes(16 << 20), "api", 60, 60, bodiless=False)
-        opened = connection._socket  # noqa: SLF001
+        opened = connection._socket
         await until(lambda: unacknowledged(opened) > 0)
         assert unacknowledged(opened) < 1 << 20
         answer.close()
@@ -920,11 +920,11 @@ async def test_a_connection_with_something_unread_is_not_used_again() -> None:
         await side.rest()
 
     async with raw_upstream(play) as url, connected(url) as upstream:
-        connection = await upstream._pool.new()  # noqa: SLF001
+        connection = await upstream._pool.new()
         connection.pause_reading()
-        upstream._pool.keep(connection)  # noqa: SLF001
+        upstream._pool.keep(connection)
         await until(lambda: not connection.usable())
-        assert upstream._pool.free() is None  # noqa: SLF001
+        assert upstream._pool.free() is None
         assert connection.closed
 
 
@@ -945,15 +945,15 @@ async def test_over_tls_a_connection_with_something_undeciphered_is_not_used_aga
         raw_upstream(play, certificate.serve()) as url,
         connected(url) as upstream,
     ):
-        connection = await upstream._pool.new()  # noqa: SLF001
+        connection = await upstream._pool.new()
         await connects.wait()
         await until(connection.usable)  # TLS itself has more to say at first
         connection.pause_reading()
         paused.set()
         await until(lambda: not connection.usable())
-        await until(lambda: not _readable(connection._socket))  # noqa: SLF001
-        upstream._pool.keep(connection)  # noqa: SLF001
-        assert upstream._pool.free() is None  # noqa: SLF001
+        await until(lambda: not _readable(connection._socket))
+        upstream._pool.keep(connection)
+        assert upstream._pool.free() is None
         assert connection.closed
 
 
@@ -972,13 +972,13 @@ async def test_over_tls_a_request_is_encrypted_as_the_upstream_takes_it(
         body = bytes(16 << 20)
         call = asyncio.create_task(upstream.call("POST", "/v1/messages", [], body))
         await until(lambda: upstream.connections() == (1, 0))
-        (connection,) = upstream._pool._all  # noqa: SLF001
-        layers = (connection._transport, connection._plain)  # noqa: SLF001
+        (connection,) = upstream._pool._all
+        layers = (connection._transport, connection._plain)
 
         def waits() -> int:
             return sum(layer.get_write_buffer_size() for layer in layers)
 
-        await until(lambda: connection._writable is not None or waits() > 1 << 20)  # noqa: SLF001
+        await until(lambda: connection._writable is not None or waits() > 1 << 20)
         assert waits() < 1 << 20
         seen.set()
         with pytest.raises(errors.UpstreamUnreachable):
@@ -994,9 +994,9 @@ async def test_a_connection_can_be_asked_at_every_turn_while_it_is_lost(
         raw_upstream(silent, certificate.serve()) as url,
         connected(url) as upstream,
     ):
-        connection = await upstream._pool.new()  # noqa: SLF001
+        connection = await upstream._pool.new()
         assert connection.usable()
-        connection._transport.abort()  # noqa: SLF001
+        connection._transport.abort()
         while not connection.closed:
             connection.usable()
             await asyncio.sleep(0)
@@ -1005,7 +1005,7 @@ async def test_a_connection_can_be_asked_at_every_turn_while_it_is_lost(
 
 async def test_what_stands_beside_the_parts_of_a_body_is_counted_from_each() -> None:
     async with raw_upstream(silent) as url, connected(url) as upstream:
-        connection = await upstream._pool.new()  # noqa: SLF001
+        connection = await upstream._pool.new()
         answer = connection.call(b"", "api", 9, 99, bodiless=False)
         connection.data_received(STREAM_HEAD)
         for _ in range(30_000):  # of which each is cut behind its size
@@ -1086,7 +1086,7 @@ async def test_a_name_that_is_not_known_leaves_nothing(monkeypatch: pytest.Monke
     try:
         async with connected("http://api.example") as upstream:
             with suppress(Unknown):
-                await upstream._pool.new()  # noqa: SLF001
+                await upstream._pool.new()
             await until(lambda: not left)
     finally:
         gc.enable()
@@ -1102,7 +1102,7 @@ async def test_a_look_up_that_fails_itself_is_told_of(monkeypatch: pytest.Monkey
     async with connected("http://api.example") as upstream:
         for _ in range(2):
             with pytest.raises(MemoryError):
-                await upstream._pool.new()  # noqa: SLF001
+                await upstream._pool.new()
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])

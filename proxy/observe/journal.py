@@ -113,9 +113,9 @@ class Journal:
                 # Shielded: a disk that answers late may still be written to.
                 await asyncio.shield(asyncio.create_task(self._close()))
         except TimeoutError:
-            log.error("ledger: the disk does not answer; what was counted last may be lost")  # noqa: TRY400
+            log.error("ledger: the disk does not answer; what was counted last may be lost")
         except OSError as error:  # some disks report a failed write only at close
-            log.error("%s; what was counted last may be lost", _explained(error))  # noqa: TRY400
+            log.error("%s; what was counted last may be lost", _explained(error))
 
     async def _close(self) -> None:
         await self.sync()

@@ -27,8 +27,8 @@ def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
         now = load()
     except ConfigError as error:
         for line in str(error).splitlines():
-            log.error("%s", line)  # noqa: TRY400  (a problem of the file, not of ours)
-        log.error("not reloaded: the configuration stays as it was")  # noqa: TRY400
+            log.error("%s", line)
+        log.error("not reloaded: the configuration stays as it was")
         metrics.reloaded(fine=False)
         return None
     metrics.reloaded(fine=True)

@@ -218,7 +218,7 @@ class Crew:
             except OSError as error:  # the limit of processes or descriptors
                 if not reported:
                     why = error.strerror or error
-                    log.error("no worker can be started yet: %s", why)  # noqa: TRY400
+                    log.error("no worker can be started yet: %s", why)
                 self._missing.add(name)
             else:
                 channel.close()
