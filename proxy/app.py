@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from .observe.metrics import Metrics
 from .observe.observe import Observer, Record
 from .runtime.offload import offload, start_threads
 from .upstream.upstream import Upstream
+from .versions.models import Profile
 
 if TYPE_CHECKING:
     from .observe.spans import Spans
@@ -191,12 +192,12 @@ class _Rooms:
         self.under_way = 0
         """How many requests have entered and not left yet, their clean-up included."""
         self._upstreams: dict[str, Upstream] = {}
-        self.relay = Relay(config, self._upstreams, app.exchanges, app.notify)
-        self.exchange: ASGIApp = (
-            app.spans.around(self.relay) if app.spans is not None else self.relay
-        )
+        self._learned: dict[str, Mapping[str, Profile]] = {}
+        """What upstreams said about their models; the rooms below see it as soon as it is here."""
+        relay = Relay(config, self._upstreams, app.exchanges, app.notify, self._learned)
+        self.exchange: ASGIApp = relay if app.spans is None else app.spans.around(relay)
         routes = page.routes(app.journal)
-        routes += playground.routes(config, app.exchanges, self.relay.learned)
+        routes += playground.routes(config, app.exchanges, self._learned)
         self.admin = admin.build(
             app, enabled=config.admin.enabled, names=config.admin.hosts, more=routes
         )
@@ -218,7 +219,7 @@ class _Rooms:
         """Ask upstreams for their models, if so configured; before the first request."""
         try:
             if self.config.models_from_upstream:
-                self.relay.learned |= await learned(self.config, self._upstreams)
+                self._learned |= await learned(self.config, self._upstreams)
         except BaseException:
             self.close()
             raise

@@ -99,8 +99,7 @@ class Play:
     def __init__(self, config: Config, exchanges: OpenExchanges, learned: Learned) -> None:
         self._settings = config.upstreams
         self._upstreams: dict[str, TappedUpstream] = {}
-        self._relay = Relay(config, self._upstreams, exchanges, self._finish)
-        self._relay.learned |= learned
+        self._relay = Relay(config, self._upstreams, exchanges, self._finish, learned)
         self._began = time.monotonic()
         self._lines: deque[bytes] = deque()
         self._changed = asyncio.Event()

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from random import random
+from types import MappingProxyType
 
 from starlette.types import Receive, Scope, Send
 
@@ -48,7 +49,7 @@ from ..translation.stream import StreamTranslation
 from ..translation.translation import Translation
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
-from ..versions.models import Learned, Profile
+from ..versions.models import Learned
 from . import guard
 from .client import Client, ClientLeft, ClientStalled
 from .exchanges import OpenExchanges
@@ -94,7 +95,11 @@ _REMADE = frozenset((b"content-type", b"content-length", b"content-encoding", b"
 
 
 class Relay:
-    """The ASGI application for everything that goes to an upstream."""
+    """The ASGI application for everything that goes to an upstream.
+
+    ``tell`` is called with the record of each exchange that is over; ``learned`` is what upstreams
+    said about their models.
+    """
 
     def __init__(
         self,
@@ -102,14 +107,14 @@ class Relay:
         upstreams: Mapping[str, Upstream],
         exchanges: OpenExchanges,
         tell: Observer,
+        learned: Learned = MappingProxyType({}),
     ) -> None:
         self._config = config
         self._routes = Routes(config.routes)
         self._upstreams = upstreams
         self._exchanges = exchanges
         self._tell = tell
-        self.learned: dict[str, Mapping[str, Profile]] = {}
-        """What upstreams said of their models, by the upstream's name."""
+        self._learned = learned
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client(scope, receive, send)
@@ -120,7 +125,7 @@ class Relay:
             client=identity.kind_of(client.named),
             key=identity.fingerprint_of(client.named),
         )
-        exchange = Exchange(self._config, self.learned, client, record)
+        exchange = Exchange(self._config, self._learned, client, record)
         try:
             guard.check(client.fields, client.named, client.path, self._config.limits.header_bytes)
             if (ours := self._config.server.hosts) is not None:
