@@ -31,12 +31,14 @@ of a package, which lists them; tests/test_layers.py checks it.
     runtime         the event loop, threads and sockets
     config          YAML to immutable values, problems with line and column
     upstream        the upstream's side: connections, calls and answers
-    observe         log, metrics, traces, and the ledger
+    observe         log, metrics and traces
+    ledger          who still needs the proxy
     exchange        one exchange from its head to its end
     admin           the endpoints under /-/
     app             the ASGI application, made of all these
     sandbox         a stand-in for today's API
-    server          client connections and processes
+    connection      HTTP/1.1 as a server speaks it
+    server          the processes that serve clients
     probe           the health check
     cli             the command line
     __main__        the same, as python -m proxy

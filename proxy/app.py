@@ -23,10 +23,9 @@ from .core.errors import Busy
 from .exchange.exchanges import OpenExchanges
 from .exchange.learning import learned
 from .exchange.relay import Relay
-from .observe import observe
-from .observe.journal import Journal
+from .ledger.journal import Journal
 from .observe.metrics import Metrics
-from .observe.observe import Observer, Record
+from .observe.record import Observer, Record, log_exchange
 from .runtime.offload import offload, start_threads
 from .upstream.upstream import Upstream
 from .versions.models import Profile
@@ -64,7 +63,7 @@ class App:
         """Those under way, whichever configuration they began with."""
         self.journal = Journal(config.ledger, shared)
         """The migration ledger; where it is kept stays as it was at the start."""
-        self.observers: list[Observer] = [observe.write, self.metrics.count, self.journal.count]
+        self.observers: list[Observer] = [log_exchange, self.metrics.count, self.journal.count]
         """What is called with the record of each exchange that is over."""
         self.spans = spans
         if spans is not None:

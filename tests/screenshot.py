@@ -17,8 +17,8 @@ from browser import browser
 from support import settings
 
 from proxy.app import App
-from proxy.observe.observe import Record
-from proxy.observe.tally import DAY
+from proxy.ledger.tally import DAY
+from proxy.observe.record import Record
 from proxy.server.server import running
 
 DAYS = 70

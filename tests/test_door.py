@@ -31,15 +31,16 @@ from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstr
 
 from proxy import config
 from proxy.app import App
+from proxy.connection import patience, protocol, terms
+from proxy.connection.budget import Budget
+from proxy.connection.patience import ENOUGH, Patience
 from proxy.core.fields import by_name, times_forwarded
 from proxy.exchange import guard
-from proxy.exchange.client import CONNECTION
-from proxy.observe.observe import Record
+from proxy.exchange.extensions import CONNECTION
+from proxy.observe.record import Record
 from proxy.runtime.sockets import UNSENT
-from proxy.server import patience, process, protocol, server, terms
-from proxy.server.budget import Budget
+from proxy.server import process, server
 from proxy.server.listeners import listen
-from proxy.server.patience import ENOUGH, Patience
 from proxy.server.server import running
 from proxy.translation.translation import MOST_VALUES
 from proxy.versions.prompt import HUMAN, MOST_TURNS

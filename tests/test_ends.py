@@ -36,10 +36,11 @@ from support import (
 
 from proxy.app import App
 from proxy.exchange import keepalive
-from proxy.exchange.client import CONNECTION, Client, ClientLeft, Gone
+from proxy.exchange.client import Client
+from proxy.exchange.exchange import OFFLOAD_FROM, RESENDABLE, Exchange
+from proxy.exchange.extensions import CONNECTION, ClientLeft, Gone
 from proxy.exchange.keepalive import Keepalive
-from proxy.exchange.relay import OFFLOAD_FROM, RESENDABLE, Exchange
-from proxy.observe.observe import Record
+from proxy.observe.record import Record
 from proxy.runtime import sockets
 from proxy.server import server
 from proxy.server.server import running

@@ -60,9 +60,11 @@ from support import (
 )
 
 from proxy.core.jsontext import MOST_AT_ONCE
-from proxy.exchange.client import Client, ClientLeft
+from proxy.exchange.client import Client
+from proxy.exchange.exchange import RESENDABLE
 from proxy.exchange.exchanges import OpenExchanges
-from proxy.exchange.relay import RESENDABLE, Relay
+from proxy.exchange.extensions import ClientLeft
+from proxy.exchange.relay import Relay
 from proxy.exchange.streaming import IN_A_TURN
 from proxy.translation.stream import StreamTranslation
 from proxy.upstream import answer, http1

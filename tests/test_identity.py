@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.fields import by_name
-from proxy.core.identity import UNKNOWN, fingerprint_of, kind_of
+from proxy.exchange.identity import fingerprint_of, kind_of
+from proxy.observe.record import UNKNOWN
 
 AGENT = b"user-agent"
 

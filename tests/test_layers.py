@@ -17,10 +17,10 @@ PURE = ("core", "versions", "translation")
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
 ROOMS_OF = {
     "aiohappyeyeballs": {"upstream.addresses", "upstream.lookup", "upstream.pool"},
-    "httptools": {"upstream.answer", "server.protocol"},
+    "httptools": {"upstream.answer", "connection.protocol"},
     "opentelemetry": {"observe.spans", "observe.tracing"},
     "prometheus_client": {"observe.sharedmetrics", "observe.metrics"},
-    "uvicorn": {"server.flow", "server.protocol", "server.response", "server.server"},
+    "uvicorn": {"connection.flow", "connection.protocol", "connection.response", "server.server"},
     "yaml": {"config.yamlnodes", "config.yamltext"},
 }
 """The few modules that import a dependency, so that it can be replaced there."""

@@ -44,13 +44,13 @@ from proxy.admin import page
 from proxy.app import App
 from proxy.cli.cli import main
 from proxy.core import jsontext
-from proxy.observe import journal, ledger, ledgerfile, report, tally
-from proxy.observe.journal import Journal
-from proxy.observe.ledger import NOBODY, Ledger, Who
+from proxy.ledger import journal, ledger, ledgerfile, report, tally
+from proxy.ledger.journal import Journal
+from proxy.ledger.ledger import NOBODY, Ledger, Who
+from proxy.ledger.report import as_csv, as_json
+from proxy.ledger.tally import DAY, OTHER, Entry
 from proxy.observe.metrics import Metrics
-from proxy.observe.observe import Record
-from proxy.observe.report import as_csv, as_json
-from proxy.observe.tally import DAY, OTHER, Entry
+from proxy.observe.record import Record
 from proxy.server.reload import read_again
 from proxy.server.server import running
 
@@ -556,8 +556,8 @@ async def test_who_asks_while_the_disk_stands_still_is_told_so(
 STANDS_STILL = """
 import asyncio, sys, threading
 from proxy import config
-from proxy.observe import journal, ledgerfile
-from proxy.observe.observe import Record
+from proxy.ledger import journal, ledgerfile
+from proxy.observe.record import Record
 
 ledgerfile.File.append = lambda *_: threading.Event().wait()
 journal.DISK_PATIENCE = 0.1

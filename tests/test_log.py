@@ -34,9 +34,9 @@ from support import (
 
 from proxy.app import App
 from proxy.core.errors import LONGEST_MESSAGE, InvalidRequest
-from proxy.exchange.relay import NAMED, OTHER
+from proxy.exchange.exchange import NAMED, OTHER
 from proxy.observe import logs
-from proxy.observe.observe import LONGEST_VALUE, MOST_DROPPED, Record
+from proxy.observe.record import LONGEST_VALUE, MOST_DROPPED, Record
 from proxy.server.listeners import listen
 from proxy.server.server import print_ready, running
 

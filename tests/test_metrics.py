@@ -34,7 +34,7 @@ from support import (
 
 from proxy.app import App
 from proxy.observe.metrics import COMBINATIONS, KINDS, PREFIX, Metrics
-from proxy.observe.observe import Record
+from proxy.observe.record import Record
 from proxy.observe.sharedmetrics import SPACE, reserve
 from proxy.server.server import running
 

@@ -33,8 +33,8 @@ from support import (
 from proxy.admin import page, playground
 from proxy.admin import play as play_room
 from proxy.app import App
+from proxy.exchange.exchange import RESENDABLE
 from proxy.exchange.explain import explain
-from proxy.exchange.relay import RESENDABLE
 from proxy.sandbox import sandbox
 from proxy.server.server import running
 

@@ -36,8 +36,8 @@ from proxy.config.summary import served as served_as
 from proxy.config.summary import summary
 from proxy.core.errors import ConfigError
 from proxy.core.redaction import HIDDEN
+from proxy.exchange.exchange import Exchange
 from proxy.exchange.learning import learned
-from proxy.exchange.relay import Exchange
 from proxy.observe.logs import FORMATS, to_stderr
 from proxy.server.server import running
 from proxy.translation.stream import StreamTranslation

@@ -21,8 +21,8 @@ from stage import BRIDGED, until
 from support import PATIENCE, Play, Side, connect, raw_upstream, settings
 
 from proxy.app import App
+from proxy.connection import terms
 from proxy.observe.spans import Spans
-from proxy.server import terms
 from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ..core.errors import RequestError
-from ..exchange.client import CONNECTION, ClientLeft
+from ..exchange.extensions import CONNECTION, ClientLeft
 from ..runtime.interruption import Interruptible
 
 

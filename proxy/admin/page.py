@@ -24,8 +24,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ..core.errors import Busy, InvalidRequest
-from ..observe.journal import Journal
-from ..observe.report import as_csv, as_json
+from ..ledger.journal import Journal
+from ..ledger.report import as_csv, as_json
 from .counted import Counted
 
 FILE = Path(__file__).with_name("page.html")

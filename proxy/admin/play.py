@@ -24,11 +24,10 @@ from .. import config
 from ..config import Config
 from ..core import jsontext
 from ..core.fields import VERSION, Fields
-from ..exchange.client import CONNECTION, ClientLeft, Gone
 from ..exchange.exchanges import OpenExchanges
+from ..exchange.extensions import CONNECTION, ClientLeft, Gone
 from ..exchange.relay import Relay
-from ..observe import observe
-from ..observe.observe import Record
+from ..observe.record import Record, log_exchange
 from ..runtime.offload import offload
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
@@ -169,11 +168,11 @@ class Play:
 
     def _finish(self, record: Record) -> None:
         self._ended = {"ended": record.ended, "error": self._stopped_why or record.error}
-        observe.write(record)
+        log_exchange(record)
 
 
 class Viewer:
-    """The client of a play, which shows what it gets; see exchange.client.Connection."""
+    """The client of a play, which shows what it gets; see exchange.extensions.Connection."""
 
     def __init__(self, show: Show) -> None:
         self._show = show

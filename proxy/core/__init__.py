@@ -3,7 +3,6 @@
 redaction       hides what looks like a key
 errors          what can fail, and how a client is told
 fields          header fields
-identity        who a client is
 hosts           under which names the proxy itself may be asked
 jsontext        JSON as bytes
 sse             server-sent events as bytes

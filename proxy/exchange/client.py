@@ -1,7 +1,5 @@
 """The client's side of one exchange: it alone calls ASGI's ``receive`` and ``send``.
 
-Our server reports at once that the client has disconnected, by an extension of the scope: a task
-that waits for the standard's http.disconnect would cost as much as the rest of the exchange.
 https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
@@ -10,23 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
-from ..core.errors import ProxyError, RequestError, RequestTooLarge
+from ..core.errors import ProxyError, RequestTooLarge
 from ..core.fields import Fields, by_name, has_body
-
-CONNECTION = "anthropic-version-proxy"
-"""The extension in the scope under which our server offers a Connection."""
-
-EMPTY_QUERY = "anthropic-version-proxy.empty-query"
-"""The extension in the scope of a request whose query is empty: ASGI cannot tell ``/path?`` from
-``/path``."""
-
-FOLLOWED = "anthropic-version-proxy.followed"
-"""The key in the message that begins a response, which says whether some of its body follows at
-once, so that our server may write both together."""
+from .extensions import CONNECTION, EMPTY_QUERY, FOLLOWED, ClientLeft, Connection, Gone
 
 IN_A_TURN = 256 << 10
 """How much write_all writes in one turn of the event loop, in bytes: a client that reads fast never
@@ -37,32 +25,7 @@ MUCH = 4 << 10
 its own uvloop reads up to 32 times 256 KiB, which may be a million chunks of the body."""
 
 
-class ClientLeft(Exception):
-    """The client closed its connection: no error, for old SDKs do so once they saw the stop."""
-
-
-class ClientStalled(ClientLeft):
-    """The client took nothing for too long, so that its connection was closed."""
-
-
 _NOTHING: Iterator[bytes] = iter(())
-
-Gone = ClientLeft | RequestError
-"""Why there is nobody to answer any more."""
-
-
-class Connection(Protocol):
-    """What our server offers for a client beyond ASGI."""
-
-    def when_left(self, call: Callable[[Gone], None]) -> None:
-        """Make this ``call`` when the client is gone, at once if it is already.
-
-        A RequestError says that it is still there, but its request will never be complete. It has
-        been answered with that error, unless the response had begun.
-        """
-
-    def write(self, data: bytes) -> bool:
-        """Write a part of the body if that is possible without waiting; returns whether it was."""
 
 
 class Client:

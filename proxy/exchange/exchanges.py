@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from ..core.errors import Busy, Draining
-from ..observe.observe import Record
+from ..observe.record import Record
 from ..runtime.interruption import Interruptible
 
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any, TextIO
 
 from ..core import jsontext
-from .observe import Record
+from .record import Record
 
 LEVEL = "PROXY_LOG_LEVEL"
 FORMAT = "PROXY_LOG_FORMAT"

@@ -30,7 +30,7 @@ from ..core.errors import STATUS_OF_TYPE, InvalidVersion, UnsupportedVersion, Ve
 from ..core.nudges import Brownout
 from ..versions import droppable
 from . import sharedmetrics
-from .observe import Record
+from .record import Record
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 

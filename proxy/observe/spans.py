@@ -23,12 +23,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import config
 from ..core.fields import Fields, values, without
-from ..core.identity import UNKNOWN
 from ..core.redaction import beginning
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
 from ..versions import droppable
-from .observe import LONGEST_VALUE, Record
+from .record import LONGEST_VALUE, UNKNOWN, Record
 
 FLUSH = 2.0
 """Seconds that spans may still take to leave when the process ends; others are lost."""

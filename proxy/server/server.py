@@ -23,13 +23,13 @@ from uvicorn.protocols.http import httptools_impl
 
 from ..app import App
 from ..config import Config
+from ..connection.protocol import Settings
+from ..connection.terms import Terms
 from ..observe import logs
 from ..observe.tracing import configured
 from .listeners import BACKLOG, address, listen
 from .process import tune_garbage_collector
-from .protocol import Settings
 from .reload import Load, read_again
-from .terms import Terms
 
 log = logging.getLogger("proxy")
 

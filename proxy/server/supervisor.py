@@ -26,7 +26,8 @@ from tempfile import TemporaryDirectory
 
 from ..config import Config
 from ..config.summary import served
-from ..observe import journal, logs, sharedmetrics, tracing
+from ..ledger import journal
+from ..observe import logs, sharedmetrics, tracing
 from ..observe.metrics import Metrics
 from . import server
 from .listeners import listen, listen_for_admin

@@ -13,7 +13,7 @@ from plays import Scenario
 
 from proxy import config
 from proxy.app import App
-from proxy.observe.observe import Record
+from proxy.observe.record import Record
 from proxy.server.server import running
 
 PLAYED = [client for client in CLIENTS if client.name in ("py-0.2.2", "py-0.2.10", "js-0.4.4")]

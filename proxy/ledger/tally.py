@@ -16,11 +16,10 @@ from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
 
-from ..core.identity import UNKNOWN
+from ..observe.record import UNKNOWN, Record
 from ..versions.completions_became_incremental import CompletionsBecameIncremental
 from ..versions.messages_became_incremental import MessagesBecameIncremental
 from ..versions.unset_parameters_refused import REMOVED_PARAMETERS
-from .observe import Record
 
 OTHER = "(other)"
 """Stands for all names beyond the first MOST_NAMES."""
@@ -54,7 +53,7 @@ translation that reveals them. Parameters that were left out are counted apart, 
 FAILURES = frozenset(
     ("refused", "upstream refused", "upstream failed", "client stalled", "drained", "crashed")
 )
-"""The values of observe.Ended that are errors to a client."""
+"""The values of observe.record.Ended that are errors to a client."""
 
 Counts = dict[str, int]
 

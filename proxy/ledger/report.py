@@ -13,8 +13,8 @@ from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from ..core.identity import UNKNOWN
 from ..core.jsontext import dumps
+from ..observe.record import UNKNOWN
 from ..versions import dates
 from .ledger import Ledger, Who
 from .tally import AHEAD, DAY, Buckets, Counts, Entry

@@ -9,11 +9,9 @@ import re
 from functools import lru_cache
 from hashlib import sha256
 
-from .fields import Named, key_of
-from .redaction import without_keys
-
-UNKNOWN = "-"
-"""Stands for what is not known: here of a client, in a record of anything."""
+from ..core.fields import Named, key_of
+from ..core.redaction import without_keys
+from ..observe.record import UNKNOWN
 
 LOOKED_AT = 200
 """How much is looked at of what a client says of itself, and remembered for a while, in bytes."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..observe import observe
-from ..observe.observe import Observer
+from ..observe.record import Observer, log_exchange
 
 PATIENCE = 120.0
 """Seconds in which a client must take some of what waits for it; see Patience."""
@@ -72,4 +71,4 @@ class Terms:
 
     head_size: int = HEAD_SIZE
     patience: float = PATIENCE
-    tell: Observer = observe.write
+    tell: Observer = log_exchange

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from ..core.errors import RequestError
 from ..core.fields import BODILESS, VIA, Fields, controls
-from ..exchange.client import FOLLOWED
+from ..exchange.extensions import FOLLOWED
 
 WORTH_A_COPY = 16 << 10
 """The size in bytes below which joining a part with its framing costs less than writing three."""
@@ -70,7 +70,7 @@ class Response(RequestResponseCycle):
     def write(self, data: bytes) -> bool:
         """Write a part of a chunked body, as most are, without an ASGI message.
 
-        See exchange.client.Connection.
+        See exchange.extensions.Connection.
         """
         if self.disconnected:
             return True  # there is nobody to wait for

@@ -16,9 +16,10 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Literal
 
-from ..core.identity import UNKNOWN
-
 log = logging.getLogger("proxy.exchanges")
+
+UNKNOWN = "-"
+"""Stands for what is not known."""
 
 LONGEST_VALUE = 300
 """The most that is logged of one value, in characters."""
@@ -54,7 +55,7 @@ class Record:
     seconds: float = 0.0
     """From the whole head of the request to the end of the exchange."""
     client: str = UNKNOWN
-    """The program that called, as it names itself; see core.identity."""
+    """The program that called, as it names itself; see exchange.identity."""
     key: str = UNKNOWN
     """The fingerprint of its key."""
     route: str = UNKNOWN
@@ -127,7 +128,7 @@ Observer = Callable[[Record], None]
 """Is called with the record of each exchange that is over."""
 
 
-def write(record: Record) -> None:
+def log_exchange(record: Record) -> None:
     """Log a finished exchange: failures of ours and the upstream's as warnings.
 
     The record itself is the message: the formatter decides what the line looks like. To call

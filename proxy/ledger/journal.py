@@ -23,10 +23,10 @@ from pathlib import Path
 from .. import config
 from ..core import jsontext
 from ..core.errors import Busy
+from ..observe.record import Record
 from ..runtime.daemonthread import DaemonThread
 from .ledger import Ledger, OtherFormat
 from .ledgerfile import File
-from .observe import Record
 
 log = logging.getLogger("proxy")
 

@@ -14,10 +14,9 @@ from heapq import merge
 from itertools import islice
 from typing import Any, NamedTuple, Self
 
-from ..core.identity import UNKNOWN
 from ..core.jsontext import dumps
 from ..core.nudges import Brownout
-from .observe import Record
+from ..observe.record import UNKNOWN, Record
 from .tally import AHEAD, DAY, HOUR, LONGEST_NAME, Buckets, Entry, safe_name
 
 NEWER = "newer"

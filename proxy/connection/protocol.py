@@ -22,10 +22,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from ..core.errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
 from ..core.fields import expects_continue, has_body, without
-from ..core.identity import UNKNOWN
 from ..exchange import guard
-from ..exchange.client import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
-from ..observe.observe import Record
+from ..exchange.extensions import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
+from ..observe.record import UNKNOWN, Record
 from ..runtime.alarm import NEVER, Alarm
 from .budget import Budget
 from .flow import Flow, Signal
@@ -62,7 +61,7 @@ class Settings(uvicorn.Config):
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection to a client, whose server has Settings; see exchange.client.Connection.
+    """One connection to a client, whose server has Settings; see exchange.extensions.Connection.
 
     For each request ``_part`` goes from None to head to body and back. The end has up to three
     steps: with a ``_refusal`` nothing more is read, and it is answered when its turn comes; while

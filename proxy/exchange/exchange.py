@@ -1,0 +1,406 @@
+"""One exchange from end to end: the only place where client, upstream and translation meet.
+
+However it ends, the upstream's call is closed, the client's answer is either finished or visibly
+cut, and one record says how it ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from random import random
+
+from ..config import Config
+from ..core import jsontext
+from ..core.errors import (
+    STATUS_OF_TYPE,
+    Draining,
+    InvalidRequest,
+    ProxyError,
+    UpstreamError,
+    UpstreamNonsense,
+    UpstreamRefused,
+    refused_by_body,
+)
+from ..core.fields import (
+    BODILESS,
+    VERSION,
+    VIA,
+    Fields,
+    for_client,
+    for_upstream,
+    safe_value,
+    with_version,
+    without,
+)
+from ..core.nudges import Nudge
+from ..core.redaction import beginning
+from ..observe.record import LONGEST_VALUE, UNKNOWN, Ended, Record
+from ..runtime.interruption import Interruptible
+from ..runtime.offload import offload
+from ..translation.stream import StreamTranslation
+from ..translation.translation import Translation
+from ..upstream.answer import Answer
+from ..upstream.upstream import Upstream
+from ..versions.models import Learned
+from .client import Client
+from .extensions import ClientLeft, ClientStalled
+from .keepalive import Keepalive
+from .negotiation import negotiate, translates
+from .routing import Match
+from .streaming import Stream, in_turns
+
+ANSWER_LIMIT = 16 << 20
+"""The largest answer that is translated as a whole, in bytes. On the wire it may be compressed to a
+thousandth of that, and each call into C that goes through it holds up the loop."""
+
+ERROR_LIMIT = 1 << 20
+"""The largest error body that is read for its message, in bytes."""
+
+NAMED = 30
+"""How many of the parameters that were left out are recorded by name: looking for a key in a long
+name takes as long as the exchange. The log and the ledger name fewer."""
+
+OTHER = "other"
+"""Stands for the name of each further one."""
+
+RESENDABLE = 64 << 10
+"""The largest body that is read whole before it is passed on, so that it can be sent again."""
+
+OFFLOAD_FROM = 64 << 10
+"""From what size on a body is translated off the loop, in bytes: a megabyte of short turns takes
+half a second."""
+
+EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold events back
+
+_SILENT = nullcontext()
+
+_RESENT = frozenset((b"content-length",))
+"""Fields of a request that are not true of its translation."""
+
+_REASKED = _RESENT | {b"accept-encoding"}
+"""The same, where its answer will be translated, too."""
+
+_REMADE = frozenset((b"content-type", b"content-length", b"content-encoding", b"etag"))
+"""Fields of an answer that are not true of its translation."""
+
+
+class Exchange:
+    """One request and its response, while they are under way."""
+
+    def __init__(self, config: Config, learned: Learned, client: Client, record: Record) -> None:
+        self.record = record
+        self._config = config
+        self._learned = learned
+        self._client = client
+        self._translation: Translation | None = None
+        self._events: StreamTranslation | None = None
+        """The translation of the upstream's stream, if there is one."""
+        self._answer: Answer | None = None
+        self._nudge: Nudge | None = None
+
+    async def run(self, match: Match, upstream: Upstream, work: Interruptible) -> None:
+        """Relay the request along its route; raises ProxyError and ClientLeft."""
+        self.record.route = match.route.name
+        self.record.upstream = upstream.name
+        versions = self._client.named.get(VERSION, ())
+        translation = negotiate(self._config, match.route, match.endpoint, versions, self._learned)
+        self._translation = translation
+        if translation is not None:
+            self.record.client_version = translation.client
+            self.record.upstream_version = translation.upstream
+        self._client.when_left(work.interrupt)
+        if translation is None or not translates(match, self._client.method, translation):
+            await self._pass_through(match, upstream)
+        else:
+            self._announce_end(match.route.nudge)
+            await self._translate(match, upstream, translation)
+        if self._events is not None and self._events.failure is not None:
+            self._record_failure(self._events.failure)
+
+    def finished(self) -> Record:
+        """The record, completed with what is known at the end of the exchange."""
+        record, client, translation = self.record, self._client, self._translation
+        record.seconds = time.monotonic() - record.began
+        record.bytes_received = client.bytes_received
+        record.bytes_sent = client.bytes_sent
+        if self._answer is not None:
+            record.upstream_bytes = self._answer.received
+        if translation is not None and translation.changes:
+            record.changes = translation.changes
+            record.dropped = tuple(_dropped_names(translation.dropped))
+            record.notes = translation.notes
+            record.model = beginning(translation.model_asked or UNKNOWN, LONGEST_VALUE)
+            record.answered_by = beginning(translation.model or UNKNOWN, LONGEST_VALUE)
+            record.streams = translation.streams
+        if self._events is not None:
+            record.events_received = self._events.events_taken
+            record.events_sent = self._events.events_made
+        return record
+
+    def close(self) -> None:
+        """End the upstream's call; after a whole answer its connection may be kept."""
+        if self._answer is None:
+            return
+        if self._client.complete:
+            self._answer.close_soon()
+        else:
+            self._answer.close()
+
+    async def end_early(self, error: ClientLeft | ProxyError) -> None:
+        """Record what ended the exchange early, and tell the client if it is still there."""
+        match error:
+            case ClientStalled():
+                self.record.ended = "client stalled"
+            case ClientLeft():
+                self._record_leaving()
+            case _:
+                await self._end_failed(error)
+
+    async def _end_failed(self, error: ProxyError) -> None:
+        """End an exchange that failed: with an HTTP error if the head is not sent yet, else with
+        what its stream still owes the client.
+        """
+        if self._client.complete:
+            return
+        if self._client.ending:  # the failure came too late to spoil the answer
+            await self._client.end()
+            if self._client.gone:  # it did not take the end, so that the answer was cut after all
+                self._record_failure(error)
+            return
+        self._record_failure(error)
+        if not self._client.started:
+            self.record.status = error.status
+            await self._client.refuse(error, self._remade_fields())
+        elif self._events is not None and self._events.started:
+            ended = self._events.ended
+            owed = self._client.unwritten if ended else self._events.finish(error)
+            wait = self._client.write_all(owed)
+            if wait is not None:
+                await wait
+            await self._client.end()
+
+    def _record_leaving(self) -> None:
+        """Record when the client left: after the stop it had all that it wanted."""
+        if self._events is not None and self._events.ended:
+            self.record.ended = "client left after the stop"
+        elif self._client.bytes_sent:
+            self.record.ended = "client left mid-stream"
+        else:
+            self.record.ended = "client left before the first byte"
+
+    def _record_failure(self, error: ProxyError) -> None:
+        """Record a failure in our words: the upstream's may quote the request."""
+        self.record.ended = _outcome(error)
+        self.record.error_class = type(error).__name__
+        if isinstance(error, UpstreamRefused):
+            self.record.error = error.type if error.type in STATUS_OF_TYPE else "unknown type"
+        else:
+            self.record.error = f"{error.type}: {error.message}"
+
+    # Passed through.
+
+    async def _pass_through(self, match: Match, upstream: Upstream) -> None:
+        """Relay bytes as they come; at most the version in the header is another one."""
+        client = self._client
+        answer = self._answer = await upstream.call(
+            client.method, self._target(match.path), self._request_fields(), await self._upload()
+        )
+        client.forget_head()
+        await self._pass_back(answer)
+
+    async def _upload(self) -> bytes | AsyncIterator[bytes] | None:
+        """The body to pass on; a small one is read whole, so that it can be sent again."""
+        client = self._client
+        if not client.has_body:
+            return None
+        if b"content-length" in client.named and client.announced <= RESENDABLE:
+            return await client.body(RESENDABLE)
+        return client.upload()
+
+    async def _pass_back(self, answer: Answer) -> None:
+        self.record.streams |= _is_stream(answer)
+        fields = self._answer_fields()
+        if answer.status in BODILESS:  # with it the server would expect a body
+            fields = without(fields, b"content-length")
+        await self._start(answer.status, fields)
+        answer.forget_head()
+        await answer.forward(self._client.write)
+        await self._client.end()
+        if answer.status >= 400:
+            self.record.ended = "upstream refused"
+
+    # Translated.
+
+    def _announce_end(self, nudge: Nudge | None) -> None:
+        """Have the answer announce the end of the version; raises Brownout during a brown-out."""
+        self._nudge = nudge
+        if nudge is None:
+            return
+        refusal = nudge.refusal(datetime.now(UTC), random())  # noqa: S311  (no secret)
+        if refusal is not None:
+            raise refusal
+
+    async def _translate(self, match: Match, upstream: Upstream, translation: Translation) -> None:
+        answer = self._answer = await self._ask(match, upstream, translation)
+        self._client.forget_head()
+        if not translation.answers:
+            await self._pass_back(answer)
+            return
+        if answer.status >= 400:
+            raise translation.error(await _refusal(answer))
+        _check_answer(answer, streams=translation.streams)
+        if translation.streams:
+            await self._stream(answer, translation, keepalive=match.route.keepalive == "timestamp")
+        else:
+            told = await answer.read_all(ANSWER_LIMIT)
+            if len(told) < OFFLOAD_FROM:
+                translated = translation.response(told)
+            else:
+                translated = await offload(partial(translation.response, told))
+            self._first_byte(200)
+            await self._client.answer(200, self._remade_fields(), translated)
+
+    async def _ask(self, match: Match, upstream: Upstream, translation: Translation) -> Answer:
+        """Send the translated request, of which nothing is in memory any more at the return."""
+        sent = await self._client.body(self._config.limits.request_body)
+        if b"content-encoding" in self._client.named:
+            raise InvalidRequest("a body to translate must come plain, without content-encoding")
+        if len(sent) < OFFLOAD_FROM:
+            endpoint, body = translation.request(match.endpoint, sent)
+        else:
+            endpoint, body = await offload(partial(translation.request, match.endpoint, sent))
+        del sent  # what is asked in its place waits for the answer, and is as large
+        fields = self._request_fields(_REASKED if translation.answers else _RESENT)
+        if translation.answers:
+            fields.append((b"accept-encoding", b"identity"))
+        call = upstream.call("POST", self._target(match.prefix + endpoint), fields, body)
+        del body  # the call needs it once more, with its head, and lets go of it as well
+        return await call
+
+    async def _stream(self, answer: Answer, translation: Translation, *, keepalive: bool) -> None:
+        """Send the client's events as the upstream's arrive.
+
+        The head waits for the upstream's first event: until then a failure can have an HTTP status
+        of its own, the one way that all old clients understand.
+        """
+        self.record.streams = True
+        client = self._client
+        decode = answer.decoding()
+        events = self._events = translation.stream()
+        stream = Stream(client, events, self._begin_stream)
+        take = in_turns(decode, stream.take, stream.enough) if decode else stream.take
+        with _pinging(client, translation) if keepalive else _SILENT:
+            await answer.forward(take, stream.enough)
+        if decode is not None and not events.ended:
+            decode.end()
+        if not events.started:
+            raise UpstreamNonsense("upstream's stream ended before its first event")
+        if (wait := client.write_all(events.finish())) is not None:
+            await wait
+        await client.end()
+
+    async def _begin_stream(self, followed: bool) -> None:
+        fields = [EVENT_STREAM, *self._remade_fields(), UNBUFFERED]
+        await self._start(200, fields, followed=followed)
+        if self._answer is not None:
+            self._answer.forget_head()
+
+    # Heads.
+
+    def _target(self, path: str) -> str:
+        query = self._client.query
+        return path if query is None else f"{path}?{query.decode('ascii')}"
+
+    def _request_fields(self, removed: frozenset[bytes] = frozenset()) -> Fields:
+        fields = for_upstream(self._client.fields, self._client.named, removed)
+        if self._translation is not None:
+            return with_version(fields, self._translation.upstream)
+        version = self._client.named[VERSION][0]  # there is one, or 2023-01-01 would be assumed
+        return with_version(fields, version.decode("latin-1"))
+
+    def _remade_fields(self) -> Fields:
+        """The fields of an answer whose body we have made; the upstream's, if it has answered."""
+        return self._answer_fields(_REMADE)
+
+    def _answer_fields(self, removed: frozenset[bytes] = frozenset()) -> Fields:
+        """The upstream's fields but those ``removed``, and those we add to say what was done."""
+        translation, answer = self._translation, self._answer
+        fields = [VIA]
+        if answer is not None:
+            fields = for_client(answer.fields, answer.named, removed)
+            for request_id in answer.named.get(b"request-id", ()):
+                self.record.request_id = beginning(request_id.decode("latin-1"), LONGEST_VALUE)
+        if self._nudge is not None:
+            fields += self._nudge.fields(fields)
+        if translation is None or not translation.differs:
+            return fields
+        versions = f"{translation.client}, upstream={translation.upstream}"
+        fields.append((b"x-proxy-version", versions.encode()))
+        if translation.dropped:
+            fields.append(
+                (b"x-proxy-dropped", safe_value(beginning(", ".join(translation.dropped), 1000)))
+            )
+        if translation.model is not None:
+            fields.append((b"x-proxy-model", safe_value(translation.model[:LONGEST_VALUE])))
+        return fields
+
+    async def _start(self, status: int, fields: Fields, *, followed: bool = False) -> None:
+        self._first_byte(status)
+        await self._client.start(status, fields, followed=followed)
+
+    def _first_byte(self, status: int) -> None:
+        self.record.status = status
+        self.record.first_byte = time.monotonic()
+
+
+def _dropped_names(dropped: Iterable[str]) -> Iterator[str]:
+    """The names of what was left out, in its order; OTHER for those beyond NAMED."""
+    for number, name in enumerate(dropped):
+        yield beginning(name, LONGEST_VALUE) if number < NAMED else OTHER
+
+
+def _check_answer(answer: Answer, *, streams: bool) -> None:
+    """Raise UpstreamNonsense for an answer that cannot be translated, by its head."""
+    if answer.status != 200:
+        raise UpstreamNonsense(f"upstream answered with status {answer.status}")
+    if _is_stream(answer) != streams:
+        asked, got = ("a stream", "one body") if streams else ("one body", "a stream")
+        raise UpstreamNonsense(f"upstream answered with {got}, though {asked} was asked for")
+
+
+def _pinging(client: Client, translation: Translation) -> Keepalive:
+    return Keepalive(client, lambda: translation.keepalive(datetime.now(UTC)))
+
+
+def _is_stream(answer: Answer) -> bool:
+    content_type = b"".join(answer.named.get(b"content-type", ())).lower()
+    return content_type.startswith(b"text/event-stream")
+
+
+async def _refusal(answer: Answer) -> UpstreamRefused:
+    """The upstream's error in the API's envelope, though its edge may answer with anything."""
+    try:
+        body = await answer.read_all(ERROR_LIMIT)
+        parsed = jsontext.loads_at_once(body)
+    except jsontext.NotJSON:
+        parsed = None
+    except UpstreamError:  # the body is lost, the status is not
+        body, parsed = b"", None
+    return refused_by_body(answer.status, parsed, body.decode("utf-8", "replace"))
+
+
+def _outcome(error: ProxyError) -> Ended:
+    match error:
+        case UpstreamRefused():
+            return "upstream refused"
+        case UpstreamError():
+            return "upstream failed"
+        case Draining():
+            return "drained"
+        case _:
+            return "refused"
