@@ -99,7 +99,7 @@ class CompleteThroughMessages(Bridge):
                 return self._block_delta(event.body)
             case "content_block_start":
                 return self._block_start(event.body)
-            case "content_block_stop":
+            case "content_block_stop" if self._others:
                 self._others.discard(_index(event.body))
                 return ()
             case "message_start":
