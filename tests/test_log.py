@@ -171,6 +171,18 @@ async def test_of_long_values_only_what_is_told_is_looked_through() -> None:
     assert len(InvalidRequest(long).message) == LONGEST_MESSAGE
 
 
+async def test_the_refusal_of_a_head_request_counts_no_bytes_for_it_has_no_body() -> None:
+    records: list[Record] = []
+    app = App(settings("http://127.0.0.1:9"))
+    app.observers.append(records.append)
+    async with running(app) as url, await connect(url) as client:
+        version = b"anthropic-version: none\r\n"
+        close = b"connection: close\r\n"
+        await client.say(b"HEAD /v1/models HTTP/1.1\r\nhost: proxy\r\n" + version + close + b"\r\n")
+        assert (await client.rest()).endswith(b"\r\n\r\n")
+    assert [(record.status, record.bytes_sent) for record in records] == [(400, 0)]
+
+
 async def test_of_many_parameters_that_are_left_out_the_first_are_told_by_their_names() -> None:
     """To look for a key in each of a thousand long ones held up all others for 150 ms."""
     names = [f"{number} of many" for number in range(1000)]

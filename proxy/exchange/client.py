@@ -192,7 +192,8 @@ class Client:
             (b"content-length", str(len(body)).encode()),
         ]
         await self.start(status, [*fields, *framing], followed=True)
-        self.bytes_sent += len(body)
+        if self.method != "HEAD":  # or our server sends the head alone
+            self.bytes_sent += len(body)
         self.ending = True  # but not complete: the client may leave before it has taken all
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
         self.complete = True
