@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,8 @@ def test_whoever_counts_as_lately_seen_has_exchanges_in_the_same_days() -> None:
 
 # What clocks may do to it.
 
+TEN_YEARS = 3_652 * 86_400
+
 
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
@@ -320,6 +323,27 @@ def test_of_two_sums_the_latest_that_is_believed_tells(*, ahead: bool, turned: b
     assert (one.last, one.answered_by) == (NOW, "believed")
 
 
+@pytest.mark.parametrize(
+    ("seen", "last"),
+    [
+        ([NOW - DAY, NOW + TEN_YEARS], NOW - DAY),
+        ([NOW + TEN_YEARS, NOW - DAY], NOW - DAY),
+        ([NOW - 60 * DAY, NOW + TEN_YEARS], NOW + TEN_YEARS),
+        ([NOW + 2 * TEN_YEARS, NOW + TEN_YEARS], NOW + 2 * TEN_YEARS),
+    ],
+    ids=["of two", "turned", "nobody else for long", "nobody else"],
+)
+def test_who_was_last_is_no_time_ahead_if_others_were_seen_lately(
+    seen: list[float], last: float
+) -> None:
+    made = Ledger(100)
+    for number, moment in enumerate(seen):
+        made.count(record(key=f"{number}"), moment)
+    short = summary(made, NOW)
+    assert datetime.fromisoformat(short["last"]).timestamp() == last
+    assert short["keys"] == sum(moment > NOW - 30 * DAY for moment in seen)
+
+
 def test_a_clock_that_was_set_back_is_believed() -> None:
     made = Ledger(100)
     for now in (NOW, NOW - 3_600):
@@ -328,9 +352,6 @@ def test_a_clock_that_was_set_back_is_believed() -> None:
     assert (entry.first, entry.last) == (NOW - 3_600, NOW - 3_600)
     shown = shown_as_json(made, NOW - 3_600)
     assert [time for time, _ in shown["hours"]] == ["2027-01-15T07:00:00Z", "2027-01-15T08:00:00Z"]
-
-
-TEN_YEARS = 3_652 * 86_400
 
 
 async def ledger_of_a_clock(file: str | None, *moments: float) -> Ledger:

@@ -89,22 +89,28 @@ def _summing_up(ledger: Ledger, now: float) -> Generator[bytes, None, dict[str, 
     """The answer in short: who needed the proxy in the last days, and what part no longer does.
 
     ``clients`` and ``keys`` are those who did, ``last`` is when the last of all did, None for
-    never. ``translated`` and ``passed`` are exchanges of those days.
+    never. ``translated`` and ``passed`` are exchanges of those days. A time in the future counts
+    as lately, as the present time may be wrong, but is the last only if no other was seen lately.
     """
     since = now - RECENT * DAY
     clients, keys, versions = set(), set(), set()
-    last = None
+    last = ahead = None
     for number, who in enumerate(list(ledger.entries), 1):
         entry = ledger.entries.get(who)
         if entry is not None and entry.translated:
             seen = entry.seen(now)
-            last = seen if last is None else max(last, seen)
+            if seen <= now + AHEAD:
+                last = seen if last is None else max(last, seen)
+            else:
+                ahead = seen if ahead is None else max(ahead, seen)
             if seen >= since:
                 clients.add(who.client)
                 keys.add(who.key)
                 versions.add(who.version)
         if number % LOOK == 0:
             yield b""
+    if last is None or (ahead is not None and last < since):
+        last = ahead
     spans = [
         counts
         for number, counted in ledger.days.spans.items()
