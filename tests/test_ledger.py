@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -1309,6 +1310,18 @@ async def test_what_has_not_changed_is_not_sent_again() -> None:
         assert (await client.get("/-/ledger?format=csv", headers=again)).status_code == 200
         await ask(url, 1)
         assert (await client.get("/-/ledger", headers=again)).status_code == 200
+
+
+async def test_what_only_time_has_changed_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with proxy() as (client, url):
+        await ask(url, 1)
+        first = await client.get("/-/ledger")
+        assert first.json()["summary"]["clients"] == 1
+        later = time.time() + 40 * DAY
+        monkeypatch.setattr(time, "time", lambda: later)
+        again = await client.get("/-/ledger", headers={"if-none-match": first.headers["etag"]})
+        assert again.status_code == 200
+        assert again.json()["summary"]["clients"] == 0
 
 
 async def test_what_has_changed_is_sent_though_no_file_takes_it(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from ..core.errors import Busy, InvalidRequest
 from ..ledger.journal import Journal
 from ..ledger.report import as_csv, as_json
+from ..ledger.tally import HOUR
 from .counted import Counted
 
 FILE = Path(__file__).with_name("page.html")
@@ -55,13 +56,14 @@ def routes(journal: Journal) -> list[Route]:
             text, policy = _page()
             return Response(text, headers=_page_fields(policy))
         ledger = await journal.ledger()
-        tag = f'"{process}-{form}-{journal.revision}"'
+        now = time.time()
+        hour = int(now) // HOUR  # who was lately seen changes though nobody calls
+        tag = f'"{process}-{form}-{journal.revision}-{hour}"'
         fields = _fields(form) | {"etag": tag}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=fields)
         if len(reading) >= AT_ONCE:
             raise Busy(f"{AT_ONCE} others read the ledger, try again shortly")
-        now = time.time()
         if form == "csv":
             fields["content-disposition"] = 'attachment; filename="ledger.csv"'
             return Counted(reading, _unhurried(as_csv(ledger, now), turn), fields)
