@@ -1073,6 +1073,22 @@ async def test_a_file_that_is_written_anew_belongs_to_whom_it_did(
     assert await sums(file) == 30
 
 
+def test_a_file_whose_mode_cannot_be_kept_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    file = ledgerfile.File(tmp_path / "ledger")
+    file.read_new()
+    before = opened()
+    with pytest.raises(PermissionError):
+        file.compact([])
+    assert opened() == before
+    file.close()
+
+
 async def test_a_file_with_lines_of_a_later_form_loses_none_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

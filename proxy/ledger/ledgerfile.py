@@ -79,9 +79,9 @@ class File:
             compacted.unlink(missing_ok=True)  # what a crash left, or a link to somewhere else
             written = os.open(compacted, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                _give_owner(written, before)
-                os.fchmod(written, stat.S_IMODE(before.st_mode))
                 with open(written, "wb") as whole:  # noqa: PTH123  (of a descriptor)
+                    _give_owner(written, before)
+                    os.fchmod(written, stat.S_IMODE(before.st_mode))
                     whole.writelines(lines)
                     whole.flush()
                     os.fsync(written)
