@@ -13,13 +13,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 from unittest.mock import AsyncMock
 
 import pytest
 from processes import served, write_config
 from stage import until
-from starlette.types import Message
+from starlette.types import Message, Send
 from support import (
     LAST,
     PATIENCE,
@@ -407,6 +406,14 @@ async def test_what_a_slow_client_is_owed_at_the_end_of_a_drain_is_whole() -> No
         assert b"data: [DONE]\r\n\r\n" in rest
 
 
+def client_with(send: Send) -> Client:
+    """A client whose head was sent, and to whom all the rest goes through ``send``."""
+    scope = {"method": "POST", "raw_path": b"/", "query_string": b"", "headers": []}
+    client = Client(scope, AsyncMock(), send)
+    client.started = True
+    return client
+
+
 @pytest.mark.parametrize("amount", [1, 2, 3])
 async def test_what_was_written_is_not_owed_any_more(amount: int) -> None:
     """Else it would be written twice where a drain ends just behind it."""
@@ -415,8 +422,7 @@ async def test_what_was_written_is_not_owed_any_more(amount: int) -> None:
     async def send(message: Message) -> None:
         written.append(message["body"])
 
-    scope = {"method": "POST", "raw_path": b"/", "query_string": b"", "headers": []}
-    client = Client(scope, AsyncMock(), send)
+    client = client_with(send)
     blocks = [b"1", b"2", b"3", b"4"]
     writing = client.write_all(blocks)
     assert writing is not None
@@ -459,21 +465,42 @@ async def test_no_ping_overtakes_the_end_that_waits_for_a_slow_client(
     assert b"event: ping" not in rest[last:done]
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
+async def test_a_ping_that_waits_does_not_come_after_the_end(*, begun: bool) -> None:
+    """Where the client reads on just as the end arrives, either could be the first to go on."""
+    reads_on = asyncio.Event()
+    written: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        if message["body"] == b"ping":
+            await reads_on.wait()
+        written.append(message["body"])
+
+    client = client_with(send)
+    client.ping(b"ping")
+    if begun:
+        await asyncio.sleep(0)
+    assert client.behind
+    reads_on.set()
+    ending = client.write_all([b"end"])
+    assert ending is not None
+    await ending
+    assert not client.behind
+    assert written == [b"end"]
+
+
 async def test_a_ping_may_be_given_up_before_it_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keepalive, "SILENCE", 0)
 
-    class Stuck:
-        started, behind, last_write = True, False, 0.0
-
-        async def write(self, _: bytes) -> None:
-            await asyncio.Event().wait()
+    async def send(_: Message) -> None:
+        await asyncio.Event().wait()
 
     def ping() -> bytes:
         exchange.cancel()
         return b""
 
     async def silence() -> None:
-        with Keepalive(cast(Client, Stuck()), ping):
+        with Keepalive(client_with(send), ping):
             await asyncio.Event().wait()
 
     exchange = asyncio.create_task(silence())
@@ -497,12 +524,9 @@ async def test_a_ping_that_had_to_wait_is_neither_the_last_nor_left_behind(
         look(pinger)
         looks.release()
 
-    class Slow:
-        started, behind, last_write = True, False, 0.0
-
-        async def write(self, _: bytes) -> None:
-            if not taken:
-                await asyncio.Event().wait()
+    async def send(_: Message) -> None:
+        if not taken:
+            await asyncio.Event().wait()
 
     def ping() -> bytes:
         nonlocal pings
@@ -510,7 +534,7 @@ async def test_a_ping_that_had_to_wait_is_neither_the_last_nor_left_behind(
         return b""
 
     monkeypatch.setattr(Keepalive, "_on_timer", looked)
-    with Keepalive(cast(Client, Slow()), ping):
+    with Keepalive(client_with(send), ping):
         async with asyncio.timeout(PATIENCE):
             for _ in range(9):
                 await looks.acquire()

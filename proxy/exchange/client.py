@@ -60,6 +60,8 @@ class Client:
         self.last_write = 0.0
         """When something was last sent, by the event loop's clock."""
         self._loop = asyncio.get_running_loop()
+        self._ping: asyncio.Task[None] | None = None
+        """Sends a ping, once the client takes more."""
         self._gone: Gone | None = None
         self._on_gone: Callable[[Gone], None] | None = None
         self._asked = False
@@ -70,8 +72,9 @@ class Client:
 
     @property
     def behind(self) -> bool:
-        """Whether write_all has still something to write, once the client takes more."""
-        return self.unwritten is not _NOTHING
+        """Whether something is still to be written, once the client takes more."""
+        ping_waits = self._ping is not None and not self._ping.done()
+        return ping_waits or self.unwritten is not _NOTHING
 
     def forget_head(self) -> None:
         """Free the request's fields, which a long stream would keep in memory."""
@@ -152,7 +155,20 @@ class Client:
                 return self._write_rest(late, rest)
         return None
 
+    def ping(self, data: bytes) -> None:
+        """Send ``data`` once the client takes more, unless something else is sent before that."""
+        if not self._write_at_once(data):
+            self._ping = self._loop.create_task(self._write(data))
+
+    def drop_ping(self) -> None:
+        """Do not send the ping that still waits, if there is one."""
+        if self._ping is not None:
+            self._ping.cancel()
+            self._ping = None
+
     def _write_at_once(self, data: bytes) -> bool:
+        if self._ping is not None:  # it would come after this, which may be the end of a stream
+            self.drop_ping()
         self.bytes_sent += len(data)
         self.last_write = self._loop.time()
         return self._connection is not None and self._connection.write(data)

@@ -22,15 +22,13 @@ class Keepalive:
         self._client = client
         self._ping = ping
         self._loop = asyncio.get_running_loop()
-        self._writing: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
         self._timer = self._loop.call_later(SILENCE, self._on_timer)
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        if self._writing is not None:
-            self._writing.cancel()
+        self._client.drop_ping()
 
     def _on_timer(self) -> None:
         now = self._loop.time()
@@ -39,12 +37,5 @@ class Keepalive:
             self._timer = self._loop.call_at(due, self._on_timer)
             return
         self._timer = self._loop.call_later(SILENCE, self._on_timer)
-        if self._client.started and not self._client.behind and not self._waiting:
-            wait = self._client.write(self._ping())
-            if wait is not None:
-                self._writing = self._loop.create_task(wait)
-
-    @property
-    def _waiting(self) -> bool:
-        """Whether the last ping has not even been taken."""
-        return self._writing is not None and not self._writing.done()
+        if self._client.started and not self._client.behind:
+            self._client.ping(self._ping())
