@@ -824,6 +824,20 @@ async def test_where_a_host_was_but_is_no_more_it_is_not_asked_again(
         (await ask(upstream)).close()
 
 
+@pytest.mark.parametrize("asked_again", [hangs, partial(fails, socket.EAI_AGAIN)])
+async def test_an_upstream_that_was_down_is_found_again_while_no_name_server_answers(
+    monkeypatch: pytest.MonkeyPatch, asked_again: Callable[[], Awaitable[None]]
+) -> None:
+    lookups(monkeypatch, [DEAD])
+    async with raw_upstream(said(ANSWER)) as url, connected(named(url), connect=0.1) as upstream:
+        with pytest.raises(errors.UpstreamUnreachable, match="connection refused"):
+            await ask(upstream)
+        monkeypatch.setattr(addresses, "look_up", lambda *_: asked_again())
+        for _ in range(2):
+            with pytest.raises(errors.UpstreamUnreachable, match="connection refused"):
+                await ask(upstream)
+
+
 async def test_a_name_server_that_is_down_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "look_up", lambda *_: fails(socket.EAI_AGAIN))
     async with connected("http://api.example") as upstream:

@@ -30,9 +30,11 @@ class Addresses:
     def __init__(self, host: str, port: int, patience: float) -> None:
         self._host = host
         self._port = port
-        self._stale_after = min(STALE_AFTER, patience / 2)
+        self._longest = patience / 2
         self._found: Sequence[AddrInfoType] = ()
         self._stale_at = 0.0
+        self._doubted = False
+        """Whether connecting to those found last has failed."""
         self._lookup: asyncio.Task[Sequence[AddrInfoType]] | None = None
 
     async def now(self) -> Sequence[AddrInfoType]:
@@ -45,16 +47,21 @@ class Addresses:
             self._lookup.add_done_callback(_retrieve)
         lookup = self._lookup
         before = self._found
+        # The host may have moved: where it was is worth a try only if nobody can say where it is.
+        wait = self._longest if self._doubted else min(STALE_AFTER, self._longest)
         try:
             # Not asyncio.shield: it, too, logs a failure that nobody waits for any more.
-            await asyncio.wait((lookup,), timeout=self._stale_after if before else None)
+            await asyncio.wait((lookup,), timeout=wait if before else None)
             return before if before and _unanswered(lookup) else lookup.result()
         finally:
             del lookup  # its exception's traceback holds this frame: a cycle
 
-    def forget(self) -> None:
-        """Look them up anew: connecting has failed, and the host may have moved."""
-        self._found, self._stale_at = (), 0.0
+    def doubt(self) -> None:
+        """Look them up anew: connecting has failed, and the host may have moved.
+
+        They are not forgotten: its upstream may just be starting, while no name server answers.
+        """
+        self._doubted, self._stale_at = True, 0.0
 
     def close(self) -> None:
         """End a look-up that is under way."""
@@ -67,6 +74,7 @@ class Addresses:
         finally:
             self._lookup = None
         self._stale_at = asyncio.get_running_loop().time() + TTL
+        self._doubted = False
         return self._found
 
 

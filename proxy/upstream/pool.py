@@ -65,7 +65,7 @@ class Pool:
             async with asyncio.timeout(self._patience):
                 connection = await self._opened(await self._addresses.now())
         except OSError:
-            self._addresses.forget()
+            self._addresses.doubt()
             raise
         if self._closed:
             connection.close()
