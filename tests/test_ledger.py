@@ -494,6 +494,14 @@ def journal_of(file: Path) -> Journal:
     return Journal(config.Ledger(str(file), 100), clock=lambda: NOW)
 
 
+async def with_one_exchange(file: Path) -> Path:
+    """``file``, once it is a ledger of one exchange."""
+    one = journal_of(file)
+    one.count(record())
+    await one.close()
+    return file
+
+
 async def sums(file: Path) -> int:
     """The number of exchanges that a journal opened now would find in the file."""
     read = journal_of(file)
@@ -630,10 +638,7 @@ async def test_a_start_does_not_wait_for_a_disk_that_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It did, for ever, and a process that starts heeds no signal."""
-    file = tmp_path / "ledger"
-    one = journal_of(file)
-    one.count(record())
-    await one.close()
+    file = await with_one_exchange(tmp_path / "ledger")
     go_on = blocked(monkeypatch, "read_new")
     set_up = settings("http://127.0.0.1:9", more={"ledger": {"file": str(file)}})
     async with running(App(set_up)) as url, httpx.AsyncClient(base_url=url) as client:
@@ -710,10 +715,7 @@ async def test_a_torn_line_is_passed_over_and_what_follows_is_not(
 async def test_a_line_of_something_else_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = tmp_path / "ledger"
-    one = journal_of(file)
-    one.count(record())
-    await one.close()
+    file = await with_one_exchange(tmp_path / "ledger")
     with file.open("ab") as opened:
         opened.write(b'\x00\xff\n\n{"ledger":1}\n[1]\n')
     assert await sums(file) == 1
@@ -812,10 +814,7 @@ def test_what_others_have_appended_is_not_lost(tmp_path: Path) -> None:
 
 
 async def test_a_torn_line_on_a_full_disk_hides_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "ledger"
-    one = journal_of(file)
-    one.count(record())
-    await one.close()
+    file = await with_one_exchange(tmp_path / "ledger")
     with file.open("ab") as opened:
         opened.write(b'{"ledger":1,"ent')
     with full_at(file.stat().st_size):
@@ -826,10 +825,7 @@ async def test_a_torn_line_on_a_full_disk_hides_nothing(tmp_path: Path) -> None:
 async def test_what_was_read_before_reading_failed_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "ledger"
-    one = journal_of(file)
-    one.count(record())
-    await one.close()
+    file = await with_one_exchange(tmp_path / "ledger")
     monkeypatch.setattr(ledgerfile, "PART", 100)
     pread = os.pread
     read: list[int] = []
@@ -851,10 +847,7 @@ async def test_what_was_read_before_reading_failed_is_read_again(
 async def test_a_file_that_is_emptied_while_it_is_read_ends_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "ledger"
-    one = journal_of(file)
-    one.count(record())
-    await one.close()
+    file = await with_one_exchange(tmp_path / "ledger")
     size, pread = file.stat().st_size, os.pread
 
     def emptied(opened: int, length: int, start: int) -> bytes:
