@@ -31,7 +31,7 @@ from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstr
 
 from proxy import config
 from proxy.app import App
-from proxy.connection import patience, protocol, terms
+from proxy.connection import intake, patience, protocol, terms
 from proxy.connection.budget import Budget
 from proxy.connection.patience import ENOUGH, Patience
 from proxy.core.fields import by_name, times_forwarded
@@ -694,7 +694,7 @@ async def test_nothing_is_read_behind_a_part_of_a_request_that_was_lost(
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    monkeypatch.setattr(protocol, "SLICE", 0)
+    monkeypatch.setattr(intake, "SLICE", 0)
     monkeypatch.setattr(protocol.Protocol, "_read", forgetful)
     size = terms.PIECE - 7  # so that each piece is a chunk
     parts = [chunk(part.ljust(size)) for part in (b"first", b"lost", b"last")]
@@ -796,7 +796,7 @@ async def test_a_client_that_leaves_is_noticed_though_the_last_of_its_body_was_l
 ) -> None:
     """Reading was paused for it, and whoever has all of a body asks for no more."""
     monkeypatch.setattr("uvicorn.protocols.http.httptools_impl.HIGH_WATER_LIMIT", 8 << 10)
-    monkeypatch.setattr(protocol, "SLICE", PATIENCE)  # all that arrives together is read together
+    monkeypatch.setattr(intake, "SLICE", PATIENCE)  # all that arrives together is read together
     upstream = Upstream(open=False)
     async with door(upstream) as client:
         head, _, body = old_request(prompt="x" * (32 << 10)).partition(b"\r\n\r\n")
@@ -1076,7 +1076,7 @@ async def test_however_much_is_pipelined_little_of_it_waits() -> None:
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        waiting.append(scope["extensions"][CONNECTION]._waiting)
+        waiting.append(scope["extensions"][CONNECTION]._pipeline.waiting)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -1135,7 +1135,7 @@ async def test_a_client_that_is_slow_is_waited_for_each_time() -> None:
 async def test_whoever_sends_much_at_once_lets_others_go_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "SLICE", 0)
+    monkeypatch.setattr(intake, "SLICE", 0)
     size = 100_000  # more than the event loop hands over at once
     parts: list[bytes] = []
 
@@ -1159,7 +1159,7 @@ async def test_what_was_read_is_not_kept() -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["more_body"]:
             pass
-        kept.append(len(scope["extensions"][CONNECTION]._unread.obj))
+        kept.append(len(scope["extensions"][CONNECTION]._intake._unread.obj))
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -1456,7 +1456,7 @@ async def test_each_part_of_a_body_is_given_its_time_and_does_not_count_for_fram
 async def test_framing_that_arrives_by_itself_counts_to_the_next_part_of_the_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "PIECE", 2)
+    monkeypatch.setattr(intake, "PIECE", 2)
     body = b"1\r\nx\r\n" * 200 + b"0\r\n\r\n"
 
     async def play(side: Side) -> None:

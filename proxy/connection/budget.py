@@ -20,3 +20,19 @@ class Budget:
         """
         self.taken += more
         return more <= 0 or self.taken <= self._limit
+
+
+class Share:
+    """What one of them takes."""
+
+    __slots__ = ("_budget", "taken")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.taken = 0
+        """How much that is at the moment."""
+
+    def take(self, amount: int) -> bool:
+        """Take ``amount`` in place of what is taken; returns whether there was room, as Budget."""
+        more, self.taken = amount - self.taken, amount
+        return self._budget.take(more)

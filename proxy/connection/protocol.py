@@ -9,10 +9,9 @@ application sees complete heads only. https://www.rfc-editor.org/rfc/rfc9112
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal, cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -24,12 +23,15 @@ from ..core.errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, 
 from ..core.fields import expects_continue, has_body, without
 from ..exchange import guard
 from ..exchange.extensions import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
-from ..observe.record import UNKNOWN, Record
 from ..runtime.alarm import NEVER, Alarm
-from .budget import Budget
+from . import refusal
+from .budget import Budget, Share
 from .flow import Flow, Signal
+from .framing import Framing
+from .intake import Intake
 from .patience import Patience
-from .response import Response, refusal
+from .pipeline import Pipeline
+from .response import Response
 from .terms import (
     BODY_SILENCE,
     BODY_WITHIN,
@@ -37,17 +39,12 @@ from .terms import (
     FIELDS,
     HEAD_WITHIN,
     LINGER,
-    PIECE,
-    PIPELINED,
     REQUEST,
-    SLICE,
     SLOWEST_BODY,
     UNCOUNTED,
     WAITING,
     Terms,
 )
-
-_NOTHING = memoryview(b"")
 
 
 class Settings(uvicorn.Config):
@@ -63,67 +60,48 @@ class Settings(uvicorn.Config):
 class Protocol(HttpToolsProtocol):
     """One connection to a client, whose server has Settings; see exchange.extensions.Connection.
 
-    For each request ``_part`` goes from None to head to body and back. The end has up to three
-    steps: with a ``_refusal`` nothing more is read, and it is answered when its turn comes; while
-    ``_lingering`` nothing more is written either, and what arrives is thrown away, so that the
-    client can read the last answer (RFC 9112 §9.6); ``_gone`` is why the client is no longer there.
+    Its end has up to three steps: with a ``_refusal`` nothing more is read, and it is answered when
+    its turn comes; while ``_lingering`` nothing more is written either, and what arrives is thrown
+    away, so that the client can read the last answer (RFC 9112 §9.6); ``_gone`` is why the client
+    is no longer there.
     """
 
     config: Settings
     cycle: Response
+    """The last of the pipeline, or what was the last before all were complete."""
     flow: Flow
+    _intake: Intake
 
     # More than thirty attributes in one dictionary would take another 1.5 KB of each connection.
     __slots__ = (
-        "_accounted",
         "_alarm",
         "_body_due",
         "_framing",
         "_gone",
-        "_head",
+        "_intake",
         "_lingering",
-        "_mixed",
-        "_next_turn",
         "_on_gone",
-        "_part",
         "_patience",
+        "_pipeline",
         "_refusal",
-        "_segment",
         "_terms",
-        "_unanswered",
-        "_unread",
+        "_waits",
     )
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
+        del self.pipeline  # uvicorn's own, which takes 760 bytes even while it is empty
         self._terms = self.config.terms()
         """Those in force when the last request began."""
-        self._unanswered: list[Response] = []
-        """The responses that are not complete, in the order of their requests. The application is
-        at work on the first; ``cycle`` is the last, or was the last before all were complete."""
-        del self.pipeline  # uvicorn's own queue, which takes 760 bytes even while it is empty
+        self._framing = Framing()
+        self._pipeline = Pipeline()
+        self._waits = Share(self.config.waiting)
+        """What waits in memory here."""
 
         self._on_gone: Callable[[Gone], None] | None = None
         self._patience: Patience | None = None
         """While the client does not keep up."""
         self._gone: Gone | None = None
-
-        self._part: Literal["head", "body"] | None = None
-        """What is being read; None between two requests."""
-        self._unread = _NOTHING
-        """What has arrived and is yet to be read."""
-        self._next_turn: asyncio.Handle | None = None
-        """The next turn of the event loop, in which reading goes on."""
-        self._segment = b""
-        """What is being parsed at the moment."""
-        self._head: bytes | bytearray = b""
-        """The segments before it with the beginning of the head, if that is incomplete."""
-        self._mixed = False
-        """Whether it also held some of a body, or the end of a request."""
-        self._framing = 0
-        """How much has arrived of the head, or since the last part of the body, in bytes."""
-        self._accounted = 0
-        """How much of the budget for what waits it has taken, in bytes."""
         self._refusal: RequestError | None = None
         self._lingering = False
 
@@ -150,17 +128,14 @@ class Protocol(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = Flow(transport)
+        self._intake = Intake(transport, self.flow, self._pipeline, self._read)
         self.server = self.client = None  # nobody asks, and each open stream would keep them
         self.scheme = "http"
         self._alarm.due = self.loop.time() + self.timeout_keep_alive
         self._alarm.arm()
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= PIECE:
-            self._read(data)
-        else:
-            self._unread = memoryview(data)
-            self._read_on()
+        self._intake.take(data)
 
     def pause_writing(self) -> None:
         """The client does not keep up: writers wait, and so does our patience run."""
@@ -169,9 +144,9 @@ class Protocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """The client has taken what was waiting."""
-        self._stop_waiting()
+        self._end_patience()
         super().resume_writing()
-        if self._accounted:  # nothing more may be read while the answer goes on
+        if self._waits.taken:  # nothing more may be read while the answer goes on
             self._account()
 
     def eof_received(self) -> None:
@@ -179,16 +154,14 @@ class Protocol(HttpToolsProtocol):
         self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._end_patience()
         self._alarm.stop()
-        if self._next_turn is not None:
-            self._next_turn.cancel()
-        if self._unanswered:  # the others were never begun, and need not be
-            self.cycle = self._unanswered[0]
-            self._unanswered.clear()
-        self._head = b""
-        self.config.waiting.take(-self._accounted)
-        self._accounted = 0
+        self._intake.stop()
+        if self._pipeline.first is not None:  # the others were never begun, and need not be
+            self.cycle = self._pipeline.first
+            self._pipeline.clear()
+        self._framing.head = b""
+        self._waits.take(0)
         super().connection_lost(exc)
         self._report_gone(self._gone or ClientLeft())
         known = [self.scope] if self.cycle is None else [self.scope, self.cycle.scope]
@@ -199,7 +172,8 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close once all requests are answered; linger for a client that still sends one."""
-        if self._part == "body" and self.cycle.response_complete and not self._lingering:
+        unread = self._framing.part == "body"
+        if unread and self.cycle.response_complete and not self._lingering:
             self._linger()
         elif not self._lingering:
             super().shutdown()
@@ -207,13 +181,12 @@ class Protocol(HttpToolsProtocol):
     # For the parser.
 
     def on_message_begin(self) -> None:
-        if self._part == "body":
+        if self._framing.part == "body":
             return  # see _parse_head_again
         super().on_message_begin()
         cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
         self._terms = self.config.terms()
-        self._part = "head"
-        self._framing = 0
+        self._framing.begin_head()
         self._alarm.due = self.loop.time() + HEAD_WITHIN
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -221,22 +194,20 @@ class Protocol(HttpToolsProtocol):
 
         They would join those of the head, which the application has already checked.
         """
-        if self._part == "head":
+        if self._framing.part == "head":
             self.headers.append((name.lower(), value))
             if len(self.headers) > FIELDS:  # the shortest take twenty times their length in memory
                 raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or raise the RequestError to refuse it with."""
-        if self._part == "body":
+        if self._framing.part == "body":
             return  # see _parse_head_again
         version = self.parser.get_http_version()
         method = self.parser.get_method()
         self._check_head(method, version)
-        self._head = b""
+        self._framing.end_head()
         self._begin(method, version)
-        self._part = "body"
-        self._framing = 0
         self._body_due = self.loop.time() + BODY_WITHIN
         self._expect_body()
 
@@ -245,8 +216,7 @@ class Protocol(HttpToolsProtocol):
         # A 100 now would tell the client nothing (§10.1.1), and would arrive along with the head of
         # the answer, upon which HAProxy 2.6 ends a stream as if it were complete.
         self.cycle.waiting_for_100_continue = False
-        self._framing = 0
-        self._mixed = True
+        self._framing.pass_body()
         self._body_due += len(body) / SLOWEST_BODY
         if self.flow.read_paused:  # the application does not keep up: its time does not count
             self._body_due = self.loop.time() + BODY_WITHIN
@@ -257,9 +227,8 @@ class Protocol(HttpToolsProtocol):
             return  # the parser has skipped its body; see _parse
         super().on_message_complete()
         self.cycle.waiting_for_100_continue = False
-        self._part = None
-        self._mixed = True
-        if not self._waiting:  # it may not ask for more of the body, of which there is no more
+        self._framing.end_request()
+        if not self._pipeline.waiting:  # it may not ask for more of a body that is whole
             self.flow.resume_reading()
         idle = self.cycle.response_complete
         self._alarm.due = self.loop.time() + self.timeout_keep_alive if idle else NEVER
@@ -274,97 +243,67 @@ class Protocol(HttpToolsProtocol):
         """Go on with the next request, or wait for one: as uvicorn does, with our own timer."""
         self.server_state.total_requests += 1
         self._on_gone = None
-        answered = self._unanswered.pop(0)
+        answered = self._pipeline.complete_first()
         answered.body = bytearray()  # nobody read it, and more of it may be long in coming
         if self.transport.is_closing():
             return
         if self.cycle.needs_linger:
             self._linger()
-        elif self._unanswered:
-            self._start_asgi_task(self._unanswered[0], self.app)
-            if self.flow.full and self._next_turn is None:
-                # Not here: while an error is handled, the parser's own would get it as context.
-                self._next_turn = self.loop.call_soon(self._read_on)
+        elif self._pipeline.first is not None:
+            self._start_asgi_task(self._pipeline.first, self.app)
+            # Not here: while an error is handled, the parser's own would get it as context.
+            self._intake.resume()
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
-        elif self._part is None:
+        elif self._framing.part is None:
             self._alarm.due = self.loop.time() + self.timeout_keep_alive
             self._alarm.arm()
-        if self._accounted:
+        if self._waits.taken:
             self._account()
         self.flow.resume_reading()
 
     # Reading.
 
-    def _read_on(self) -> None:
-        """Read what has arrived, until too many requests wait or it is the turn of others."""
-        self._next_turn = None
-        began = time.monotonic()
-        while self._unread and self._waiting <= PIPELINED and not self.transport.is_closing():
-            piece, self._unread = bytes(self._unread[:PIECE]), self._unread[PIECE:]
-            try:
-                self._read(piece)
-            except BaseException:  # a fault of ours, and the rest would lack a part
-                self.transport.abort()
-                raise
-            if time.monotonic() - began > SLICE:
-                self._next_turn = self.loop.call_soon(self._read_on)
-                break
-        if not self._unread:
-            self._unread = _NOTHING  # an empty view, too, keeps all that was read in memory
-        self.flow.full = bool(self._unread) or self._waiting > PIPELINED
-
     def _read(self, data: bytes) -> None:
         """Parse the next of what has arrived, and refuse it if it is wrong or too large."""
         if self._refusal is not None or self._lingering:
             return
-        self._segment = data
-        self._mixed = False
+        self._framing.begin_segment(data)
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserInvalidURLError):
                 self.url = self.url or b"?"  # there is one, though the parser did not give it
-            self._refuse(_refusal(error))
+            self._refuse(_refusal_for(error))
             return
-        if self._part is not None and not self._mixed:
-            self._framing += len(data)
-            uncounted = UNCOUNTED if self._part == "head" else 0
-            if self._framing > self._terms.head_size + uncounted:
-                self._refuse(self._too_large())
-        if self._part == "head":
-            self._head = self._head or bytearray()
-            self._head += data
-        if self._head or self._accounted or self._waiting or self.flow.write_paused:
+        uncounted = UNCOUNTED if self._framing.part == "head" else 0
+        if self._framing.end_segment() > self._terms.head_size + uncounted:
+            self._refuse(self._too_large())
+        waits = self._framing.head or self._pipeline.waiting or self.flow.write_paused
+        if waits or self._waits.taken:
             self._account()
-        self._segment = b""
         self._alarm.arm()
 
     def _check_head(self, method: bytes, version: str) -> None:
         """Let the head in that is complete now, or raise RequestError."""
         limit = self._terms.head_size
-        if (
-            self._framing + len(self._segment) + len(self.headers) > limit  # a cheap upper bound
-            and guard.size(self.url, self.headers) > limit
-        ):
+        at_most = self._framing.at_most + len(self.headers)  # which is cheap
+        if at_most > limit and guard.size(self.url, self.headers) > limit:
             raise self._too_large()
         guard.check_head(method, self.url, version, self.headers)
         # The parser takes other protocols, and more than one blank.
-        line = b"%b %b HTTP/1." % (method, self.url)
-        if line not in self._segment and line not in self._head + self._segment:
+        if not self._framing.has(b"%b %b HTTP/1." % (method, self.url)):
             raise InvalidRequest("the first line must be a method, a target and HTTP/1.1")
 
     def _account(self) -> None:
         """Take room for what waits here, or refuse to read on where none is left; see WAITING."""
-        waits = len(self._head)
-        waits += sum(response.weight + len(response.body) for response in self._unanswered[1:])
-        if self._waiting > PIPELINED:
-            waits += len(self._unread)
-        if self.flow.write_paused and self._unanswered:
-            waits += len(self._unanswered[0].body)
-        more, self._accounted = waits - self._accounted, waits
-        if not self.config.waiting.take(more) and self._refusal is None:
-            self._part = self._part or "body"  # if all is read, the last request is refused
+        waits = len(self._framing.head) + self._pipeline.weight
+        if self._pipeline.full:
+            waits += len(self._intake)
+        if self.flow.write_paused and self._pipeline.first is not None:
+            waits += len(self._pipeline.first.body)
+        if not self._waits.take(waits) and self._refusal is None:
+            self._framing.part = self._framing.part or "body"  # if all is read, refuse the last
             self._refuse(NoRoom())
             self._account()
 
@@ -391,18 +330,13 @@ class Protocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        self._unanswered.append(self.cycle)
-        if not self._waiting:
+        self._pipeline.add(self.cycle)
+        if not self._pipeline.waiting:
             self._start_asgi_task(self.cycle, self.app)
             return
         self.cycle.weight = REQUEST + FIELD * len(self.headers) + guard.size(self.url, self.headers)
-        if self._waiting > PIPELINED:
+        if self._pipeline.full:
             self.flow.full = True
-
-    @property
-    def _waiting(self) -> int:
-        """How many requests wait for the one before them to be answered."""
-        return max(0, len(self._unanswered) - 1)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         task = self.loop.create_task(cycle.run_asgi(app))
@@ -425,7 +359,7 @@ class Protocol(HttpToolsProtocol):
                 rest = memoryview(rest)[offer.args[0] :]
             else:
                 return
-            if self._part == "body":
+            if self._framing.part == "body":
                 self._parse_head_again()
 
     def _parse_head_again(self) -> None:
@@ -452,11 +386,11 @@ class Protocol(HttpToolsProtocol):
             self._alarm.due = self.loop.time() + LINGER
         elif self._lingering:
             self.transport.abort()
-        elif self._part == "head" and self.flow.read_paused:
+        elif self._framing.part == "head" and self.flow.read_paused:
             self._alarm.due = self.loop.time() + HEAD_WITHIN  # it is we who do not read
-        elif self._part == "head":
+        elif self._framing.part == "head":
             self._refuse(RequestTimeout("the head of the request did not arrive in time"))
-        elif self._part is None:
+        elif self._framing.part is None:
             self._close()
         elif self._waits_for_us():
             self._body_due = self.loop.time() + BODY_WITHIN
@@ -481,14 +415,13 @@ class Protocol(HttpToolsProtocol):
         self._refusal = error
         error.__traceback__ = error.__context__ = None  # they refer to us: a reference cycle
         self._alarm.due = NEVER
-        if self._part == "body" and not self._waiting:
+        if self._framing.part == "body" and not self._pipeline.waiting:
             self._withdraw(self.cycle, error)
             return
-        self._terms.tell(_record(error))
-        if self._part == "body":
-            self._unanswered.pop()
-            self.cycle = self._unanswered[-1]
-        elif not self._unanswered:
+        self._terms.tell(refusal.record(error))
+        if self._framing.part == "body":
+            self.cycle = self._pipeline.drop_last()
+        elif self._pipeline.first is None:
             self._send_refusal(error)
 
     def _withdraw(self, cycle: Response, error: RequestError) -> None:
@@ -511,7 +444,7 @@ class Protocol(HttpToolsProtocol):
         """Answer with an error, then close the connection."""
         # As long as there is no target, the parser's method is that of the request before.
         bodiless = bool(self.url) and self.parser.get_method() == b"HEAD"
-        self.transport.write(refusal(error, bodiless=bodiless))
+        self.transport.write(refusal.last_response(error, bodiless=bodiless))
         self._linger()
 
     def _linger(self) -> None:
@@ -538,7 +471,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.set_write_buffer_limits(0)
         self.transport.close()
 
-    def _stop_waiting(self) -> None:
+    def _end_patience(self) -> None:
         if self._patience is not None:
             self._patience.end()
             self._patience = None
@@ -548,7 +481,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def _refusal(error: httptools.HttpParserError) -> RequestError:
+def _refusal_for(error: httptools.HttpParserError) -> RequestError:
     """The error to answer what the parser refused with; raises what is a fault of ours.
 
     The parser's message may quote what it received, and is not for clients.
@@ -559,10 +492,3 @@ def _refusal(error: httptools.HttpParserError) -> RequestError:
     if cause is not None and not isinstance(cause, httptools.HttpParserError):
         raise cause
     return InvalidRequest("what was sent is not a request of HTTP/1.1")
-
-
-def _record(error: RequestError) -> Record:
-    """The record of a request that never became an exchange, without a byte of it."""
-    record = Record(UNKNOWN, UNKNOWN, status=error.status, ended="refused")
-    record.error, record.error_class = f"{error.type}: {error.message}", type(error).__name__
-    return record

@@ -16,8 +16,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from ..core.errors import RequestError
-from ..core.fields import BODILESS, VIA, Fields, controls
+from ..core.fields import BODILESS, Fields, controls
 from ..exchange.extensions import FOLLOWED
 
 WORTH_A_COPY = 16 << 10
@@ -162,24 +161,6 @@ class Response(RequestResponseCycle):
     def _set_linger(self, how: bytes) -> None:
         opened: socket.socket = self.transport.get_extra_info("socket")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
-
-
-def refusal(error: RequestError, *, bodiless: bool) -> bytes:
-    """The last response of a connection, to a request that no application has seen.
-
-    ``bodiless`` says that it answers a HEAD.
-    """
-    body = error.body()
-    fields = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        date(),
-        VIA,
-        *error.headers,
-        (b"connection", b"close"),
-    ]
-    lines = [b"%b: %b\r\n" % field for field in fields]
-    return b"".join((STATUS_LINE[error.status], *lines, b"\r\n", b"" if bodiless else body))
 
 
 def date() -> tuple[bytes, bytes]:

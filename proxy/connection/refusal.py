@@ -1,0 +1,36 @@
+"""Requests that no application sees: the error that a client is told, and what is noted of it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from ..core.errors import RequestError
+from ..core.fields import VIA
+from ..observe.record import UNKNOWN, Record
+from .response import date
+
+
+def last_response(error: RequestError, *, bodiless: bool) -> bytes:
+    """The last response of a connection, to a request that is refused with ``error``.
+
+    ``bodiless`` says that it answers a HEAD.
+    """
+    body = error.body()
+    fields = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        date(),
+        VIA,
+        *error.headers,
+        (b"connection", b"close"),
+    ]
+    lines = [b"%b: %b\r\n" % field for field in fields]
+    first = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
+    return b"".join((first, *lines, b"\r\n", b"" if bodiless else body))
+
+
+def record(error: RequestError) -> Record:
+    """The record of a request that never became an exchange, without a byte of it."""
+    refused = Record(UNKNOWN, UNKNOWN, status=error.status, ended="refused")
+    refused.error, refused.error_class = f"{error.type}: {error.message}", type(error).__name__
+    return refused
