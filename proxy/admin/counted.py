@@ -8,7 +8,7 @@ from contextlib import aclosing
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ..core.errors import RequestError
+from ..core.errors import ProxyError
 from ..exchange.extensions import CONNECTION, ClientLeft
 from ..runtime.interruption import Interruptible
 
@@ -42,7 +42,7 @@ class Counted(StreamingResponse):
                     if connection is not None:
                         connection.when_left(work.interrupt)
                     await self.stream_response(send)
-        except (ClientLeft, RequestError) as error:
+        except (ClientLeft, ProxyError) as error:
             error.__traceback__ = error.__context__ = None  # reference cycles
         finally:
             self._open_ones.discard(self)

@@ -19,7 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ..core.errors import HeaderTooLarge, InvalidRequest, NoRoom, RequestError, RequestTimeout
+from ..core.errors import HeaderTooLarge, InvalidRequest, NoRoom, ProxyError, RequestTimeout
 from ..core.fields import expects_continue, has_body, without
 from ..exchange import guard
 from ..exchange.extensions import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
@@ -102,7 +102,7 @@ class Protocol(HttpToolsProtocol):
         self._patience: Patience | None = None
         """While the client does not keep up."""
         self._gone: Gone | None = None
-        self._refusal: RequestError | None = None
+        self._refusal: ProxyError | None = None
         self._lingering = False
 
         self._alarm = Alarm(self.loop, self._expire)
@@ -200,7 +200,7 @@ class Protocol(HttpToolsProtocol):
                 raise HeaderTooLarge(f"the header has more than {FIELDS} fields")
 
     def on_headers_complete(self) -> None:
-        """Hand the request to the application, or raise the RequestError to refuse it with."""
+        """Hand the request to the application, or raise the ProxyError to refuse it with."""
         if self._framing.part == "body":
             return  # see _parse_head_again
         version = self.parser.get_http_version()
@@ -285,7 +285,7 @@ class Protocol(HttpToolsProtocol):
         self._alarm.arm()
 
     def _check_head(self, method: bytes, version: str) -> None:
-        """Let the head in that is complete now, or raise RequestError."""
+        """Let the head in that is complete now, or raise ProxyError."""
         limit = self._terms.head_size
         at_most = self._framing.at_most + len(self.headers)  # which is cheap
         if at_most > limit and guard.size(self.url, self.headers) > limit:
@@ -406,7 +406,7 @@ class Protocol(HttpToolsProtocol):
 
     # Refusals.
 
-    def _refuse(self, error: RequestError) -> None:
+    def _refuse(self, error: ProxyError) -> None:
         """Read no more, and answer with ``error`` in its turn: answers keep the order of requests.
 
         Of the request in question the application may be at work on it, or it may wait for its
@@ -418,13 +418,13 @@ class Protocol(HttpToolsProtocol):
         if self._framing.part == "body" and not self._pipeline.waiting:
             self._withdraw(self.cycle, error)
             return
-        self._terms.tell(refusal.record(error))
+        self._terms.notify(refusal.record(error))
         if self._framing.part == "body":
             self.cycle = self._pipeline.drop_last()
         elif self._pipeline.first is None:
             self._send_refusal(error)
 
-    def _withdraw(self, cycle: Response, error: RequestError) -> None:
+    def _withdraw(self, cycle: Response, error: ProxyError) -> None:
         """Take back a request that the application has begun with, without all of the body."""
         unanswered = not cycle.response_started
         if not cycle.response_complete:
@@ -440,7 +440,7 @@ class Protocol(HttpToolsProtocol):
         else:
             self._linger()
 
-    def _send_refusal(self, error: RequestError) -> None:
+    def _send_refusal(self, error: ProxyError) -> None:
         """Answer with an error, then close the connection."""
         # As long as there is no target, the parser's method is that of the request before.
         bodiless = bool(self.url) and self.parser.get_method() == b"HEAD"
@@ -481,13 +481,13 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-def _refusal_for(error: httptools.HttpParserError) -> RequestError:
+def _refusal_for(error: httptools.HttpParserError) -> ProxyError:
     """The error to answer what the parser refused with; raises what is a fault of ours.
 
     The parser's message may quote what it received, and is not for clients.
     """
     cause = error.__context__
-    if isinstance(cause, RequestError):
+    if isinstance(cause, ProxyError):
         return cause
     if cause is not None and not isinstance(cause, httptools.HttpParserError):
         raise cause

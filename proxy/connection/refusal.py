@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from ..core.errors import RequestError
+from ..core.errors import ProxyError
 from ..core.fields import VIA
 from ..observe.record import UNKNOWN, Record
 from .response import date
 
 
-def last_response(error: RequestError, *, bodiless: bool) -> bytes:
+def last_response(error: ProxyError, *, bodiless: bool) -> bytes:
     """The last response of a connection, to a request that is refused with ``error``.
 
     ``bodiless`` says that it answers a HEAD.
@@ -29,7 +29,7 @@ def last_response(error: RequestError, *, bodiless: bool) -> bytes:
     return b"".join((first, *lines, b"\r\n", b"" if bodiless else body))
 
 
-def record(error: RequestError) -> Record:
+def record(error: ProxyError) -> Record:
     """The record of a request that never became an exchange, without a byte of it."""
     refused = Record(UNKNOWN, UNKNOWN, status=error.status, ended="refused")
     refused.error, refused.error_class = f"{error.type}: {error.message}", type(error).__name__

@@ -66,9 +66,9 @@ class Terms:
     """The terms that an application sets.
 
     ``head_size`` is the largest head, in bytes, ``patience`` the seconds of a client that takes
-    nothing. ``tell`` is called with the records of requests that the application never sees.
+    nothing. ``notify`` is called with the records of requests that the application never sees.
     """
 
     head_size: int = HEAD_SIZE
     patience: float = PATIENCE
-    tell: Observer = log_exchange
+    notify: Observer = log_exchange

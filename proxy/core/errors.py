@@ -8,11 +8,11 @@ code that raises an error need not know about HTTP, and code that answers one no
           VersionRequired, InvalidVersion, UnsupportedVersion,
           InvalidRequest, NoRoute, MethodNotAllowed, RequestTooLarge, HeaderTooLarge,
           RequestTimeout, NotSupported, ForeignOrigin, ForeignHost
-          NoRoom                not this client's alone, but that of all together
       · UpstreamError           the upstream's fault
           UpstreamRefused       it answered with an error of its own
           UpstreamUnreachable, UpstreamNonsense, UpstreamBrokeOff, UpstreamTimeout
       · Busy                    the proxy's: too many exchanges
+          NoRoom                or too much that waits to be read
           Draining              or it is about to stop
       · LoopDetected            the operator's: an upstream leads back to the proxy
       · nudges.Brownout         nobody's: a call refused on schedule
@@ -156,18 +156,6 @@ class RequestTimeout(RequestError):
     type = "timeout_error"
 
 
-class NoRoom(RequestError):
-    """What all clients together have sent, and nothing has read yet, takes too much memory."""
-
-    status = 503
-    type = "overloaded_error"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "too much data is waiting to be read, try again shortly", ((b"retry-after", b"1"),)
-        )
-
-
 class NotSupported(RequestError):
     """A feature of HTTP that no upstream needs (RFC 9110 §15.6.2)."""
 
@@ -211,6 +199,13 @@ class Busy(ProxyError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ((b"retry-after", b"1"),))
+
+
+class NoRoom(Busy):
+    """What all clients together have sent, and nothing has read yet, takes too much memory."""
+
+    def __init__(self) -> None:
+        super().__init__("too much data is waiting to be read, try again shortly")
 
 
 class Draining(Busy):

@@ -95,7 +95,7 @@ class Client:
     async def upload(self) -> AsyncIterator[bytes]:
         """The request body as it arrives.
 
-        Raises ClientLeft, also for a body that is cut, or the RequestError for which it was.
+        Raises ClientLeft, also for a body that is cut, or the ProxyError for which it was.
         """
         self._asked = True
         missing = self.announced

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ..core.errors import RequestError
+from ..core.errors import ProxyError
 
 CONNECTION = "anthropic-version-proxy"
 """The extension in the scope under which our server offers a Connection."""
@@ -33,7 +33,7 @@ class ClientStalled(ClientLeft):
     """The client took nothing for too long, so that its connection was closed."""
 
 
-Gone = ClientLeft | RequestError
+Gone = ClientLeft | ProxyError
 """Why there is nobody to answer any more."""
 
 
@@ -43,7 +43,7 @@ class Connection(Protocol):
     def when_left(self, call: Callable[[Gone], None]) -> None:
         """Make this ``call`` when the client is gone, at once if it is already.
 
-        A RequestError says that it is still there, but its request will never be complete. It has
+        A ProxyError says that it is still there, but its request will never be complete. It has
         been answered with that error, unless the response had begun.
         """
 

@@ -31,8 +31,8 @@ from .routing import Routes
 class Relay:
     """The ASGI application for everything that goes to an upstream.
 
-    ``tell`` is called with the record of each exchange that is over; ``learned`` is what upstreams
-    said about their models.
+    ``notify`` is called with the record of each exchange that is over; ``learned`` is what
+    upstreams said about their models.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class Relay:
         config: Config,
         upstreams: Mapping[str, Upstream],
         exchanges: OpenExchanges,
-        tell: Observer,
+        notify: Observer,
         learned: Learned = MappingProxyType({}),
     ) -> None:
         self._config = config
         self._routes = Routes(config.routes)
         self._upstreams = upstreams
         self._exchanges = exchanges
-        self._tell = tell
+        self._notify = notify
         self._learned = learned
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,4 +81,4 @@ class Relay:
             raise
         finally:
             exchange.close()  # first, for an observer may fail
-            self._tell(exchange.finished())
+            self._notify(exchange.finished())
