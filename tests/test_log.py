@@ -34,7 +34,7 @@ from support import (
 
 from proxy.app import App
 from proxy.core.errors import LONGEST_MESSAGE, InvalidRequest
-from proxy.exchange.exchange import NAMED, OTHER
+from proxy.exchange.recording import NAMED, OTHER
 from proxy.observe import logs
 from proxy.observe.record import LONGEST_VALUE, MOST_DROPPED, Record
 from proxy.server.listeners import listen

@@ -9,6 +9,8 @@ guard           which heads are let in
 exchanges       those under way
 extensions      what the server and an exchange tell each other
 client          the client's side of one
+heads           the fields that it passes on
+recording       what it leaves in its record
 keepalive       pings in long silences
 streaming       an upstream's stream on its way to the client
 exchange        where client, upstream and translation meet

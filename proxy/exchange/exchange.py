@@ -7,7 +7,7 @@ cut, and one record says how it ended.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -16,8 +16,6 @@ from random import random
 from ..config import Config
 from ..core import jsontext
 from ..core.errors import (
-    STATUS_OF_TYPE,
-    Draining,
     InvalidRequest,
     ProxyError,
     UpstreamError,
@@ -25,20 +23,10 @@ from ..core.errors import (
     UpstreamRefused,
     refused_by_body,
 )
-from ..core.fields import (
-    BODILESS,
-    VERSION,
-    VIA,
-    Fields,
-    for_client,
-    for_upstream,
-    safe_value,
-    with_version,
-    without,
-)
+from ..core.fields import BODILESS, VERSION, Fields, without
 from ..core.nudges import Nudge
 from ..core.redaction import beginning
-from ..observe.record import LONGEST_VALUE, UNKNOWN, Ended, Record
+from ..observe.record import LONGEST_VALUE, Record
 from ..runtime.interruption import Interruptible
 from ..runtime.offload import offload
 from ..translation.stream import StreamTranslation
@@ -46,10 +34,12 @@ from ..translation.translation import Translation
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
 from ..versions.models import Learned
+from . import heads
 from .client import Client
 from .extensions import ClientLeft, ClientStalled
 from .keepalive import Keepalive
 from .negotiation import negotiate, translates
+from .recording import record_failure, record_translation
 from .routing import Match
 from .streaming import Stream, in_turns
 
@@ -59,13 +49,6 @@ thousandth of that, and each call into C that goes through it holds up the loop.
 
 ERROR_LIMIT = 1 << 20
 """The largest error body that is read for its message, in bytes."""
-
-NAMED = 30
-"""How many of the parameters that were left out are recorded by name: looking for a key in a long
-name takes as long as the exchange. The log and the ledger name fewer."""
-
-OTHER = "other"
-"""Stands for the name of each further one."""
 
 RESENDABLE = 64 << 10
 """The largest body that is read whole before it is passed on, so that it can be sent again."""
@@ -78,15 +61,6 @@ EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")  # nginx in front of us would hold events back
 
 _SILENT = nullcontext()
-
-_RESENT = frozenset((b"content-length",))
-"""Fields of a request that are not true of its translation."""
-
-_REASKED = _RESENT | {b"accept-encoding"}
-"""The same, where its answer will be translated, too."""
-
-_REMADE = frozenset((b"content-type", b"content-length", b"content-encoding", b"etag"))
-"""Fields of an answer that are not true of its translation."""
 
 
 class Exchange:
@@ -120,7 +94,7 @@ class Exchange:
             self._announce_end(match.route.nudge)
             await self._translate(match, upstream, translation)
         if self._events is not None and self._events.failure is not None:
-            self._record_failure(self._events.failure)
+            record_failure(self.record, self._events.failure)
 
     def finished(self) -> Record:
         """The record, completed with what is known at the end of the exchange."""
@@ -131,12 +105,7 @@ class Exchange:
         if self._answer is not None:
             record.upstream_bytes = self._answer.received
         if translation is not None and translation.changes:
-            record.changes = translation.changes
-            record.dropped = tuple(_dropped_names(translation.dropped))
-            record.notes = translation.notes
-            record.model = beginning(translation.model_asked or UNKNOWN, LONGEST_VALUE)
-            record.answered_by = beginning(translation.model or UNKNOWN, LONGEST_VALUE)
-            record.streams = translation.streams
+            record_translation(record, translation)
         if self._events is not None:
             record.events_received = self._events.events_taken
             record.events_sent = self._events.events_made
@@ -170,12 +139,12 @@ class Exchange:
         if self._client.ending:  # the failure came too late to spoil the answer
             await self._client.end()
             if self._client.gone:  # it did not take the end, so that the answer was cut after all
-                self._record_failure(error)
+                record_failure(self.record, error)
             return
-        self._record_failure(error)
+        record_failure(self.record, error)
         if not self._client.started:
             self.record.status = error.status
-            await self._client.refuse(error, self._remade_fields())
+            await self._client.refuse(error, self._fields_for_client(heads.REMADE))
         elif self._events is not None and self._events.started:
             ended = self._events.ended
             owed = self._client.unwritten if ended else self._events.finish(error)
@@ -193,25 +162,18 @@ class Exchange:
         else:
             self.record.ended = "client left before the first byte"
 
-    def _record_failure(self, error: ProxyError) -> None:
-        """Record a failure in our words: the upstream's may quote the request."""
-        self.record.ended = _outcome(error)
-        self.record.error_class = type(error).__name__
-        if isinstance(error, UpstreamRefused):
-            self.record.error = error.type if error.type in STATUS_OF_TYPE else "unknown type"
-        else:
-            self.record.error = f"{error.type}: {error.message}"
-
     # Passed through.
 
     async def _pass_through(self, match: Match, upstream: Upstream) -> None:
         """Relay bytes as they come; at most the version in the header is another one."""
         client = self._client
-        answer = self._answer = await upstream.call(
-            client.method, self._target(match.path), self._request_fields(), await self._upload()
+        answer = await upstream.call(
+            client.method,
+            self._target(match.path),
+            heads.of_request(client, self._translation),
+            await self._upload(),
         )
-        client.forget_head()
-        await self._pass_back(answer)
+        await self._pass_back(self._answered(answer))
 
     async def _upload(self) -> bytes | AsyncIterator[bytes] | None:
         """The body to pass on; a small one is read whole, so that it can be sent again."""
@@ -224,7 +186,7 @@ class Exchange:
 
     async def _pass_back(self, answer: Answer) -> None:
         self.record.streams |= _is_stream(answer)
-        fields = self._answer_fields()
+        fields = self._fields_for_client()
         if answer.status in BODILESS:  # with it the server would expect a body
             fields = without(fields, b"content-length")
         await self._start(answer.status, fields)
@@ -246,8 +208,7 @@ class Exchange:
             raise refusal
 
     async def _translate(self, match: Match, upstream: Upstream, translation: Translation) -> None:
-        answer = self._answer = await self._ask(match, upstream, translation)
-        self._client.forget_head()
+        answer = self._answered(await self._ask(match, upstream, translation))
         if not translation.answers:
             await self._pass_back(answer)
             return
@@ -263,7 +224,7 @@ class Exchange:
             else:
                 translated = await offload(partial(translation.response, told))
             self._first_byte(200)
-            await self._client.answer(200, self._remade_fields(), translated)
+            await self._client.answer(200, self._fields_for_client(heads.REMADE), translated)
 
     async def _ask(self, match: Match, upstream: Upstream, translation: Translation) -> Answer:
         """Send the translated request, of which nothing is in memory any more at the return."""
@@ -275,7 +236,8 @@ class Exchange:
         else:
             endpoint, body = await offload(partial(translation.request, match.endpoint, sent))
         del sent  # what is asked in its place waits for the answer, and is as large
-        fields = self._request_fields(_REASKED if translation.answers else _RESENT)
+        removed = heads.REASKED if translation.answers else heads.RESENT
+        fields = heads.of_request(self._client, translation, removed)
         if translation.answers:
             fields.append((b"accept-encoding", b"identity"))
         call = upstream.call("POST", self._target(match.prefix + endpoint), fields, body)
@@ -305,7 +267,7 @@ class Exchange:
         await client.end()
 
     async def _begin_stream(self, followed: bool) -> None:
-        fields = [EVENT_STREAM, *self._remade_fields(), UNBUFFERED]
+        fields = [EVENT_STREAM, *self._fields_for_client(heads.REMADE), UNBUFFERED]
         await self._start(200, fields, followed=followed)
         if self._answer is not None:
             self._answer.forget_head()
@@ -316,38 +278,16 @@ class Exchange:
         query = self._client.query
         return path if query is None else f"{path}?{query.decode('ascii')}"
 
-    def _request_fields(self, removed: frozenset[bytes] = frozenset()) -> Fields:
-        fields = for_upstream(self._client.fields, self._client.named, removed)
-        if self._translation is not None:
-            return with_version(fields, self._translation.upstream)
-        version = self._client.named[VERSION][0]  # there is one, or 2023-01-01 would be assumed
-        return with_version(fields, version.decode("latin-1"))
+    def _answered(self, answer: Answer) -> Answer:
+        """Take the head of the upstream's answer; that of the request is of no more use."""
+        self._answer = answer
+        self._client.forget_head()
+        for request_id in answer.named.get(b"request-id", ()):
+            self.record.request_id = beginning(request_id.decode("latin-1"), LONGEST_VALUE)
+        return answer
 
-    def _remade_fields(self) -> Fields:
-        """The fields of an answer whose body we have made; the upstream's, if it has answered."""
-        return self._answer_fields(_REMADE)
-
-    def _answer_fields(self, removed: frozenset[bytes] = frozenset()) -> Fields:
-        """The upstream's fields but those ``removed``, and those we add to say what was done."""
-        translation, answer = self._translation, self._answer
-        fields = [VIA]
-        if answer is not None:
-            fields = for_client(answer.fields, answer.named, removed)
-            for request_id in answer.named.get(b"request-id", ()):
-                self.record.request_id = beginning(request_id.decode("latin-1"), LONGEST_VALUE)
-        if self._nudge is not None:
-            fields += self._nudge.fields(fields)
-        if translation is None or not translation.differs:
-            return fields
-        versions = f"{translation.client}, upstream={translation.upstream}"
-        fields.append((b"x-proxy-version", versions.encode()))
-        if translation.dropped:
-            fields.append(
-                (b"x-proxy-dropped", safe_value(beginning(", ".join(translation.dropped), 1000)))
-            )
-        if translation.model is not None:
-            fields.append((b"x-proxy-model", safe_value(translation.model[:LONGEST_VALUE])))
-        return fields
+    def _fields_for_client(self, removed: frozenset[bytes] = frozenset()) -> Fields:
+        return heads.of_answer(self._answer, self._translation, self._nudge, removed)
 
     async def _start(self, status: int, fields: Fields, *, followed: bool = False) -> None:
         self._first_byte(status)
@@ -356,12 +296,6 @@ class Exchange:
     def _first_byte(self, status: int) -> None:
         self.record.status = status
         self.record.first_byte = time.monotonic()
-
-
-def _dropped_names(dropped: Iterable[str]) -> Iterator[str]:
-    """The names of what was left out, in its order; OTHER for those beyond NAMED."""
-    for number, name in enumerate(dropped):
-        yield beginning(name, LONGEST_VALUE) if number < NAMED else OTHER
 
 
 def _check_answer(answer: Answer, *, streams: bool) -> None:
@@ -392,15 +326,3 @@ async def _refusal(answer: Answer) -> UpstreamRefused:
     except UpstreamError:  # the body is lost, the status is not
         body, parsed = b"", None
     return refused_by_body(answer.status, parsed, body.decode("utf-8", "replace"))
-
-
-def _outcome(error: ProxyError) -> Ended:
-    match error:
-        case UpstreamRefused():
-            return "upstream refused"
-        case UpstreamError():
-            return "upstream failed"
-        case Draining():
-            return "drained"
-        case _:
-            return "refused"

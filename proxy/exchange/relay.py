@@ -13,9 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..config import Config
 from ..core import hosts
-from ..core.errors import (
-    ProxyError,
-)
+from ..core.errors import ProxyError
 from ..core.redaction import beginning
 from ..observe.record import LONGEST_VALUE, Observer, Record
 from ..upstream.upstream import Upstream

@@ -87,7 +87,7 @@ class Record:
     error_class: str = UNKNOWN
     """The name of the error's class."""
     dropped: tuple[str, ...] = ()
-    """The parameters that were left out, by name; see exchange.exchange.NAMED."""
+    """The parameters that were left out, by name; see exchange.recording.NAMED."""
     request_id: str = UNKNOWN
 
     @property
