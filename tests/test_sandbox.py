@@ -17,7 +17,7 @@ import httpx
 import pytest
 import uvicorn
 
-from proxy.sandbox import sandbox, wire
+from proxy.sandbox import generating, sandbox, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -634,9 +634,9 @@ def test_nonsense_is_not_json(client: httpx.Client, endpoint: str) -> None:
     streamed = post(client, endpoint, "[sandbox:fail=nonsense]", stream=True)
 
     assert (whole.status_code, streamed.status_code) == (200, 200)
-    assert whole.content == sandbox.NONSENSE
+    assert whole.content == generating.NONSENSE
     assert f"event: {TOLD_BY[endpoint]}" in streamed.text
-    assert f"data: {sandbox.NONSENSE.decode()}" in streamed.text
+    assert f"data: {generating.NONSENSE.decode()}" in streamed.text
 
 
 @BOTH

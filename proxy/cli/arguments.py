@@ -9,7 +9,7 @@ from functools import partial
 from importlib.metadata import version
 
 from .. import versions
-from ..sandbox import sandbox
+from ..sandbox.generating import FAILURES
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -153,9 +153,7 @@ def _sandbox(add: Add) -> argparse.ArgumentParser:
     command.add_argument(
         "--delay", type=_delay, default=0.02, metavar="S", help="seconds between deltas (0.02)"
     )
-    command.add_argument(
-        "--fail", choices=sorted(sandbox.FAILURES), metavar="KIND", help=_failures()
-    )
+    command.add_argument("--fail", choices=sorted(FAILURES), metavar="KIND", help=_failures())
     return command
 
 
@@ -212,7 +210,7 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 
 def _failures() -> str:
-    kinds = "; ".join(f"{kind}: {about}" for kind, about in sandbox.FAILURES.items())
+    kinds = "; ".join(f"{kind}: {about}" for kind, about in FAILURES.items())
     return f"answer every call with this failure ({kinds})".replace("%", "%%")
 
 

@@ -15,7 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from .rules import HUMAN, ApiError, Asked, Json
+from .errors import ApiError
+from .fields import Json
+from .rules import HUMAN, Asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from proxy.sandbox import rules, wire
-from proxy.sandbox.rules import ApiError, Asked
+from proxy.sandbox.errors import ApiError, invalid
+from proxy.sandbox.fields import V2023_06_01
+from proxy.sandbox.rules import Asked
 from proxy.sandbox.wire import Answer
 
 Json = dict[str, Any]
@@ -83,7 +85,7 @@ async def _complete(request: Request) -> Response:
 
 async def _message(request: Request) -> Response:
     raw = await request.body()
-    asked = rules.read_messages(raw, rules.V2023_06_01)
+    asked = rules.read_messages(raw, V2023_06_01)
     said = wire.answer(asked)
     seed = wire.seed_of(raw)
 
@@ -108,16 +110,16 @@ async def _message(request: Request) -> Response:
 def _read(body: Json) -> Asked:
     """A body of ``/v1/complete``, as it could be then."""
     for name in sorted(REQUIRED - body.keys()):
-        raise rules.invalid(f"{name}: field required")
+        raise invalid(f"{name}: field required")
     for name in body.keys() - FIELDS:
-        raise rules.invalid(f"{name}: extra fields not permitted")
+        raise invalid(f"{name}: extra fields not permitted")
     if body["max_tokens_to_sample"] < 1:
-        raise rules.invalid("max_tokens_to_sample: must be greater than or equal to 1")
+        raise invalid("max_tokens_to_sample: must be greater than or equal to 1")
     if not body["model"].startswith(MODELS):
         raise ApiError("not_found_error", f"model: {body['model']}")
     question, assistant, prefill = body["prompt"].rpartition(ASSISTANT)
     if not body["prompt"].startswith(HUMAN) or not assistant:
-        raise rules.invalid("prompt must be Human: and Assistant: turns")
+        raise invalid("prompt must be Human: and Assistant: turns")
     return Asked(
         model=body["model"],
         question=question.rpartition(HUMAN)[2].strip(),
