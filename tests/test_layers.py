@@ -17,7 +17,7 @@ PURE = ("core", "versions", "translation")
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "ssl", "threading", "time"}
 ROOMS_OF = {
     "aiohappyeyeballs": {"upstream.addresses", "upstream.lookup", "upstream.pool"},
-    "httptools": {"upstream.answer", "connection.protocol"},
+    "httptools": {"upstream.response", "connection.protocol"},
     "opentelemetry": {"observe.spans", "observe.tracing"},
     "prometheus_client": {"observe.sharedmetrics", "observe.metrics"},
     "uvicorn": {"connection.flow", "connection.protocol", "connection.response", "server.server"},

@@ -3,7 +3,8 @@
 lookup          the addresses of a host name, as the system finds them
 addresses       those of one host, kept for a while
 coding          content codings
-answer          the answer to one call, as it arrives
+response        a response as it arrives, and whether it is whole
+answer          the response to one call, for whoever waits for it
 http1           one connection
 pool            the connections to one upstream
 upstream        the only module that calls upstreams; where foreign errors become ours

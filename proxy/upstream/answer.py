@@ -1,7 +1,7 @@
-"""The upstream's answer to one call: its head, and its body as it arrives.
+"""The upstream's answer to one call, for whoever waits for it.
 
-An answer is whole only when its framing says so, and all that came before a failure can be read
-before the failure is raised. https://www.rfc-editor.org/rfc/rfc9112#section-6
+All that came before a failure can be read before the failure is raised. What is not read makes the
+upstream wait, and no wait is without end.
 """
 
 from __future__ import annotations
@@ -9,18 +9,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-import httptools
-
-from ..core.errors import UpstreamBrokeOff, UpstreamNonsense, UpstreamTimeout, UpstreamUnreachable
-from ..core.fields import BODILESS, LENGTH_DIGITS, Fields, Named, by_name, controls
+from ..core.errors import UpstreamNonsense, UpstreamTimeout
 from ..runtime.alarm import Alarm
-from .coding import Decoding, decoding
-
-HEAD_SIZE = 64 << 10
-"""The most that may arrive without a part of the body, in bytes: a head and interim ones before it,
-a trailer, chunk extensions. None of that is handed on, so that back-pressure cannot bound it."""
+from .response import Response
 
 UNREAD_SIZE = 64 << 10
 """How much of an answer may wait to be read before reading from its upstream stops, in bytes."""
@@ -61,84 +54,51 @@ def never() -> bool:
     return False
 
 
-class Answer:
-    """The upstream's response: its head, and its body as it arrives, undecoded.
+class Answer(Response):
+    """The upstream's response to one call: its head, and its body as it arrives, undecoded.
 
     ``status``, ``fields`` and ``named`` are there once ``head`` has returned. ``idle`` is how long
     the upstream may be silent within its answer, ``total`` how long all of it may take, in seconds.
-
-    It goes from nothing to ``_has_head``, and from either to ``_error`` or, with the whole body,
-    to ``_complete``: whichever of the two is first stays.
     """
 
     __slots__ = (
         "_alarm",
-        "_bodiless",
         "_closes_soon",
-        "_complete",
         "_connection",
         "_enough",
-        "_error",
-        "_framing",
-        "_has_head",
         "_idle",
         "_loop",
-        "_name",
-        "_parser",
-        "_parts",
         "_paused",
-        "_reusable",
         "_sending",
         "_silence_due",
         "_take",
         "_tap",
         "_total_due",
         "_unread",
-        "_until_closed",
         "_upload",
         "_wait",
         "_waiter",
-        "fields",
-        "named",
-        "received",
-        "status",
         "untouched",
     )
 
     def __init__(
         self, connection: Connection, name: str, idle: float, total: float, *, bodiless: bool
     ) -> None:
-        self.status = 0
-        self.fields: Fields = []
-        self.named: Named = {}
-        self.received = 0
-        """How much of the body has arrived, as it stands on the wire, in bytes."""
+        super().__init__(name, bodiless=bodiless)
         self.untouched = True
         """Whether nothing at all has arrived yet."""
-        self._name = name
         self._idle = idle
         self._connection = connection
         self._loop = connection.loop
 
-        self._parser: Any = httptools.HttpResponseParser(self)
-        self._has_head = False
-        self._complete = False
-        self._error: Exception | None = None
-        self._bodiless = bodiless
-        self._until_closed = False
-        """Whether the end of the connection is the end of the body."""
-        self._framing = 0
-        """How much has arrived of the head, or since the last part of the body, in bytes."""
-        self._reusable = True
-        """Whether the connection may be, as far as the answer goes."""
         self._upload: asyncio.Task[None] | None = None
         self._sending = False
         """Whether some of the request's body is still to be sent."""
 
-        self._parts: list[bytes] = []
         self._unread = 0
-        """The bytes that came with them."""
+        """How much has arrived together with the parts that nobody has taken yet, in bytes."""
         self._paused = False
+        """Whether the upstream is made to wait until they are."""
         self._take: Take | None = None
         """Takes the next part as it arrives, while forward waits for one."""
         self._enough: Enough = never
@@ -166,10 +126,6 @@ class Answer:
         while not self._has_head:
             await self._change()
         self._silence_due = self._loop.time() + self._idle
-
-    def forget_head(self) -> None:
-        """Free the fields, of which a reader of the body has no more use."""
-        self.fields, self.named = [], {}
 
     async def read(self) -> bytes:
         """The next part of the body, as much as has arrived, or b"" at its end.
@@ -208,23 +164,6 @@ class Answer:
                 finally:
                     self._take = None
 
-    def tap(self, tap: Callable[[bytes], None]) -> None:
-        """Have ``tap`` called with each part of the body, too, when it is read."""
-        self._tap = tap
-
-    def _taken(self) -> bytes:
-        """All parts that have arrived, as one; the upstream may go on."""
-        self._silence_due = self._loop.time() + self._idle
-        self._framing = 0
-        parts, self._parts, self._unread = self._parts, [], 0
-        if self._paused:
-            self._paused = False
-            self._connection.resume_reading()
-        taken = parts[0] if len(parts) == 1 else b"".join(parts)
-        if self._tap is not None:
-            self._tap(taken)
-        return taken
-
     async def read_all(self, limit: int) -> bytes:
         """The whole body, decoded; raises UpstreamNonsense when it passes ``limit`` bytes.
 
@@ -243,9 +182,9 @@ class Answer:
             decode.end()
         return bytes(body)
 
-    def decoding(self) -> Decoding | None:
-        """What decodes the body, part by part; None if it is plain. Raises UpstreamNonsense."""
-        return decoding(b", ".join(self.named.get(b"content-encoding", ())))
+    def tap(self, tap: Callable[[bytes], None]) -> None:
+        """Have ``tap`` called with each part of the body, too, when it is read."""
+        self._tap = tap
 
     def close_soon(self) -> None:
         """End the call once the answer is complete, or after CLOSE_SOON seconds.
@@ -304,6 +243,65 @@ class Answer:
         except Exception as error:  # noqa: BLE001  (raised to the reader of the answer)
             self._fail(error)
 
+    # For the connection.
+
+    def greeted(self, data: bytes) -> None:
+        """Parse what arrived before the request was sent, so that it cannot be the answer to it."""
+        self._reusable = False
+        self.arrived(data)
+
+    def arrived(self, data: bytes) -> None:
+        """Parse what arrived, and hand it on or keep it."""
+        self.untouched = False
+        try:
+            self._parser.feed_data(data)
+        except Exception as error:  # noqa: BLE001  (also a fault of ours)
+            self._misread(error)
+        if self._parts:
+            if self._take is not None:
+                self._hand_over(self._take)
+                return
+            self._keep_unread(len(data))
+        else:
+            self._bound_framing(len(data))
+        self._wake()
+
+    def _keep_unread(self, size: int) -> None:
+        """Keep what has arrived until it is read, and stop reading once that is much."""
+        self._unread += size
+        if self._unread > UNREAD_SIZE and not self._paused:
+            self._paused = True
+            self._connection.pause_reading()
+
+    def _hand_over(self, take: Take) -> None:
+        try:
+            self._wait = take(self._taken())
+        except Exception as error:  # noqa: BLE001  (forward is to raise it, before anything else)
+            self._wait = _raise(error)
+        if self._wait or self._complete or self._error or self._enough():
+            self._take = None  # until forward has gone on
+            self._wake()
+
+    def lost(self, *, clean: bool) -> None:
+        """The connection is gone; ``clean`` says that the upstream itself ended it."""
+        super().lost(clean=clean)
+        self._wake()
+
+    def _taken(self) -> bytes:
+        """All parts that have arrived, as one; the upstream may go on."""
+        self._silence_due = self._loop.time() + self._idle
+        self._framing = 0
+        parts, self._parts, self._unread = self._parts, [], 0
+        if self._paused:
+            self._paused = False
+            self._connection.resume_reading()
+        taken = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._tap is not None:
+            self._tap(taken)
+        return taken
+
+    # Waits and their deadlines.
+
     def _change(self) -> Awaitable[None]:
         """A future that is done when anything has changed; raises the error, if there is one."""
         if self._error is not None:
@@ -335,130 +333,14 @@ class Answer:
             self._connection.close()
 
     def _fail(self, error: Exception) -> None:
-        if self._error is None and not self._complete:
-            self._error = error
-            self._wake()
+        super()._fail(error)
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         elif self._closes_soon and (self._complete or self._error is not None):
             self.close()
-
-    # For the connection.
-
-    def greeted(self, data: bytes) -> None:
-        """Parse what arrived before the request was sent, so that it cannot be the answer to it."""
-        self._reusable = False
-        self.arrived(data)
-
-    def arrived(self, data: bytes) -> None:
-        """Parse what arrived, and hand it on or keep it."""
-        self.untouched = False
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._reusable = False
-            self._fail(UpstreamNonsense(f"upstream {self._name} did not answer in HTTP"))
-        except Exception as error:  # noqa: BLE001  (a fault of ours, and the rest would lack a part)
-            self._reusable = False
-            self._fail(error)
-        if self._parts:
-            if self._take is not None:
-                self._hand_over(self._take)
-                return
-            self._keep_unread(len(data))
-        else:
-            self._framing += len(data)
-            if self._framing > HEAD_SIZE:
-                self._fail(UpstreamNonsense(f"upstream {self._name} sent {self._excess}"))
-        self._wake()
-
-    def _keep_unread(self, size: int) -> None:
-        """Keep what has arrived until it is read, and stop reading once that is much."""
-        self._unread += size
-        if self._unread > UNREAD_SIZE and not self._paused:
-            self._paused = True
-            self._connection.pause_reading()
-
-    @property
-    def _excess(self) -> str:
-        return "too much beside its answer" if self._has_head else "too large a head"
-
-    def _hand_over(self, take: Take) -> None:
-        try:
-            self._wait = take(self._taken())
-        except Exception as error:  # noqa: BLE001  (forward is to raise it, before anything else)
-            self._wait = _raise(error)
-        if self._wait or self._complete or self._error or self._enough():
-            self._take = None  # until forward has gone on
-            self._wake()
-
-    def lost(self, *, clean: bool) -> None:
-        """The connection is gone; ``clean`` says that the upstream itself ended it."""
-        self._reusable = False
-        if self._until_closed and clean:
-            self._complete = self._error is None
-        elif self._has_head:
-            self._fail(UpstreamBrokeOff(f"upstream {self._name} broke off its answer"))
-        else:
-            self._fail(UpstreamUnreachable(f"upstream {self._name} closed the connection"))
-        self._wake()
-
-    # For the parser.
-
-    def on_message_begin(self) -> None:
-        if self._has_head:  # nobody asked for a second answer
-            self._reusable = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._has_head:  # what comes later is a trailer
-            self.fields.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if self._has_head:
-            return
-        if 100 <= status < 200 and status != 101:  # interim, RFC 9110 §15.2
-            self.fields.clear()
-        elif not 200 <= status <= 599:
-            self._fail(UpstreamNonsense(f"upstream answered with status {status}"))
-        elif controls(self.fields):
-            self._fail(UpstreamNonsense("upstream sent a control character in its header"))
-        else:
-            self._begin(status)
-
-    def on_body(self, part: bytes) -> None:
-        if self._has_head and not self._complete:  # nobody asked for more
-            self._parts.append(part)
-            self.received += len(part)
-
-    def on_message_complete(self) -> None:
-        if self._has_head and not self._complete:
-            self._reusable &= self._parser.should_keep_alive()
-            self._complete = self._error is None
-
-    def _begin(self, status: int) -> None:
-        """The head is complete: see how the body is framed (RFC 9112 §6.3)."""
-        self.named = by_name(self.fields)
-        codings = self.named.get(b"transfer-encoding", [])
-        lengths = self.named.get(b"content-length", [])
-        # The parser, too, takes blanks off (RFC 9110 §5.5), but with a tab it reads no chunks.
-        if codings and [coding.strip(b" ").lower() for coding in codings] != [b"chunked"]:
-            self._fail(UpstreamNonsense("upstream sent a transfer-encoding that nobody asked for"))
-            return
-        if lengths and len(lengths[0]) > LENGTH_DIGITS:
-            self._fail(UpstreamNonsense("upstream sent a content-length with too many digits"))
-            return
-        self.status = status
-        self._has_head = True
-        if self._bodiless or status in BODILESS:
-            self._reusable = False  # some servers send a body, perhaps after the next request
-            self.on_message_complete()
-            return
-        self._until_closed = not (codings or lengths)
-        if codings and self._parser.get_http_version() == "1.0":
-            self._reusable = False  # 1.0 has no chunks: some hop just passed them on
 
 
 async def _raise(error: Exception) -> None:
