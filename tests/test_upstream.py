@@ -38,7 +38,8 @@ from proxy.upstream import addresses, pool
 from proxy.upstream.answer import Answer
 from proxy.upstream.http1 import Connection, _readable
 from proxy.upstream.lookup import look_up as look_up_truly
-from proxy.upstream.upstream import PART, Upstream
+from proxy.upstream.request import PART
+from proxy.upstream.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +170,7 @@ async def test_each_part_gives_as_much_time_again(monkeypatch: pytest.MonkeyPatc
 
     async def play(side: Side) -> None:
         await side.until(b"0\r\n\r\n")
+        await nearly_too_long()
         await side.say(STREAM_HEAD)
         for _ in range(3):
             await side.say(chunk(b"!"))
@@ -302,7 +304,7 @@ async def test_behind_a_large_head_a_body_in_parts_goes_out_as_behind_any(
     monkeypatch: pytest.MonkeyPatch, framing: Fields, sent: bytes
 ) -> None:
     """The rest of the head went out in its place, as a chunk where the body was to be chunked."""
-    monkeypatch.setattr("proxy.upstream.upstream.PART", 20)
+    monkeypatch.setattr("proxy.upstream.request.PART", 20)
 
     async def body() -> AsyncIterator[bytes]:
         yield b"some"

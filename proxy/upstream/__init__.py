@@ -3,6 +3,7 @@
 lookup          the addresses of a host name, as the system finds them
 addresses       those of one host, kept for a while
 coding          content codings
+request         a request as it goes out, framed
 response        a response as it arrives, and whether it is whole
 answer          the response to one call, for whoever waits for it
 http1           one connection

@@ -93,7 +93,7 @@ class Answer(Response):
 
         self._upload: asyncio.Task[None] | None = None
         self._sending = False
-        """Whether some of the request's body is still to be sent."""
+        """Whether some of the request is still to be sent."""
 
         self._unread = 0
         """How much has arrived together with the parts that nobody has taken yet, in bytes."""
@@ -114,6 +114,26 @@ class Answer(Response):
         """For the first of the two while the reader waits, else for the second."""
 
     # For the caller.
+
+    def send(self, parts: AsyncIterator[bytes], patience: float) -> None:
+        """Send ``parts``, the rest of the request, as they come; the answer may already begin.
+
+        With each the upstream has ``patience`` seconds anew. What ``parts`` raises is raised to the
+        reader of the answer.
+        """
+        self._sending = True
+        self._upload = self._loop.create_task(self._send(parts, patience))
+
+    async def _send(self, parts: AsyncIterator[bytes], patience: float) -> None:
+        try:
+            async for part in parts:
+                await self._connection.write(part)
+                del part  # the next may be long in coming
+                wait = self._idle if self._has_head else patience
+                self._silence_due = self._loop.time() + wait
+            self._sending = False
+        except Exception as error:  # noqa: BLE001  (raised to the reader of the answer)
+            self._fail(error)
 
     async def head(self, patience: float) -> None:
         """Wait for the head, at most ``patience`` seconds, begun anew with each part that is sent.
@@ -220,28 +240,6 @@ class Answer(Response):
     def _drop_wait(self) -> None:
         if inspect.iscoroutine(self._wait):
             self._wait.close()  # or Python warns that it was never awaited
-
-    def send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
-        """Send the body of the request as it comes, while the answer may already begin.
-
-        With each part the upstream has ``patience`` seconds anew. What ``body`` raises is raised
-        to the reader of the answer.
-        """
-        self._sending = True
-        self._upload = self._loop.create_task(self._send(body, patience, chunked=chunked))
-
-    async def _send(self, body: AsyncIterator[bytes], patience: float, *, chunked: bool) -> None:
-        connection = self._connection
-        try:
-            async for part in body:
-                await connection.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
-                wait = self._idle if self._has_head else patience
-                self._silence_due = self._loop.time() + wait
-            if chunked:
-                await connection.write(b"0\r\n\r\n")
-            self._sending = False
-        except Exception as error:  # noqa: BLE001  (raised to the reader of the answer)
-            self._fail(error)
 
     # For the connection.
 

@@ -12,7 +12,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from .. import config
@@ -21,31 +20,15 @@ from ..core.fields import Fields, alike, with_key
 from .answer import Answer
 from .http1 import Connection
 from .pool import KEEP, Pool
+from .request import Request, framed
 
 FRESH = 1.0
 """Seconds that a connection may have been free for a body that cannot be sent again. Upstreams
 close those that were free for longer, and may be about to."""
 
-PART = 64 << 10
-"""How much of a request is written at a time, in bytes. TLS encrypts all that it is given into a
-buffer that grows by half as much again, and keeps that size as long as the connection is open."""
-
 AT_ONCE = 1.0
 """Seconds within which a connection is lost that was closed while the request was on its way. One
 that is lost later may have been lost by an upstream that was at work on the request."""
-
-
-class _Request(NamedTuple):
-    """A request as it goes out."""
-
-    start: bytes
-    """Its head, and its body if that is there as a whole."""
-    parts: AsyncIterator[bytes] | None
-    """Its body if that comes in parts, which cannot be sent again."""
-    chunked: bool
-    """Whether the parts are to be sent as chunks."""
-    bodiless: bool
-    """Whether the answer to it has no body, whatever its head announces."""
 
 
 class Upstream:
@@ -81,20 +64,15 @@ class Upstream:
         own, or sent in chunks if it comes in parts, which cannot be sent again.
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamNonsense.
         """
-        fields = self._fields(fields)
-        framing = _framing(fields, body)
-        whole, parts = (body, None) if isinstance(body, bytes) else (b"", body)
-        start = _head(method, self._prefix + target, [*fields, *framing]) + whole
-        chunked = parts is not None and bool(framing)
-        request = _Request(start, parts, chunked, method == "HEAD")
-        del body, whole  # the answer may be long in coming
+        request = framed(method, self._prefix + target, self._fields(fields), body)
+        del body  # the answer may be long in coming
         return await self._answer(request)
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
 
-    async def _answer(self, request: _Request) -> Answer:
+    async def _answer(self, request: Request) -> Answer:
         """The answer to ``request``, on a free connection or a new one; raises as call."""
         repeatable = request.parts is None
         used = self._pool.free(KEEP if repeatable else FRESH)
@@ -113,18 +91,16 @@ class Upstream:
             new = await self._pool.new()
         return await self._begun(self._send(request, new))
 
-    def _send(self, request: _Request, connection: Connection) -> Answer:
+    def _send(self, request: Request, connection: Connection) -> Answer:
         """Send ``request``; returns the answer to it, of which nothing may have arrived yet."""
         time = self._timeouts
         try:
-            start, parts = request.start, request.parts
-            if parts is None and len(start) > PART:
-                start, parts = start[:PART], _rest(start)
+            first, rest = request.in_parts()
             answer = connection.call(
-                start, self.name, time.idle, time.total, bodiless=request.bodiless
+                first, self.name, time.idle, time.total, bodiless=request.bodiless
             )
-            if parts is not None:
-                answer.send(parts, time.first_byte, chunked=request.chunked)
+            if rest is not None:
+                answer.send(rest, time.first_byte)
         except BaseException:  # or it would stay open, with nobody to use it or to close it
             connection.close()
             raise
@@ -163,27 +139,6 @@ class Upstream:
         except OSError as error:
             why = _why(error)
             raise UpstreamUnreachable(f"upstream {self.name} cannot be reached: {why}") from error
-
-
-def _framing(fields: Fields, body: bytes | AsyncIterator[bytes] | None) -> Fields:
-    """What has yet to be said of where ``body`` ends (RFC 9112 §6)."""
-    if body is None or b"content-length" in dict(fields):
-        return []
-    if isinstance(body, bytes):
-        return [(b"content-length", str(len(body)).encode())]
-    return [(b"transfer-encoding", b"chunked")]
-
-
-def _head(method: str, target: str, fields: Fields) -> bytes:
-    """The head of a request (RFC 9112 §3)."""
-    first = f"{method} {target} HTTP/1.1".encode("ascii")
-    return b"\r\n".join((first, *map(b": ".join, fields), b"", b""))
-
-
-async def _rest(request: bytes) -> AsyncIterator[bytes]:
-    """All of ``request`` but its first PART bytes, as many at a time."""
-    for start in range(PART, len(request), PART):
-        yield request[start : start + PART]
 
 
 def _why(error: OSError) -> str:
