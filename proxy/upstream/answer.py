@@ -211,7 +211,7 @@ class Answer(Response):
 
         Often only the end of the framing is missing, and then the connection can be kept.
         """
-        if self._complete or self._error is not None or self._sending:
+        if self._over or self._sending:
             self.close()
             return
         self._drop_wait()
@@ -337,7 +337,7 @@ class Answer(Response):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        elif self._closes_soon and (self._complete or self._error is not None):
+        elif self._closes_soon and self._over:
             self.close()
 
 

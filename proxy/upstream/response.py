@@ -84,6 +84,11 @@ class Response:
         else:
             self._fail(UpstreamUnreachable(f"upstream {self._name} closed the connection"))
 
+    @property
+    def _over(self) -> bool:
+        """Whether it is complete or has failed, which is for good."""
+        return self._complete or self._error is not None
+
     def _misread(self, error: Exception) -> None:
         """The parser has raised ``error``; what it made out before stands."""
         self._reusable = False
@@ -99,7 +104,7 @@ class Response:
             self._fail(UpstreamNonsense(f"upstream {self._name} sent {excess}"))
 
     def _fail(self, error: Exception) -> None:
-        if self._error is None and not self._complete:
+        if not self._over:
             self._error = error
 
     # For the parser.
