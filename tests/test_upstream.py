@@ -36,8 +36,9 @@ from proxy.core.fields import Fields
 from proxy.runtime.sockets import unacknowledged
 from proxy.upstream import addresses, pool
 from proxy.upstream.answer import Answer
-from proxy.upstream.http1 import Connection, _readable
+from proxy.upstream.http1 import Connection
 from proxy.upstream.lookup import look_up as look_up_truly
+from proxy.upstream.pending import readable
 from proxy.upstream.request import PART
 from proxy.upstream.upstream import Upstream
 
@@ -537,7 +538,7 @@ async def test_an_answer_that_was_left_may_end_with_what_its_connection_leaves()
         connection.pause_reading()
         stops.set()
         await has_stopped.wait()
-        await until(lambda: _readable(connection._socket))
+        await until(lambda: readable(connection._socket))
         while not connection.closed:
             await connection.write(b"x")
             await asyncio.sleep(0)
@@ -967,7 +968,7 @@ async def test_over_tls_a_connection_with_something_undeciphered_is_not_used_aga
         connection.pause_reading()
         paused.set()
         await until(lambda: not connection.usable())
-        await until(lambda: not _readable(connection._socket))
+        await until(lambda: not readable(connection._socket))
         upstream._pool.keep(connection)
         assert upstream._pool.free() is None
         assert connection.closed

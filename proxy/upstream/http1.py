@@ -8,20 +8,13 @@ has arrived, and all of the request was sent. https://www.rfc-editor.org/rfc/rfc
 from __future__ import annotations
 
 import asyncio
-import os
-import select
 import socket
 import ssl
-import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from typing import Protocol, cast
 
 from ..runtime.sockets import bound_unsent, enable_keepalive
 from .answer import UNREAD_SIZE, Answer
-
-LEFT_OVER = 1 << 20
-"""How much of an answer is still read once its connection is lost, in bytes."""
+from .pending import ended_cleanly, left_over, nothing_pending, readable
 
 TURNS = 4
 """How many turns of the event loop a write waits for what has arrived to be read; it takes two."""
@@ -112,7 +105,7 @@ class Connection(asyncio.Protocol):
         connection, and a write that fails discards what was not read.
         """
         for _ in range(TURNS):
-            if self.closed or not self._transport.is_reading() or not _readable(self._socket):
+            if self.closed or not self._transport.is_reading() or not readable(self._socket):
                 break
             await asyncio.sleep(0)
         if self.closed:
@@ -139,9 +132,9 @@ class Connection(asyncio.Protocol):
         That would be the end of the connection, or what the next call would take for its answer.
         While reading is paused, TLS may already have taken it out of the socket.
         """
-        if self.closed or _readable(self._socket):
+        if self.closed or readable(self._socket):
             return False
-        return not self._encrypted or _has_nothing(self._transport.get_extra_info("ssl_object"))
+        return not self._encrypted or nothing_pending(self._transport.get_extra_info("ssl_object"))
 
     def close(self) -> None:
         """Close the connection without another word."""
@@ -182,7 +175,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """An upstream that sends no more will not answer: the rest of the request is pointless."""
-        self._clean_end = _ended_cleanly(self._transport.get_extra_info("ssl_object"))
+        self._clean_end = ended_cleanly(self._transport.get_extra_info("ssl_object"))
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -190,7 +183,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         try:
             if self._answer is not None and not by_us:
-                for part in _left_over(self._socket, self._transport.get_extra_info("ssl_object")):
+                for part in left_over(self._socket, self._transport.get_extra_info("ssl_object")):
                     self._answer.arrived(part)
                     if self._answer is None:  # this part completed it
                         break
@@ -208,54 +201,3 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
-
-
-def _readable(opened: socket.socket) -> bool:
-    """Whether something can be read, be it the end."""
-    if opened.fileno() < 0:
-        return True  # it is closed; TLS reports that a turn later
-    if sys.platform == "win32":
-        return bool(select.select([opened], [], [], 0)[0])
-    poll = select.poll()  # select itself fails for descriptors above 1023
-    poll.register(opened, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _left_over(lost: socket.socket, tls: ssl.SSLObject | None) -> Iterator[bytes]:
-    """What had arrived before a write failed, or while reading was paused, and was not read yet.
-
-    The event loops drop it; uvloop even what TLS has taken from the socket. What TLS has not taken
-    is lost: nothing is left that could decrypt it.
-    """
-    if tls is None and sys.platform == "win32":
-        return
-    left = LEFT_OVER
-    with suppress(OSError):
-        while left > 0:
-            part = tls.read(UNREAD_SIZE) if tls else os.read(lost.fileno(), UNREAD_SIZE)
-            if not part:
-                return
-            left -= len(part)
-            yield part
-
-
-def _has_nothing(tls: ssl.SSLObject) -> bool:
-    """Whether there is nothing to read; takes a byte of what there is."""
-    try:
-        tls.read(1)
-    except ssl.SSLWantReadError:
-        return True
-    except ssl.SSLError:
-        return False
-    return False
-
-
-def _ended_cleanly(tls: ssl.SSLObject | None) -> bool:
-    """Whether the upstream itself ended it: anyone can close a connection, but not forge a
-    close_notify. asyncio does not tell the two apart.
-    https://www.rfc-editor.org/rfc/rfc9112#section-9.8
-    """
-    try:
-        return tls is None or not tls.read(1)
-    except ssl.SSLError:
-        return False
