@@ -100,6 +100,7 @@ class Event:
         "_key",
         "_length",
         "failure",
+        "internal",
         "last",
         "name",
         "snapshot",
@@ -115,12 +116,15 @@ class Event:
         last: bool = False,
         snapshot: bool = False,
         failure: ProxyError | None = None,
+        internal: bool = False,
     ) -> None:
         self.name = name
         self.last = last
         """Whether the answer ends with this event: the client gets nothing after it."""
         self.failure = failure
         """The error that the event reports to the client, for the log."""
+        self.internal = internal
+        """Whether the event is for other changes alone: the client does not get it."""
         self.snapshot = snapshot
         """Whether the event repeats all that the one before it said, so that it supersedes it."""
         self._body = body

@@ -200,6 +200,7 @@ class StreamTranslation:
         if not self.started and events:
             _check_first(events[0])
         self.started = True
+        events = _for_client(events)
         for made in events:
             if made.last:
                 self.ended = True
@@ -217,6 +218,11 @@ def _up_to_last(
         if any(one.last for one in changed):
             break
     return made
+
+
+def _for_client(events: Sequence[Event]) -> Sequence[Event]:
+    """``events`` without a first one that is internal; no other can be."""
+    return events[1:] if events and events[0].internal else events
 
 
 def _check_first(made: Event) -> None:
