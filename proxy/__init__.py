@@ -26,6 +26,8 @@ The rooms, from the lowest up. Each imports only from those listed before it, an
 of a package, which lists them; tests/test_layers.py checks it.
 
     core            errors, header fields, JSON, events; what a version change is
+    formats         Completions and Messages, as several version changes read and make them
+    bridge          what the bridge is made of
     versions        the version changes: the history of the API
     translation     those of one exchange, applied in both directions
     runtime         the event loop, threads and sockets

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admin import admin, page, playground
+from .bridge.models import Profile
 from .config import Config
 from .config import Upstream as UpstreamSettings
 from .core.errors import Busy
@@ -28,7 +29,6 @@ from .observe.metrics import Metrics
 from .observe.record import Observer, Record, log_exchange
 from .runtime.offload import offload, start_threads
 from .upstream.upstream import Upstream
-from .versions.models import Profile
 
 if TYPE_CHECKING:
     from .observe.spans import Spans

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from support import PATIENCE
 
 from proxy import config
+from proxy.bridge.models import ModelTarget
 from proxy.config import Admin, Config, Credentials, Ledger, Limits, Route, Secret, Server, Timeouts
 from proxy.config.summary import summary
 from proxy.config.yamlnodes import LARGEST_FILE
 from proxy.core.errors import ConfigError
 from proxy.core.nudges import Nudge, Window
-from proxy.versions.models import ModelTarget
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))

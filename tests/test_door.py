@@ -31,19 +31,20 @@ from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstr
 
 from proxy import config
 from proxy.app import App
+from proxy.bridge.prompt import MOST_TURNS
 from proxy.connection import intake, patience, protocol, terms
 from proxy.connection.budget import Budget
 from proxy.connection.patience import ENOUGH, Patience
 from proxy.core.fields import by_name, times_forwarded
 from proxy.exchange import guard
 from proxy.exchange.extensions import CONNECTION
+from proxy.formats.parameters import HUMAN
 from proxy.observe.record import Record
 from proxy.runtime.sockets import UNSENT
 from proxy.server import process, server
 from proxy.server.listeners import listen
 from proxy.server.server import running
 from proxy.translation.translation import MOST_VALUES
-from proxy.versions.prompt import HUMAN, MOST_TURNS
 
 pytestmark = pytest.mark.anyio
 

@@ -14,11 +14,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.bridge.models import ModelTarget
 from proxy.core.errors import ProxyError, RequestError, UpstreamBrokeOff, UpstreamError
 from proxy.translation.translation import Options, Translation
 from proxy.versions import dates
 from proxy.versions.complete_through_messages import CompleteThroughMessages
-from proxy.versions.models import ModelTarget
 
 MAP = [ModelTarget("claude-*", "claude-haiku-4-5")]
 

@@ -12,11 +12,11 @@ import pytest
 from support import PLAIN, Side, connect, old_request, raw_upstream, settings
 
 from proxy.app import App
+from proxy.bridge.models import ModelTarget, Profile, learn, profile
 from proxy.config import Config
 from proxy.exchange import learning
 from proxy.runtime.offload import offload
 from proxy.server.server import running
-from proxy.versions.models import ModelTarget, Profile, learn, profile
 
 pytestmark = pytest.mark.anyio
 

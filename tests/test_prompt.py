@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.bridge.prompt import ASSISTANT, MOST_SPACE, NO_TEXT, parse
 from proxy.core.errors import InvalidRequest
-from proxy.versions.prompt import ASSISTANT, HUMAN, MOST_SPACE, NO_TEXT, parse
+from proxy.formats.parameters import HUMAN
 
 FIRST = r'prompt must start with "\n\nHuman:" turn after an optional system prompt'
 LAST = r'prompt must end with "\n\nAssistant:" turn'

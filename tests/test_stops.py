@@ -7,7 +7,7 @@ import time
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.versions.stops import MOST_STOPS, StopScanner
+from proxy.bridge.stops import MOST_STOPS, StopScanner
 
 TEXT = st.text("ab\n", max_size=6)
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)

@@ -14,24 +14,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.bridge.models import ModelTarget
+from proxy.bridge.stops import MOST_STOPS
 from proxy.core import jsontext
 from proxy.core.errors import InvalidRequest, UpstreamNonsense, UpstreamRefused
 from proxy.core.sse import Decoder
 from proxy.exchange.streaming import Stream
+from proxy.formats import message_so_far
+from proxy.formats.message_so_far import MOST_FIELDS
 from proxy.translation import runs
 from proxy.translation import stream as streams
 from proxy.translation.stream import StreamTranslation
 from proxy.translation.translation import MOST_VALUES, Options, Translation
-from proxy.versions import message_so_far, messages_became_incremental
+from proxy.versions import messages_became_incremental
 from proxy.versions.complete_through_messages import (
     MOST_OPEN,
     MOST_SEARCHED,
     MOST_SEARCHED_WHOLE,
     CompleteThroughMessages,
 )
-from proxy.versions.message_so_far import MOST_FIELDS
-from proxy.versions.models import ModelTarget
-from proxy.versions.stops import MOST_STOPS
 
 KEYS = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 BODY = {"model": "claude-v1", "prompt": "\n\nHuman: Hi\n\nAssistant:", "max_tokens_to_sample": 9}

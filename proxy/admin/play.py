@@ -21,6 +21,7 @@ from typing import Any
 from starlette.types import Message, Receive, Scope
 
 from .. import config
+from ..bridge.models import Learned
 from ..config import Config
 from ..core import jsontext
 from ..core.fields import VERSION, Fields
@@ -31,7 +32,6 @@ from ..observe.record import Record, log_exchange
 from ..runtime.offload import offload
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
-from ..versions.models import Learned
 
 log = logging.getLogger("proxy")
 

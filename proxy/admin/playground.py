@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..bridge.models import Learned
 from ..config import Config
 from ..core import jsontext
 from ..core.errors import Busy, ForeignOrigin, InvalidRequest, ProxyError, RequestTooLarge
 from ..exchange.exchanges import OpenExchanges
 from ..exchange.explain import check_path, explain
 from ..runtime.offload import offload
-from ..versions.models import Learned
 from .counted import Counted
 from .play import Play, Sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fnmatch import translate
 
-from ..versions.models import ModelTarget
+from ..bridge.models import ModelTarget
 from .reach import Takes, reached
 from .readers import matching, whole
 from .yamltext import Fields, Value

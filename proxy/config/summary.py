@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..bridge.models import ModelTarget
 from ..core.nudges import Nudge
 from ..core.redaction import without_keys
-from ..versions.models import ModelTarget
 from .values import Admin, Config, Route, Server, Upstream
 
 

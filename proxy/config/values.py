@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..bridge.models import ModelTarget
 from ..core.nudges import Nudge
 from ..core.sse import LARGEST_EVENT
-from ..versions.models import ModelTarget
 
 CredentialForm = Literal["as_is", "x-api-key", "bearer"]
 UnknownVersions = Literal["pass", "reject"]

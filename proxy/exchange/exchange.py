@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from random import random
 
+from ..bridge.models import Learned
 from ..config import Config
 from ..core import jsontext
 from ..core.errors import (
@@ -33,7 +34,6 @@ from ..translation.stream import StreamTranslation
 from ..translation.translation import Translation
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
-from ..versions.models import Learned
 from . import heads
 from .client import Client
 from .extensions import ClientLeft, ClientStalled

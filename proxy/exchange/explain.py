@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ..bridge.models import Learned
 from ..config import Config
 from ..core import jsontext
 from ..core.errors import InvalidRequest, NoRoute
-from ..versions.models import Learned
 from .negotiation import negotiate, translates
 from .routing import Match, Routes
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from ..bridge.models import Learned, Profile, learn
 from ..config import Config
 from ..core import jsontext
 from ..core.errors import ProxyError
@@ -17,7 +18,6 @@ from ..core.fields import VERSION
 from ..runtime.offload import offload
 from ..upstream.upstream import Upstream
 from ..versions.complete_through_messages import CompleteThroughMessages
-from ..versions.models import Learned, Profile, learn
 from .negotiation import nearest
 
 log = logging.getLogger("proxy")

@@ -11,12 +11,12 @@ from datetime import date
 from functools import lru_cache
 from types import MappingProxyType
 
+from ..bridge.models import Learned
 from ..config import Config, Route, Snapshots
 from ..core.errors import InvalidVersion, UnsupportedVersion, VersionRequired
 from ..translation.translation import Options, Translation
 from ..versions import dates, steps
 from ..versions.complete_through_messages import CompleteThroughMessages
-from ..versions.models import Learned
 from .routing import Match
 
 _DATE = re.compile(rb"\d{4}-\d\d-\d\d")

@@ -11,13 +11,13 @@ from types import MappingProxyType
 
 from starlette.types import Receive, Scope, Send
 
+from ..bridge.models import Learned
 from ..config import Config
 from ..core import hosts
 from ..core.errors import ProxyError
 from ..core.redaction import beginning
 from ..observe.record import LONGEST_VALUE, Observer, Record
 from ..upstream.upstream import Upstream
-from ..versions.models import Learned
 from . import guard, identity
 from .client import Client
 from .exchange import Exchange

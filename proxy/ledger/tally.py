@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
 
+from ..formats.parameters import WITHOUT_EFFECT
 from ..observe.record import UNKNOWN, Record
 from ..versions.completions_became_incremental import CompletionsBecameIncremental
 from ..versions.messages_became_incremental import MessagesBecameIncremental
-from ..versions.unset_parameters_refused import REMOVED_PARAMETERS
 
 OTHER = "(other)"
 """Stands for all names beyond the first MOST_NAMES."""
@@ -46,7 +46,7 @@ _SNAPSHOTS = {
     CompletionsBecameIncremental.__name__: "whole text in every event",
     MessagesBecameIncremental.__name__: "whole Message in every event",
 }
-_NOTED = {"stop_sequences": "blank stop sequences", **{name: name for name in REMOVED_PARAMETERS}}
+_NOTED = {"stop_sequences": "blank stop sequences", **{name: name for name in WITHOUT_EFFECT}}
 """Features without an equivalent in today's API, by the version change or the note of the
 translation that reveals them. Parameters that were left out are counted apart, as ``dropped``."""
 

@@ -4,11 +4,8 @@ A new API version is one entry in VERSIONS and one module for each of its change
 nothing else in the proxy knows a date. The changes of a version stand in the order in which they
 upgrade a request; a response comes back through them in reverse.
 
-The other modules serve the changes:
-
-    prompt, models, messages_call, stops, answer    the bridge, complete_through_messages
-    growth, message_so_far, message_increments      those between snapshots and increments
-    messages_requests                               those of requests for Messages
+No change knows another: what several of them need is in ``formats``, and what the bridge,
+complete_through_messages, is made of is in ``bridge``.
 """
 
 from __future__ import annotations

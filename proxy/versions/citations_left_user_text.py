@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.change import Body, Call, VersionChange
-from .messages_requests import ENDPOINTS, edited, edited_messages
+from ..formats.messages_requests import ENDPOINTS, edited, edited_messages
 
 
 class CitationsLeftUserText(VersionChange):

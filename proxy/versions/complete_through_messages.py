@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ..bridge import models
+from ..bridge.continuation import AnswerText
+from ..bridge.messages_call import Completion, messages_call
+from ..bridge.prompt import parse
 from ..core.change import Body, Bridge, Call, End, Event
 from ..core.errors import UpstreamNonsense, refused_in_stream
-from . import models
-from .answer import AnswerText
-from .exception_and_truncated_removed import NO_REASON, STOPPED_SHORT, error_event
-from .messages_became_incremental import check_message
-from .messages_call import SAMPLING, Completion, messages_call
-from .prompt import HUMAN, parse
+from ..formats.endings import NO_REASON, STOPPED_SHORT, check_message, error_event
+from ..formats.parameters import HUMAN, SAMPLING
 
 STOPS = {
     "end_turn": ("stop_sequence", HUMAN),

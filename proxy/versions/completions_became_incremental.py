@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ..core.change import Event, GrowingText, VersionChange
 from ..core.errors import UpstreamNonsense
-from .exception_and_truncated_removed import check_completion, error_event
-from .growth import growth
+from ..formats.endings import check_completion, error_event
+from ..formats.growth import growth
 
 
 class CompletionsBecameIncremental(VersionChange):

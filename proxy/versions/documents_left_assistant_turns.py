@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.change import Body, Call, VersionChange
-from .messages_requests import ENDPOINTS, edited
+from ..formats.messages_requests import ENDPOINTS, edited
 
 
 class DocumentsLeftAssistantTurns(VersionChange):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..core.change import Body, Call, End, Event, VersionChange
-from ..core.errors import STATUS_OF_TYPE, ProxyError, UpstreamNonsense, refused_in_stream
-from .prompt import HUMAN
-
-REMOVED_FIELDS = ("exception", "truncated")
-
-STOPPED_SHORT = "upstream stopped before the end of its answer"
-NO_REASON = "upstream ended its answer without a stop_reason"
+from ..core.errors import ProxyError, UpstreamNonsense, refused_in_stream
+from ..formats.endings import (
+    FAILURE_FIELDS,
+    STOPPED_SHORT,
+    check_completion,
+    error_event,
+    error_of,
+)
+from ..formats.parameters import HUMAN
 
 
 class ExceptionAndTruncatedRemoved(VersionChange):
@@ -111,30 +113,9 @@ class ExceptionAndTruncatedRemoved(VersionChange):
         }
 
 
-def error_event(error: ProxyError) -> Event:
-    """The last event of a failed stream, as every version but the first has it."""
-    return Event("error", error.envelope(), last=True, failure=error)
-
-
-def error_of(exception: object) -> ProxyError:
-    """The error that an `exception` of 2023-01-01 reports, with its type if that is named."""
-    type_, _, message = str(exception).partition(": ")
-    known = type_ in STATUS_OF_TYPE and bool(message)
-    error = {"type": type_, "message": message} if known else {"message": str(exception)}
-    return refused_in_stream({"error": error})
-
-
-def check_completion(body: Body) -> None:
-    """Raise UpstreamNonsense unless ``body`` is a completion with its end, the stop reason."""
-    if not isinstance(body.get("completion"), str):
-        raise UpstreamNonsense("upstream's answer is not a completion")
-    if _fields(body)["stop_reason"] is None:
-        raise UpstreamNonsense(NO_REASON)
-
-
 def _as_in_2023_06_01(body: Body) -> Body:
     fields = _fields(body)
-    kept = {key: fields.get(key, value) for key, value in body.items() if key not in REMOVED_FIELDS}
+    kept = {key: fields.get(key, value) for key, value in body.items() if key not in FAILURE_FIELDS}
     return {"type": "completion", "id": fields["log_id"], **kept}
 
 

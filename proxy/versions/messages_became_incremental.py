@@ -11,15 +11,16 @@ from collections.abc import Sequence
 
 from ..core.change import LARGEST_ANSWER, Body, End, Event, VersionChange
 from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
-from .exception_and_truncated_removed import (
+from ..formats.endings import (
+    FAILURE_FIELDS,
     NO_REASON,
-    REMOVED_FIELDS,
     STOPPED_SHORT,
+    check_message,
     error_event,
     error_of,
 )
-from .message_increments import MessageIncrements
-from .message_so_far import MESSAGE_EVENTS, TEXT_DELTAS, MessageSoFar
+from ..formats.message_increments import MessageIncrements
+from ..formats.message_so_far import MESSAGE_EVENTS, TEXT_DELTAS, MessageSoFar
 
 NOT_FOUND = 404
 
@@ -85,7 +86,7 @@ class MessagesBecameIncremental(VersionChange):
         if body.get("exception") is not None:
             raise error_of(body["exception"])
         check_message(body)
-        return {key: value for key, value in body.items() if key not in REMOVED_FIELDS}
+        return {key: value for key, value in body.items() if key not in FAILURE_FIELDS}
 
     def upgrade_event(self, event: Event) -> Sequence[Event]:
         """The events that lead from the last snapshot to this one; the last one must be whole."""
@@ -135,14 +136,6 @@ class MessagesBecameIncremental(VersionChange):
     def _partial(self) -> Event:
         """The Message so far; only the last event has a stop reason, even if that came first."""
         return _snapshot((self._so_far.message or {}) | {"stop_reason": None})
-
-
-def check_message(body: Body) -> None:
-    """Raise UpstreamNonsense unless ``body`` is a Message with its end, the stop reason."""
-    if not isinstance(body.get("content"), list):
-        raise UpstreamNonsense("upstream's answer is not a Message")
-    if body.get("stop_reason") is None:
-        raise UpstreamNonsense(NO_REASON)
 
 
 def _is_text(event: Event) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..core.change import Body, Call, VersionChange
-from .messages_call import SAMPLING
-from .messages_requests import ENDPOINTS, edited
+from ..formats.messages_requests import ENDPOINTS, edited
+from ..formats.parameters import SAMPLING
 
 
 class SamplingParametersRemoved(VersionChange):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..core.change import Call, VersionChange
 from ..core.errors import InvalidRequest
-
-REMOVED_PARAMETERS = ("disable_checks", "stream_response", "tags")
+from ..formats.parameters import WITHOUT_EFFECT, is_unset
 
 MOST_UNSET = 1000
 """How many parameters of a request may be unset: there is a note on each until the call is over."""
@@ -18,7 +17,7 @@ class UnsetParametersRefused(VersionChange):
 
     def upgrade_request(self, call: Call) -> Call:
         """Leave out what has no effect; raises InvalidRequest where that is too much."""
-        for parameter in REMOVED_PARAMETERS:
+        for parameter in WITHOUT_EFFECT:
             call.discard(parameter)
         unset = [
             parameter
@@ -30,10 +29,3 @@ class UnsetParametersRefused(VersionChange):
         for parameter in unset:
             call.discard(parameter)
         return call
-
-
-def is_unset(parameter: str, value: object) -> bool:
-    """Whether clients of 2023 sent ``value`` for a sampling parameter that they did not use."""
-    if not isinstance(value, int | float):
-        return False
-    return (parameter in ("top_k", "top_p") and value < 0) or (parameter == "top_k" and value == 0)

@@ -10,7 +10,7 @@ from typing import Any
 from ..core import jsontext
 from ..core.change import Body, Event
 from ..core.errors import UpstreamNonsense
-from .exception_and_truncated_removed import REMOVED_FIELDS
+from .endings import FAILURE_FIELDS
 from .growth import growth
 from .message_so_far import TOOLS
 
@@ -22,7 +22,7 @@ _IN_MESSAGE_DELTA = ("stop_reason", "stop_sequence", "stop_details", "container"
 _PLACED = frozenset(
     (
         *_IN_MESSAGE_DELTA,
-        *REMOVED_FIELDS,
+        *FAILURE_FIELDS,
         "id",
         "type",
         "role",
@@ -112,7 +112,7 @@ class MessageIncrements:
 
 
 def _without_content(message: Body) -> Body:
-    kept = {field: value for field, value in message.items() if field not in REMOVED_FIELDS}
+    kept = {field: value for field, value in message.items() if field not in FAILURE_FIELDS}
     return kept | {"content": [], "stop_reason": None, "stop_sequence": None}
 
 

@@ -17,8 +17,8 @@ from operator import ne
 from typing import NamedTuple
 
 from ..core.errors import InvalidRequest
+from ..formats.parameters import HUMAN
 
-HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
 
 NO_TEXT = "(no text)"

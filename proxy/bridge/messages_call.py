@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 
 from ..core.change import Body, Call
 from ..core.errors import InvalidRequest
+from ..formats.parameters import SAMPLING, WITHOUT_EFFECT, is_unset
 from .models import ModelTarget, Profile, Thinking
 from .prompt import Dialogue, Turn
 from .stops import MOST_CHARACTERS, MOST_STOPS
-from .unset_parameters_refused import REMOVED_PARAMETERS, is_unset
-
-SAMPLING = ("temperature", "top_p", "top_k")
 
 THINKING: dict[Thinking, Body] = {
     "off": {},
@@ -105,7 +103,7 @@ _KNOWN = frozenset(
     (
         *("model", "prompt", "max_tokens_to_sample", "stop_sequences", "stream", "metadata"),
         *SAMPLING,
-        *REMOVED_PARAMETERS,
+        *WITHOUT_EFFECT,
     )
 )
 
