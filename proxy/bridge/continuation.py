@@ -1,6 +1,7 @@
-"""The text of an answer as the old API would have sent it, from the text of a Message.
+"""The text of a completion, made of the text of a Message: it continues the prompt.
 
-Whether that arrives whole or in pieces, the result is the same.
+Whether the Message arrives whole or in pieces, the result is the same.
+https://docs.anthropic.com/en/api/migrating-from-text-completions-to-messages
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from .prompt import Dialogue
 from .stops import StopScanner
 
 
-class AnswerText:
-    """Fits the text of one answer to its prompt, and ends it at a stop sequence.
+class Continuation:
+    """Fits the text of one Message to its prompt, and ends it at a stop sequence.
 
     The old API continued the prompt as it stood. So after `Assistant:` a text begins with one
     blank, and after a prefill it does not repeat the white space at the prefill's end.

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from ..bridge import models
-from ..bridge.continuation import AnswerText
-from ..bridge.messages_call import Completion, messages_call
+from ..bridge.complete_call import CompleteCall
+from ..bridge.continuation import Continuation
+from ..bridge.messages_call import messages_call
 from ..bridge.prompt import parse
 from ..core.change import Body, Bridge, Call, End, Event
 from ..core.errors import UpstreamNonsense, refused_in_stream
@@ -46,8 +47,8 @@ class CompleteThroughMessages(Bridge):
     version = "2023-06-01"
     drops = (*SAMPLING, "prefill")
 
-    _answer: AnswerText
-    """The text of the answer; set by upgrade_request."""
+    _continuation: Continuation
+    """The text of the completion; set by upgrade_request."""
 
     def __init__(
         self,
@@ -66,19 +67,19 @@ class CompleteThroughMessages(Bridge):
 
     def upgrade_request(self, call: Call) -> Call:
         """Put the same question to a model of today."""
-        asked = Completion.read(call.body)
+        asked = CompleteCall.read(call.body)
         dialogue = parse(asked.prompt)
         target = models.target(self._models, asked.model)
+        profile = models.profile(target.to, self._learned)
         self._asked_model = asked.model
-        self._answer = AnswerText(dialogue, (HUMAN, *asked.blank_stops), asked.stop_sequences)
-        return messages_call(
-            call, asked, dialogue, target, models.profile(target.to, self._learned)
-        )
+        ours = (HUMAN, *asked.blank_stops)
+        self._continuation = Continuation(dialogue, ours, asked.stop_sequences)
+        return messages_call(call, asked, dialogue, target, profile)
 
     @property
     def passes_unchanged(self) -> Callable[[str], bool]:
         """Says of a text whether no stop sequence begins or ends in it, nor has begun before it."""
-        return self._answer.passes_unchanged
+        return self._continuation.passes_unchanged
 
     def downgrade_response(self, body: Body) -> Body:
         """Make a completion of the text of the Message."""
@@ -89,7 +90,7 @@ class CompleteThroughMessages(Bridge):
             raise UpstreamNonsense(NO_REASON)
         text = _text_of(body)
         self._check_cost(text, MOST_SEARCHED_WHOLE)
-        text = self._answer.feed(text) + self._rest()
+        text = self._continuation.feed(text) + self._rest()
         return self._completion(text, self._stop())
 
     def downgrade_event(self, event: Event) -> Sequence[Event]:  # noqa: PLR0911  (one per kind)
@@ -124,7 +125,7 @@ class CompleteThroughMessages(Bridge):
         if self._stop_reason is not None and not self.in_content:
             return self._end()
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
-        return (*self._events(self._answer.flush()), error_event(error))
+        return (*self._events(self._continuation.flush()), error_event(error))
 
     def _message_start(self, message: Any) -> Sequence[Event]:
         """Tell the ids, which the end of a stream that fails takes from here.
@@ -164,13 +165,13 @@ class CompleteThroughMessages(Bridge):
     def _append(self, text: str) -> Sequence[Event]:
         self.in_content = True
         self._check_cost(text, MOST_SEARCHED)
-        events = self._events(self._answer.feed(text))
-        if self._answer.stop is None:
+        events = self._events(self._continuation.feed(text))
+        if self._continuation.stop is None:
             return events
         return (*events, self._event("", self._stop()))
 
     def _check_cost(self, text: str, most: int) -> None:
-        if len(text) * self._answer.stop_count > most:
+        if len(text) * self._continuation.stop_count > most:
             raise UpstreamNonsense("upstream sent too much text at once for so many stop sequences")
 
     def _end(self) -> Sequence[Event]:
@@ -181,7 +182,7 @@ class CompleteThroughMessages(Bridge):
     def _rest(self) -> str:
         """The text that was held back as a possible beginning of a stop, now that no more comes."""
         stopped = self._stop_reason == "stop_sequence"
-        return self._answer.flush(self._stop_sequence if stopped else None)
+        return self._continuation.flush(self._stop_sequence if stopped else None)
 
     def _events(self, text: str) -> Sequence[Event]:
         return (self._event(text),) if text else ()
@@ -201,8 +202,8 @@ class CompleteThroughMessages(Bridge):
 
     def _stop(self) -> tuple[str, str | None]:
         """stop_reason and stop of the completion."""
-        if self._answer.stop is not None:
-            return "stop_sequence", self._answer.stop
+        if self._continuation.stop is not None:
+            return "stop_sequence", self._continuation.stop
         if self._stop_reason == "stop_sequence":
             return "stop_sequence", self._stop_sequence
         return STOPS.get(self._stop_reason or "", ("stop_sequence", None))
