@@ -13,6 +13,9 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Literal
 
+from ..core.change import Body
+from ..formats.leniently import as_list, as_object
+
 
 @dataclass(frozen=True, slots=True)
 class ModelTarget:
@@ -91,9 +94,7 @@ def learn(listing: Any) -> dict[str, Profile]:
     It says how long an answer may be, and for unknown models how to keep them from thinking; the
     rest is from our table. https://docs.anthropic.com/en/api/models-list
     """
-    entries = listing.get("data") if isinstance(listing, dict) else None
-    entries = entries if isinstance(entries, list) else []
-    models = [entry for entry in entries if isinstance(entry, dict)]
+    models = map(as_object, as_list(as_object(listing).get("data")))
     return {
         model["id"]: _learned(profile(model["id"]), model)
         for model in models
@@ -101,7 +102,8 @@ def learn(listing: Any) -> dict[str, Profile]:
     }
 
 
-def _learned(known: Profile, model: dict[str, Any]) -> Profile:
+def _learned(known: Profile, model: Body) -> Profile:
+    """The profile ``known`` of a model, corrected by what the model says of itself."""
     limit = model.get("max_tokens")
     if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
         known = replace(known, max_tokens=limit)
@@ -112,8 +114,9 @@ def _learned(known: Profile, model: dict[str, Any]) -> Profile:
     return replace(known, thinking=offered[0]) if offered else known
 
 
-def _offers(model: dict[str, Any], way: str) -> bool:
+def _offers(model: Body, way: str) -> bool:
+    """Whether a model says that it takes this type of ``thinking``."""
     value: Any = model
     for key in ("capabilities", "thinking", "types", way):
-        value = value.get(key) if isinstance(value, dict) else None
+        value = as_object(value).get(key)
     return value.get("supported") is True if isinstance(value, dict) else value is True

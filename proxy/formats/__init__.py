@@ -1,5 +1,6 @@
 """Completions and Messages, as several version changes read and make them.
 
+leniently           values of any type, read as those of one type
 parameters          those of requests that more than one change knows
 messages_requests   requests for Messages, wherever a call has them
 endings             how an answer ends: complete, or with a failure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..core.change import Body, Event
 from ..core.errors import STATUS_OF_TYPE, ProxyError, UpstreamNonsense, refused_in_stream
+from .leniently import as_text
 
 FAILURE_FIELDS = ("exception", "truncated")
 """Fields that every answer has at 2023-01-01, and none later."""
@@ -20,8 +21,7 @@ def check_completion(body: Body) -> None:
     """Raise UpstreamNonsense unless ``body`` is a completion with its end, the stop reason."""
     if not isinstance(body.get("completion"), str):
         raise UpstreamNonsense("upstream's answer is not a completion")
-    reason = body.get("stop_reason")
-    if not isinstance(reason, str) or not reason:
+    if not as_text(body.get("stop_reason")):
         raise UpstreamNonsense(NO_REASON)
 
 

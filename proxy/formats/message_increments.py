@@ -12,6 +12,7 @@ from ..core.change import Body, Event
 from ..core.errors import UpstreamNonsense
 from .endings import FAILURE_FIELDS
 from .growth import growth
+from .leniently import as_list
 from .message_so_far import TOOLS
 
 GROWING = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_delta")}
@@ -49,8 +50,7 @@ class MessageIncrements:
         if self._start is None:
             self._start = _without_content(message)
             made.append(_event("message_start", message=self._start))
-        content = message.get("content")
-        blocks = [block for block in _list(content) if isinstance(block, dict)]
+        blocks = [block for block in as_list(message.get("content")) if isinstance(block, dict)]
         if len(blocks) < len(self._blocks):
             raise UpstreamNonsense("upstream removed or replaced a block that it had already sent")
         for index, block in enumerate(blocks):
@@ -138,7 +138,7 @@ def _deltas(index: int, before: Body, block: Body) -> list[Event]:
     field, delta = GROWING.get(str(block.get("type")), ("", ""))
     if field:
         deltas += _growth(before, block, field, delta)
-    for citation in _list(block.get("citations"))[len(_list(before.get("citations"))) :]:
+    for citation in as_list(block.get("citations"))[len(as_list(before.get("citations"))) :]:
         deltas.append({"type": "citations_delta", "citation": citation})
     if block.get("signature") and block["signature"] != before.get("signature"):
         deltas.append({"type": "signature_delta", "signature": block["signature"]})
@@ -158,7 +158,3 @@ def _delta(index: int, delta: Body) -> Event:
 
 def _event(name: str, /, **members: Any) -> Event:
     return Event(name, {"type": name, **members})
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

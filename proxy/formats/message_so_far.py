@@ -7,11 +7,10 @@ https://docs.anthropic.com/en/api/messages-streaming
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..core import jsontext
 from ..core.change import Body
 from ..core.errors import UpstreamNonsense
+from .leniently import as_list, as_object, as_text
 
 TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 """Types of blocks whose input arrives as pieces of JSON."""
@@ -55,12 +54,12 @@ class MessageSoFar:
     def apply(self, name: str | None, body: Body) -> bool:
         """Apply one event; returns whether the Message has changed. Raises UpstreamNonsense."""
         if self.message is None:
-            return name == "message_start" and self._start(_object(body.get("message")))
+            return name == "message_start" and self._start(as_object(body.get("message")))
         match name:
             case "content_block_start":
-                return self._start_block(_index(body), _object(body.get("content_block")))
+                return self._start_block(_index(body), dict(as_object(body.get("content_block"))))
             case "content_block_delta":
-                return self._grow_block(_index(body), _object(body.get("delta")))
+                return self._grow_block(_index(body), as_object(body.get("delta")))
             case "content_block_stop":
                 return self._stop_block(_index(body))
             case "message_delta":
@@ -83,8 +82,7 @@ class MessageSoFar:
         return bool(self._inputs) and (self.message or {}).get("stop_reason") == "tool_use"
 
     def _start(self, message: Body) -> bool:
-        content = message.get("content")
-        blocks = [_object(block) for block in content] if isinstance(content, list) else []
+        blocks = [dict(as_object(block)) for block in as_list(message.get("content"))]
         self._blocks = dict(enumerate(blocks))
         self.message = {**message, "content": blocks}
         _check_fields(self.message)
@@ -98,7 +96,7 @@ class MessageSoFar:
         if self.message is not None:
             self.message["content"].append(block)
             if block.get("type") == "fallback":  # another model goes on from here
-                self.message["model"] = _object(block.get("to")).get("model")
+                self.message["model"] = as_object(block.get("to")).get("model")
         return True
 
     def _grow_block(self, index: int, delta: Body) -> bool:
@@ -120,7 +118,7 @@ class MessageSoFar:
             case "compaction", "compaction_delta":
                 block |= {field: value for field, value in delta.items() if field != "type"}
             case type_, "input_json_delta" if type_ in TOOLS:
-                self._inputs.setdefault(index, []).append(_string(delta.get("partial_json")))
+                self._inputs.setdefault(index, []).append(as_text(delta.get("partial_json")))
                 return False
             case _:
                 return False
@@ -144,7 +142,7 @@ class MessageSoFar:
 
     def _grow_message(self, message: Body, body: Body) -> bool:
         """Later values replace earlier ones: usage, too, comes as totals. Null leaves a value."""
-        delta = _object(body.get("delta"))
+        delta = as_object(body.get("delta"))
         if "stop_reason" in delta:
             self.complete = delta["stop_reason"] is not None
         message |= {
@@ -152,7 +150,7 @@ class MessageSoFar:
             for field, value in delta.items()
             if (value is not None or field.startswith("stop_")) and field != "content"
         }
-        totals = _object(body.get("usage")).items()
+        totals = as_object(body.get("usage")).items()
         usage = {name: count for name, count in totals if count is not None}
         if usage:
             if not isinstance(message.get("usage"), dict):
@@ -173,10 +171,10 @@ def _check_fields(message: Body) -> None:
 
 
 def _append(block: Body, delta: Body, field: str) -> bool:
-    grown = _string(delta.get(field))
+    grown = as_text(delta.get(field))
     if not grown:
         return False
-    text = _string(block.get(field))
+    text = as_text(block.get(field))
     block[field] = None  # CPython appends in place to a string with one reference
     text += grown
     block[field] = text
@@ -186,12 +184,3 @@ def _append(block: Body, delta: Body, field: str) -> bool:
 def _index(body: Body) -> int:
     index = body.get("index")
     return index if isinstance(index, int) else -1
-
-
-def _object(value: Any) -> Body:
-    """A copy of a JSON object; {} of anything else."""
-    return dict(value) if isinstance(value, dict) else {}
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else ""

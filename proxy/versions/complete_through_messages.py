@@ -17,6 +17,7 @@ from ..bridge.prompt import parse
 from ..core.change import Body, Bridge, Call, End, Event
 from ..core.errors import UpstreamNonsense, refused_in_stream
 from ..formats.endings import NO_REASON, STOPPED_SHORT, check_message, error_event
+from ..formats.leniently import as_list, as_object, as_text
 from ..formats.parameters import HUMAN, SAMPLING
 
 STOPS = {
@@ -104,7 +105,7 @@ class CompleteThroughMessages(Bridge):
                 self._others.discard(_index(event.body))
                 return ()
             case "message_start":
-                return self._message_start(event.body.get("message"))
+                return self._message_start(as_object(event.body.get("message")))
             case "message_delta":
                 self._take_stop(event.body.get("delta"))
                 return ()
@@ -127,7 +128,7 @@ class CompleteThroughMessages(Bridge):
         error = end.error or UpstreamNonsense(STOPPED_SHORT)
         return (*self._events(self._continuation.flush()), error_event(error))
 
-    def _message_start(self, message: Any) -> Sequence[Event]:
+    def _message_start(self, message: Body) -> Sequence[Event]:
         """Tell the ids, which the end of a stream that fails takes from here.
 
         It is not sent: no stream of 2023-06-01 ever began with an event without text, and there are
@@ -136,7 +137,6 @@ class CompleteThroughMessages(Bridge):
         """
         if self._id:
             return ()
-        message = message if isinstance(message, dict) else {}
         self._read_ids(message)
         ids = self._event("")
         ids.internal = True
@@ -146,9 +146,8 @@ class CompleteThroughMessages(Bridge):
         return events
 
     def _block_start(self, body: Body) -> Sequence[Event]:
-        block = body.get("content_block")
-        type_ = block.get("type") if isinstance(block, dict) else None
-        if type_ in (None, "text"):
+        block = as_object(body.get("content_block"))
+        if block.get("type") in (None, "text"):
             self._others.discard(_index(body))
         else:
             self._others.add(_index(body))
@@ -188,13 +187,13 @@ class CompleteThroughMessages(Bridge):
         return (self._event(text),) if text else ()
 
     def _read_ids(self, message: Body) -> None:
-        self._id = _string(message.get("id"))
-        self.answered_by = _string(message.get("model")) or None
+        self._id = as_text(message.get("id"))
+        self.answered_by = as_text(message.get("model")) or None
 
     def _take_stop(self, delta: Any) -> None:
         """Remember a stop reason; a later one replaces it."""
         if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
-            stop = _string(delta.get("stop_sequence"))
+            stop = as_text(delta.get("stop_sequence"))
             self._check_cost(stop, MOST_SEARCHED)  # as it is searched for others within it
             self._stop_reason = delta["stop_reason"]
             self.in_content = False
@@ -228,19 +227,14 @@ class CompleteThroughMessages(Bridge):
 def _text(block: Any) -> str:
     """The text of a content block or delta; "" of any that is not text."""
     if isinstance(block, dict) and block.get("type") in ("text", "text_delta"):
-        return _string(block.get("text"))
+        return as_text(block.get("text"))
     return ""
 
 
 def _text_of(message: Body) -> str:
-    content = message.get("content")
-    return "".join(map(_text, content)) if isinstance(content, list) else ""
+    return "".join(map(_text, as_list(message.get("content"))))
 
 
 def _index(body: Body) -> int | None:
     index = body.get("index")
     return index if isinstance(index, int) else None
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else ""

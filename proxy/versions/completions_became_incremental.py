@@ -8,6 +8,7 @@ from ..core.change import Event, GrowingText, VersionChange
 from ..core.errors import UpstreamNonsense
 from ..formats.endings import check_completion, error_event
 from ..formats.growth import growth
+from ..formats.leniently import as_text
 
 
 class CompletionsBecameIncremental(VersionChange):
@@ -39,10 +40,8 @@ class CompletionsBecameIncremental(VersionChange):
         """Send what is new in the text; the last event must be a whole answer."""
         if event.name != "completion":
             return (event,)
-        text = event.body.get("completion")
-        text = text if isinstance(text, str) else ""
-        reason = event.body.get("stop_reason")
-        last = isinstance(reason, str) and bool(reason)
+        text = as_text(event.body.get("completion"))
+        last = bool(as_text(event.body.get("stop_reason")))
         failed = event.body.get("exception") is not None
         try:
             increment = growth(self._before, text)
