@@ -65,7 +65,7 @@ class Continuation:
         return before
 
     def _continuing(self, text: str) -> str:
-        """``text`` as it continues the prompt, or the text before it."""
+        """``text`` as it continues the prompt, or the text before it; the beginning is special."""
         if not text:
             return ""
         if self._needs_blank:
@@ -74,6 +74,7 @@ class Continuation:
         return self._without_repeated_space(text) if self._space else text
 
     def _without_repeated_space(self, text: str) -> str:
-        repeated = sum(takewhile(bool, map(eq, self._space, text)))
+        """``text`` without the white space at its beginning that ended the prefill, too."""
+        repeated = sum(takewhile(bool, map(eq, self._space, text)))  # characters that are equal
         self._space = self._space[repeated:] if repeated == len(text) else ""
         return text[repeated:]

@@ -33,7 +33,10 @@ characters, as the answer must not repeat it."""
 
 
 class Turn(NamedTuple):
+    """What one side says, without the marker and one blank after it."""
+
     role: str
+    """``user`` or ``assistant``, as Messages call them."""
     text: str
 
 
@@ -61,8 +64,9 @@ def parse(prompt: str) -> Dialogue:
     answer = last.text
     not_blank = [turn for turn in before if turn.text.strip()]
     turns = _merged(not_blank)
-    if turns and turns[-1].role == "assistant" and before[-1].role == "assistant":
-        answer = _joined((turns.pop().text, answer)) if answer.strip() else turns.pop().text
+    if turns and turns[-1].role == before[-1].role == "assistant":  # the answer begins there
+        begun_before = turns.pop().text
+        answer = _joined((begun_before, answer)) if answer.strip() else begun_before
     prefill = answer.rstrip()
     return Dialogue(
         system=system.strip(),

@@ -33,6 +33,7 @@ class StopScanner:
         self._inner_characters = frozenset("".join(stop[:-1] for stop in self._stops))
         """With which text that is to be held back can end."""
         self._held = ""
+        """The end of the text, which may be the beginning of a stop."""
         self.hit: str | None = None
 
     def feed(self, text: str) -> str:
@@ -78,6 +79,7 @@ class StopScanner:
 
 
 def _fitting(stops: Iterable[str]) -> Iterator[str]:
+    """Those ``stops``, each once, that fit into MOST_CHARACTERS beside those before them."""
     room = MOST_CHARACTERS
     for stop in dict.fromkeys(stops):
         if 0 < len(stop) <= room:

@@ -15,8 +15,10 @@ from .growth import growth
 from .leniently import as_list
 from .message_so_far import TOOLS
 
-GROWING = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_delta")}
-"""Type of a block -> its field that grows, and the type of the deltas that do it."""
+GROWING = {"text": "text_delta", "thinking": "thinking_delta"}
+"""A type of block that grows, and the name of its field that does -> the type of its deltas."""
+
+REPLACED = "upstream removed or replaced a block that it had already sent"
 
 _IN_MESSAGE_DELTA = ("stop_reason", "stop_sequence", "stop_details", "container")
 
@@ -24,13 +26,7 @@ _PLACED = frozenset(
     (
         *_IN_MESSAGE_DELTA,
         *FAILURE_FIELDS,
-        "id",
-        "type",
-        "role",
-        "model",
-        "content",
-        "usage",
-        "delta",
+        *("id", "type", "role", "model", "content", "usage", "delta"),
     )
 )
 """Fields of a Message whose place in the events is fixed, or that have none."""
@@ -43,6 +39,7 @@ class MessageIncrements:
         self._start: Body | None = None
         """The Message as ``message_start`` had it."""
         self._blocks: list[Body] = []
+        """The blocks as of the last snapshot."""
 
     def events(self, message: Body) -> list[Event]:
         """What is new in ``message``, as events; raises UpstreamNonsense if anything is gone."""
@@ -52,14 +49,12 @@ class MessageIncrements:
             made.append(_event("message_start", message=self._start))
         blocks = [block for block in as_list(message.get("content")) if isinstance(block, dict)]
         if len(blocks) < len(self._blocks):
-            raise UpstreamNonsense("upstream removed or replaced a block that it had already sent")
+            raise UpstreamNonsense(REPLACED)
         for index, block in enumerate(blocks):
             if index == len(self._blocks):
                 made += self._start_block(index, block)
             if block.get("type") != self._blocks[index].get("type"):
-                raise UpstreamNonsense(
-                    "upstream removed or replaced a block that it had already sent"
-                )
+                raise UpstreamNonsense(REPLACED)
             if index < len(self._blocks) - 1:
                 _check_input(self._blocks[index], block)
             made += _deltas(index, self._blocks[index], block)
@@ -76,22 +71,6 @@ class MessageIncrements:
         made[-1].last = True
         return made
 
-    def _other_news(self, message: Body) -> Body:
-        """Other fields that changed since the Message began, such as `context_management`."""
-        start = self._start or {}
-        return {
-            field: value
-            for field, value in message.items()
-            if field not in _PLACED and value is not None and value != start.get(field)
-        }
-
-    def _start_block(self, index: int, block: Body) -> list[Event]:
-        made = self._stop_block()
-        start = _emptied(block)
-        self._blocks.append(start)
-        made.append(_event("content_block_start", index=index, content_block=start))
-        return made
-
     def rest(self) -> list[Event]:
         """The delta with the input of the last block, if that is of a tool.
 
@@ -105,13 +84,32 @@ class MessageIncrements:
         delta = {"type": "input_json_delta", "partial_json": text}
         return [_delta(len(self._blocks) - 1, delta)]
 
+    def _other_news(self, message: Body) -> Body:
+        """Other fields that changed since the Message began, such as `context_management`."""
+        start = self._start or {}
+        return {
+            field: value
+            for field, value in message.items()
+            if field not in _PLACED and value is not None and value != start.get(field)
+        }
+
+    def _start_block(self, index: int, block: Body) -> list[Event]:
+        """The beginning of a block, after the end of the one before it."""
+        made = self._stop_block()
+        start = _emptied(block)
+        self._blocks.append(start)
+        made.append(_event("content_block_start", index=index, content_block=start))
+        return made
+
     def _stop_block(self) -> list[Event]:
+        """The end of the last block, with its rest."""
         if not self._blocks:
             return []
         return [*self.rest(), _event("content_block_stop", index=len(self._blocks) - 1)]
 
 
 def _without_content(message: Body) -> Body:
+    """A Message as ``message_start`` has it."""
     kept = {field: value for field, value in message.items() if field not in FAILURE_FIELDS}
     return kept | {"content": [], "stop_reason": None, "stop_sequence": None}
 
@@ -134,11 +132,9 @@ def _check_input(before: Body, block: Body) -> None:
 
 def _deltas(index: int, before: Body, block: Body) -> list[Event]:
     """The deltas that lead from a block ``before`` to ``block``."""
-    deltas: list[Body] = []
-    field, delta = GROWING.get(str(block.get("type")), ("", ""))
-    if field:
-        deltas += _growth(before, block, field, delta)
-    for citation in as_list(block.get("citations"))[len(as_list(before.get("citations"))) :]:
+    deltas = _growth(before, block)
+    known = len(as_list(before.get("citations")))
+    for citation in as_list(block.get("citations"))[known:]:
         deltas.append({"type": "citations_delta", "citation": citation})
     if block.get("signature") and block["signature"] != before.get("signature"):
         deltas.append({"type": "signature_delta", "signature": block["signature"]})
@@ -147,9 +143,13 @@ def _deltas(index: int, before: Body, block: Body) -> list[Event]:
     return [_delta(index, delta) for delta in deltas]
 
 
-def _growth(before: Body, block: Body, field: str, delta: str) -> list[Body]:
+def _growth(before: Body, block: Body) -> list[Body]:
+    """The delta with the new text of a block, if it is of a type that grows and has any."""
+    field = str(block.get("type"))
+    if field not in GROWING:
+        return []
     grown = growth(str(before.get(field) or ""), str(block.get(field) or ""))
-    return [{"type": delta, field: grown}] if grown else []
+    return [{"type": GROWING[field], field: grown}] if grown else []
 
 
 def _delta(index: int, delta: Body) -> Event:

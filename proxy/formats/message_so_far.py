@@ -47,9 +47,11 @@ class MessageSoFar:
         self.complete = False
         """Whether the stop reason has arrived, and no content after it."""
         self._blocks: dict[int, Body] = {}
+        """Those of the Message, by the index that the events give them."""
         self._inputs: dict[int, list[str]] = {}
         """The pieces of tool inputs that are not complete yet, by the index of their blocks."""
         self._values = 0
+        """How many values were counted; see count."""
 
     def apply(self, name: str | None, body: Body) -> bool:
         """Apply one event; returns whether the Message has changed. Raises UpstreamNonsense."""
@@ -100,6 +102,7 @@ class MessageSoFar:
         return True
 
     def _grow_block(self, index: int, delta: Body) -> bool:
+        """Apply a delta; the input of a tool changes only once it is complete."""
         self.complete = False
         if index not in self._blocks:
             raise UpstreamNonsense("upstream sent a delta for a block that never began")
@@ -171,6 +174,7 @@ def _check_fields(message: Body) -> None:
 
 
 def _append(block: Body, delta: Body, field: str) -> bool:
+    """Append the text of a delta to that of its block; returns whether there is any."""
     grown = as_text(delta.get(field))
     if not grown:
         return False

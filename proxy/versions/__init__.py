@@ -91,12 +91,14 @@ def steps(client: str, upstream: str, bridge: type[Bridge] | None = None) -> tup
 
 
 def _up(client: str, upstream: str) -> Iterator[Step]:
+    """The steps of a client older than its upstream."""
     for version in VERSIONS:
         if client < version.date <= upstream:
             yield from (Step(change, client_is_older=True) for change in version.changes)
 
 
 def _down(client: str, upstream: str) -> Iterator[Step]:
+    """The steps of a client newer than its upstream."""
     for version in reversed(VERSIONS):
         if upstream < version.date <= client:
             yield from (Step(change, client_is_older=False) for change in reversed(version.changes))

@@ -60,6 +60,7 @@ class CompleteThroughMessages(Bridge):
         self._learned = learned
         self._asked_model = ""
         self._id = ""
+        """The Message's."""
         self._stop_reason: str | None = None
         self._stop_sequence: str | None = None
         self._others: set[int | None] = set()
@@ -146,6 +147,7 @@ class CompleteThroughMessages(Bridge):
         return events
 
     def _block_start(self, body: Body) -> Sequence[Event]:
+        """A text block may begin with text; any other is remembered while it is open."""
         block = as_object(body.get("content_block"))
         if block.get("type") in (None, "text"):
             self._others.discard(_index(body))
@@ -162,6 +164,7 @@ class CompleteThroughMessages(Bridge):
         return self._append(_text(body.get("delta")))
 
     def _append(self, text: str) -> Sequence[Event]:
+        """The events for more text of the Message, to the end if a stop sequence is complete."""
         self.in_content = True
         self._check_cost(text, MOST_SEARCHED)
         events = self._events(self._continuation.feed(text))
@@ -170,10 +173,12 @@ class CompleteThroughMessages(Bridge):
         return (*events, self._event("", self._stop()))
 
     def _check_cost(self, text: str, most: int) -> None:
+        """Raise UpstreamNonsense if the search for stop sequences in ``text`` takes too long."""
         if len(text) * self._continuation.stop_count > most:
             raise UpstreamNonsense("upstream sent too much text at once for so many stop sequences")
 
     def _end(self) -> Sequence[Event]:
+        """The last events of a complete Message; raises UpstreamNonsense if it is not."""
         if self._stop_reason is None:
             raise UpstreamNonsense(NO_REASON)
         return (*self._events(self._rest()), self._event("", self._stop()))
@@ -208,10 +213,12 @@ class CompleteThroughMessages(Bridge):
         return STOPS.get(self._stop_reason or "", ("stop_sequence", None))
 
     def _event(self, text: str, stop: tuple[str | None, str | None] = (None, None)) -> Event:
+        """A completion as an event, the last one if it has a stop reason."""
         body = self._completion(text, stop)
         return Event("completion", body, last=stop[0] is not None)
 
     def _completion(self, text: str, stop: tuple[str | None, str | None]) -> Body:
+        """A completion of 2023-06-01, with `stop` and `log_id`, which are not documented for it."""
         reason, sequence = stop
         return {
             "type": "completion",
@@ -232,9 +239,11 @@ def _text(block: Any) -> str:
 
 
 def _text_of(message: Body) -> str:
+    """The text of all its blocks of text."""
     return "".join(map(_text, as_list(message.get("content"))))
 
 
 def _index(body: Body) -> int | None:
+    """The block that an event is about; None if it does not say."""
     index = body.get("index")
     return index if isinstance(index, int) else None

@@ -29,6 +29,10 @@ class DocumentsLeftAssistantTurns(VersionChange):
 
 
 def _moved(messages: list[Any]) -> list[Any]:
+    """``messages``, with the documents of each assistant message at the end of the one before.
+
+    Where that is no user message, a new one takes them.
+    """
     moved: list[Any] = []
     content: list[Any] | None = None  # of the user message that the next document moves to
     for message in messages:
@@ -67,6 +71,7 @@ def _takes_blocks(message: Any) -> bool:
 
 
 def _documents(message: Any) -> list[Body]:
+    """The documents of a message, if it is the assistant's."""
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return []
     content = message.get("content")
@@ -78,6 +83,7 @@ def _is_document(block: Any) -> bool:
 
 
 def _blocks(content: str | list[Any]) -> list[Any]:
+    """The content of a message as blocks; a string is short for one of text."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     return content

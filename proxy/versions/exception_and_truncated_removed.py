@@ -24,10 +24,12 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 
     def __init__(self) -> None:
         self._log_id = self._model = ""
+        """As the last event had them: an answer that fails ends with the same."""
         self._only_stop: str | None = None
+        """The stop sequence of an answer, if only one is possible."""
 
     def upgrade_request(self, call: Call) -> Call:
-        """Remember whether the only stop sequence is the one that every call had."""
+        """Remember whether the call has no stop sequence but the one that every call has."""
         stops = call.body.get("stop_sequences")
         others = [stop for stop in stops if stop != HUMAN] if isinstance(stops, list) else stops
         self._only_stop = None if others else HUMAN
@@ -114,6 +116,7 @@ class ExceptionAndTruncatedRemoved(VersionChange):
 
 
 def _as_in_2023_06_01(body: Body) -> Body:
+    """A completion without the two fields, and with the type and id that it has since then."""
     fields = _fields(body)
     kept = {key: fields.get(key, value) for key, value in body.items() if key not in FAILURE_FIELDS}
     return {"type": "completion", "id": fields["log_id"], **kept}
@@ -134,5 +137,6 @@ def _fields(body: Body) -> Body:
 
 
 def _text(body: Body, key: str) -> str | None:
+    """The string under ``key``, else None."""
     value = body.get(key)
     return value if isinstance(value, str) else None

@@ -47,6 +47,7 @@ class MessagesBecameIncremental(VersionChange):
     def __init__(self) -> None:
         self._so_far = MessageSoFar()
         self._size = 0
+        """How many bytes of events became part of the Message so far."""
         self._increments = MessageIncrements()
 
     def downgrade_response(self, body: Body) -> Body:
@@ -129,6 +130,7 @@ class MessagesBecameIncremental(VersionChange):
         return snapshot
 
     def _last(self) -> Event:
+        """The whole Message, or the failure where a tool's input is missing from it."""
         if self._so_far.lacks_input:
             return self._failure(UpstreamNonsense(NO_INPUT))
         return _snapshot(self._so_far.message or {}, last=True)
@@ -139,6 +141,7 @@ class MessagesBecameIncremental(VersionChange):
 
 
 def _is_text(event: Event) -> bool:
+    """Whether the event adds nothing but text, and so no value that counts."""
     delta = event.body.get("delta") if event.name == "content_block_delta" else None
     return isinstance(delta, dict) and delta.get("type") in TEXT_DELTAS
 
@@ -153,4 +156,5 @@ def _snapshot(message: Body, exception: str | None = None, *, last: bool = False
 
 
 def _as_in_2023_01_01(message: Body, exception: str | None = None) -> Body:
+    """A Message with the two fields that no later version has."""
     return message | {"truncated": False, "exception": exception}
