@@ -8,4 +8,5 @@ jsontext        JSON as bytes
 sse             server-sent events as bytes
 nudges          announces a version's end; brownouts
 change          what a version change is
+step            one of them, on the way from a client's version to its upstream's
 """

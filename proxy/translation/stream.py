@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..core import jsontext
-from ..core.change import LARGEST_ANSWER, BoundStep, Bridge, End, Event
+from ..core.change import LARGEST_ANSWER, Bridge, End, Event
 from ..core.errors import ProxyError, UpstreamNonsense, refused_in_stream
 from ..core.sse import Decoder, EventTooLarge, Frame
+from ..core.step import BoundStep
 from .runs import BLOCK, Run, begin_run
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..core import jsontext
-from ..core.change import Body, BoundStep, Bridge, Call, Event, Step
+from ..core.change import Body, Bridge, Call, Event
 from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from ..core.redaction import beginning
 from ..core.sse import LARGEST_EVENT
+from ..core.step import BoundStep, Step
 from ..versions import steps
 from ..versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
 from .stream import StreamTranslation

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from ..core.change import Bridge, Step, VersionChange
+from ..core.change import Bridge, VersionChange
+from ..core.step import Step
 from .citations_left_user_text import CitationsLeftUserText
 from .complete_through_messages import CompleteThroughMessages
 from .completions_became_incremental import CompletionsBecameIncremental
