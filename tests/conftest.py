@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import uvicorn.server
 from hypothesis import HealthCheck, settings
-from installed import Installed, installing, needed
+
+from packages.installed import Installed, installing, needed
 
 settings.register_profile(
     "proxy",

@@ -13,13 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from browser import browser
-from support import settings
-
 from proxy.app import App
 from proxy.ledger.tally import DAY
 from proxy.observe.record import Record
 from proxy.server.server import running
+from support import settings
+from support.browser import browser
 
 DAYS = 70
 

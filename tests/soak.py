@@ -20,8 +20,8 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from processes import served, write_config
 from support import LAST, STREAM_HEAD, Side, chunk, completion, connect, old_request, raw_upstream
+from support.processes import served, write_config
 
 GROWTH = 4 << 20
 """How much the process may grow within the second half, in bytes.

@@ -17,12 +17,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from support import LAST, PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream
-
 from proxy import config
 from proxy.app import App
 from proxy.server.server import running
 from proxy.upstream.upstream import Upstream
+from support import LAST, PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream
 
 EVENT_LIMIT = 4096
 

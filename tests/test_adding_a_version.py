@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support import Side, connect, raw_upstream
 
 from proxy import config, versions
 from proxy.app import App
 from proxy.cli.cli import main
 from proxy.core.change import Body, Call, VersionChange
 from proxy.server.server import running
+from support import Side, connect, raw_upstream
 
 pytestmark = pytest.mark.anyio
 

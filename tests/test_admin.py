@@ -12,7 +12,6 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import connect, settings
 
 from proxy.admin import page
 from proxy.app import App
@@ -20,6 +19,7 @@ from proxy.core import hosts
 from proxy.observe.metrics import Metrics
 from proxy.server.reload import read_again
 from proxy.server.server import running
+from support import connect, settings
 
 pytestmark = pytest.mark.anyio
 

@@ -23,11 +23,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from support import LAST, PATIENCE, STREAM_HEAD, Side, chunk, completion, connect, raw_upstream
-from support import settings as configured
 
 from proxy.app import App
 from proxy.server.server import running
+from support import LAST, PATIENCE, STREAM_HEAD, Side, chunk, completion, connect, raw_upstream
+from support import settings as configured
 
 pytestmark = pytest.mark.anyio
 

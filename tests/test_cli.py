@@ -16,11 +16,11 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from support import PATIENCE, old_request
 
 from proxy.cli.cli import COMMANDS, PACKAGED_CONFIG, main
 from proxy.server.listeners import listen
 from proxy.versions import VERSIONS
+from support import PATIENCE, old_request
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -21,7 +21,6 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import PATIENCE
 
 from proxy import config
 from proxy.bridge.models import ModelTarget
@@ -30,6 +29,7 @@ from proxy.config.summary import summary
 from proxy.config.yamlnodes import LARGEST_FILE
 from proxy.core.errors import ConfigError
 from proxy.core.nudges import Nudge, Window
+from support import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))

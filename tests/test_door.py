@@ -24,10 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from processes import served, write_config
-from stage import until
 from starlette.types import ASGIApp, Receive, Scope, Send
-from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
 
 from proxy import config
 from proxy.app import App
@@ -45,6 +42,9 @@ from proxy.server import process, server
 from proxy.server.listeners import listen
 from proxy.server.server import running
 from proxy.translation.translation import MOST_VALUES
+from stage import until
+from support import PATIENCE, Play, Side, chunk, connect, old_request, raw_upstream, settings
+from support.processes import served, write_config
 
 pytestmark = pytest.mark.anyio
 

@@ -16,22 +16,7 @@ from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
-from processes import served, write_config
-from stage import until
 from starlette.types import Message, Send
-from support import (
-    LAST,
-    PATIENCE,
-    STREAM_HEAD,
-    Play,
-    Side,
-    chunk,
-    completion,
-    connect,
-    old_request,
-    raw_upstream,
-    settings,
-)
 
 from proxy.app import App
 from proxy.exchange import keepalive
@@ -46,6 +31,21 @@ from proxy.server.server import running
 from proxy.translation.stream import StreamTranslation
 from proxy.translation.translation import Translation
 from proxy.upstream.answer import Answer, Take
+from stage import until
+from support import (
+    LAST,
+    PATIENCE,
+    STREAM_HEAD,
+    Play,
+    Side,
+    chunk,
+    completion,
+    connect,
+    old_request,
+    raw_upstream,
+    settings,
+)
+from support.processes import served, write_config
 
 pytestmark = pytest.mark.anyio
 

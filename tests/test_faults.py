@@ -23,6 +23,19 @@ from dataclasses import dataclass, replace
 from unittest.mock import AsyncMock
 
 import pytest
+from starlette.types import Message
+
+from proxy.core.jsontext import MOST_AT_ONCE
+from proxy.exchange.client import Client
+from proxy.exchange.exchange import RESENDABLE
+from proxy.exchange.exchanges import OpenExchanges
+from proxy.exchange.extensions import ClientLeft
+from proxy.exchange.relay import Relay
+from proxy.exchange.streaming import IN_A_TURN
+from proxy.translation.stream import StreamTranslation
+from proxy.upstream import answer, http1
+from proxy.upstream.coding import PIECE, SLICE, Decoding
+from proxy.upstream.upstream import Upstream
 from stage import (
     BRIDGED,
     BYTES,
@@ -45,7 +58,6 @@ from stage import (
     staged,
     until,
 )
-from starlette.types import Message
 from support import (
     LAST,
     PATIENCE,
@@ -58,18 +70,6 @@ from support import (
     raw_upstream,
     settings,
 )
-
-from proxy.core.jsontext import MOST_AT_ONCE
-from proxy.exchange.client import Client
-from proxy.exchange.exchange import RESENDABLE
-from proxy.exchange.exchanges import OpenExchanges
-from proxy.exchange.extensions import ClientLeft
-from proxy.exchange.relay import Relay
-from proxy.exchange.streaming import IN_A_TURN
-from proxy.translation.stream import StreamTranslation
-from proxy.upstream import answer, http1
-from proxy.upstream.coding import PIECE, SLICE, Decoding
-from proxy.upstream.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
 

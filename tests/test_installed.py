@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
-from installed import installing
-from places import pip
+
+from packages.installed import installing
+from packages.places import pip
 from support import PATIENCE
 
 NOWHERE = pip("nowhere", "--no-index", "a-package-that-nobody-has")

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from processes import served, write_config
-from support import PATIENCE, connect
 
 from proxy import config
 from proxy.server.server import longest_stop
+from support import PATIENCE, connect
+from support.processes import served, write_config
 
 Json = dict[str, Any]
 

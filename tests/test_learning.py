@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support import PLAIN, Side, connect, old_request, raw_upstream, settings
 
 from proxy.app import App
 from proxy.bridge.models import ModelTarget, Profile, learn, profile
@@ -17,6 +16,7 @@ from proxy.config import Config
 from proxy.exchange import learning
 from proxy.runtime.offload import offload
 from proxy.server.server import running
+from support import PLAIN, Side, connect, old_request, raw_upstream, settings
 
 pytestmark = pytest.mark.anyio
 

@@ -25,21 +25,6 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import ROOT, served, starved, write_config
-from stage import until
-from support import (
-    LAST,
-    PATIENCE,
-    PLAIN,
-    STREAM_HEAD,
-    Side,
-    chunk,
-    completion,
-    connect,
-    old_request,
-    raw_upstream,
-    settings,
-)
 
 from proxy import config
 from proxy.admin import page
@@ -55,6 +40,21 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.record import Record
 from proxy.server.reload import read_again
 from proxy.server.server import running
+from stage import until
+from support import (
+    LAST,
+    PATIENCE,
+    PLAIN,
+    STREAM_HEAD,
+    Side,
+    chunk,
+    completion,
+    connect,
+    old_request,
+    raw_upstream,
+    settings,
+)
+from support.processes import ROOT, served, starved, write_config
 
 pytestmark = pytest.mark.anyio
 

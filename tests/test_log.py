@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import ROOT, served, starved, write_config
+
+from proxy.app import App
+from proxy.core.errors import LONGEST_MESSAGE, InvalidRequest
+from proxy.exchange.recording import NAMED, OTHER
+from proxy.observe import logs
+from proxy.observe.record import LONGEST_VALUE, MOST_DROPPED, Record
+from proxy.server.listeners import listen
+from proxy.server.server import print_ready, running
 from stage import post
 from support import (
     LAST,
@@ -31,14 +38,7 @@ from support import (
     raw_upstream,
     settings,
 )
-
-from proxy.app import App
-from proxy.core.errors import LONGEST_MESSAGE, InvalidRequest
-from proxy.exchange.recording import NAMED, OTHER
-from proxy.observe import logs
-from proxy.observe.record import LONGEST_VALUE, MOST_DROPPED, Record
-from proxy.server.listeners import listen
-from proxy.server.server import print_ready, running
+from support.processes import ROOT, served, starved, write_config
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Served, no_more_descriptors, served, write_config
 from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.app import App
+from proxy.observe.metrics import COMBINATIONS, KINDS, PREFIX, Metrics
+from proxy.observe.record import Record
+from proxy.observe.sharedmetrics import SPACE, reserve
+from proxy.server.server import running
 from support import (
     LAST,
     PATIENCE,
@@ -31,12 +36,7 @@ from support import (
     raw_upstream,
     settings,
 )
-
-from proxy.app import App
-from proxy.observe.metrics import COMBINATIONS, KINDS, PREFIX, Metrics
-from proxy.observe.record import Record
-from proxy.observe.sharedmetrics import SPACE, reserve
-from proxy.server.server import running
+from support.processes import Served, no_more_descriptors, served, write_config
 
 pytestmark = pytest.mark.anyio
 

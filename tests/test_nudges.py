@@ -14,6 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from proxy import config
+from proxy.app import App
+from proxy.core.nudges import SECOND, Brownout, Nudge, Window
+from proxy.server.server import running
 from support import (
     LAST,
     STREAM_HEAD,
@@ -24,11 +29,6 @@ from support import (
     old_request,
     raw_upstream,
 )
-
-from proxy import config
-from proxy.app import App
-from proxy.core.nudges import SECOND, Brownout, Nudge, Window
-from proxy.server.server import running
 
 LINK = "https://example.com/move"
 ANSWER = STREAM_HEAD + completion(" Hi") + LAST + chunk(b"")

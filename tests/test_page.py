@@ -10,14 +10,14 @@ from types import MappingProxyType
 
 import httpx
 import pytest
-from browser import CHROMIUM, Page, browser
-from support import PLAIN
 
 from proxy import config
 from proxy.app import App
 from proxy.cli.demo import CONFIG
 from proxy.sandbox import sandbox
 from proxy.server.server import running
+from support import PLAIN
+from support.browser import CHROMIUM, Page, browser
 
 pytestmark = [
     pytest.mark.anyio,

@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 
 import pytest
-from support import STREAM_HEAD, Side, chunk, completion, connect, raw_upstream, settings
 
 from proxy.app import App
 from proxy.server.server import running
+from support import STREAM_HEAD, Side, chunk, completion, connect, raw_upstream, settings
 
 pytestmark = pytest.mark.anyio
 

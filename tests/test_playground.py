@@ -15,6 +15,14 @@ from typing import Any
 
 import httpx
 import pytest
+
+from proxy.admin import page, playground
+from proxy.admin import play as play_room
+from proxy.app import App
+from proxy.exchange.exchange import RESENDABLE
+from proxy.exchange.explain import explain
+from proxy.sandbox import sandbox
+from proxy.server.server import running
 from stage import until
 from support import (
     LAST,
@@ -29,14 +37,6 @@ from support import (
     raw_upstream,
     settings,
 )
-
-from proxy.admin import page, playground
-from proxy.admin import play as play_room
-from proxy.app import App
-from proxy.exchange.exchange import RESENDABLE
-from proxy.exchange.explain import explain
-from proxy.sandbox import sandbox
-from proxy.server.server import running
 
 pytestmark = pytest.mark.anyio
 

@@ -9,10 +9,10 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
-from support import Side, raw_upstream, settings
 
 from proxy.app import App
 from proxy.server.server import running
+from support import Side, raw_upstream, settings
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import ROOT, Served, no_more_descriptors, opened, served, write_config
+
+from proxy.app import App
+from proxy.config import Upstream as Settings
+from proxy.observe.metrics import Metrics
+from proxy.server.reload import read_again
+from proxy.server.server import running
+from proxy.upstream.upstream import Upstream
 from stage import until
 from support import (
     LAST,
@@ -30,13 +36,7 @@ from support import (
     raw_upstream,
     settings,
 )
-
-from proxy.app import App
-from proxy.config import Upstream as Settings
-from proxy.observe.metrics import Metrics
-from proxy.server.reload import read_again
-from proxy.server.server import running
-from proxy.upstream.upstream import Upstream
+from support.processes import ROOT, Served, no_more_descriptors, opened, served, write_config
 
 pytestmark = pytest.mark.anyio
 

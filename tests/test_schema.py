@@ -11,11 +11,11 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from jsonschema import Draft7Validator
-from test_config import CASES, ENVIRONMENT, EVERY_SETTING, ROOT, SECTIONS, SHIPPED, TREES
 
 from proxy import config
 from proxy.config import schema
 from proxy.core.errors import ConfigError
+from test_config import CASES, ENVIRONMENT, EVERY_SETTING, ROOT, SECTIONS, SHIPPED, TREES
 
 VALIDATOR = Draft7Validator(schema.schema())
 

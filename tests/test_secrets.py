@@ -19,16 +19,6 @@ from typing import Any
 
 import pytest
 import uvloop
-from processes import ROOT, served
-from support import (
-    LAST,
-    STREAM_HEAD,
-    Side,
-    chunk,
-    completion,
-    connect,
-    raw_upstream,
-)
 
 from proxy import config
 from proxy.app import App
@@ -42,6 +32,16 @@ from proxy.observe.logs import FORMATS, to_stderr
 from proxy.server.server import running
 from proxy.translation.stream import StreamTranslation
 from proxy.upstream.upstream import Upstream
+from support import (
+    LAST,
+    STREAM_HEAD,
+    Side,
+    chunk,
+    completion,
+    connect,
+    raw_upstream,
+)
+from support.processes import ROOT, served
 
 pytestmark = pytest.mark.anyio
 

@@ -16,14 +16,14 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from processes import ROOT, served, write_config
-from stage import BRIDGED, until
-from support import PATIENCE, Play, Side, connect, raw_upstream, settings
 
 from proxy.app import App
 from proxy.connection import terms
 from proxy.observe.spans import Spans
 from proxy.server.server import running
+from stage import BRIDGED, until
+from support import PATIENCE, Play, Side, connect, raw_upstream, settings
+from support.processes import ROOT, served, write_config
 
 pytestmark = pytest.mark.anyio
 

@@ -18,17 +18,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from stage import reset, until
-from support import (
-    PATIENCE,
-    STREAM_HEAD,
-    Certificate,
-    Play,
-    Side,
-    chunk,
-    raw_upstream,
-    settings,
-)
 
 from proxy.config import Timeouts
 from proxy.core import errors
@@ -41,6 +30,17 @@ from proxy.upstream.lookup import look_up as look_up_truly
 from proxy.upstream.pending import readable
 from proxy.upstream.request import PART
 from proxy.upstream.upstream import Upstream
+from stage import reset, until
+from support import (
+    PATIENCE,
+    STREAM_HEAD,
+    Certificate,
+    Play,
+    Side,
+    chunk,
+    raw_upstream,
+    settings,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import h11
 import uvloop
-from case import SILENCE, Asked, Case, Script, Seen
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from conformance.case import SILENCE, Asked, Case, Script, Seen
 from proxy.app import App
 from proxy.core.errors import (
     UpstreamBrokeOff,

@@ -8,9 +8,9 @@ from inspect import isfunction
 from pathlib import Path
 
 import pytest
-from case import CASES, KEYS, Case, CaseError, Seen, expanded
-from play import Wire, play_in_process
 
+from conformance.case import CASES, KEYS, Case, CaseError, Seen, expanded
+from conformance.play import Wire, play_in_process
 from proxy.core import errors
 from proxy.core.change import VersionChange
 from proxy.versions import VERSIONS

@@ -1,4 +1,4 @@
-"""The genuine clients of 2023, unmodified, each played where it is installed: see ``places.py``."""
+"""The genuine clients of 2023, unmodified, each played where ``packages.places`` installs it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from places import JS_2023, JS_SDKS, PY_LIBRARIES, Place, js_sdk, npm, pip, py_sdk
-from plays import FOR_FRAMEWORKS, SCENARIOS, Scenario
+from genuine.plays import FOR_FRAMEWORKS, SCENARIOS, Scenario
+from packages.places import JS_2023, JS_SDKS, PY_LIBRARIES, Place, js_sdk, npm, pip, py_sdk
 
 Json = dict[str, Any]
 

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
 import pytest
-import roads
-from installed import Installed
-from old_clients import OldClient, perform
-from roads import Road
-from stages import OnStage, Stage
+
+from genuine import roads
+from genuine.old_clients import OldClient, perform
+from genuine.roads import Road
+from genuine.stages import OnStage, Stage
+from packages.installed import Installed
 
 
 @pytest.fixture(scope="session")

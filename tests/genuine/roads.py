@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from plays import LINGER
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from genuine.plays import LINGER
 from proxy import config
 from proxy.app import App
 from proxy.sandbox import sandbox

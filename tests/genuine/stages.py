@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import roads
-from old_clients import OldClient, Outcome, Performance
-from places import Place
+from genuine import roads
+from genuine.old_clients import OldClient, Outcome, Performance
+from packages.places import Place
 
 ROADS = ("native", "bridge")
 

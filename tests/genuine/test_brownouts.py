@@ -7,10 +7,10 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from installed import Installed
-from old_clients import CLIENTS, OldClient, perform
-from plays import Scenario
 
+from genuine.old_clients import CLIENTS, OldClient, perform
+from genuine.plays import Scenario
+from packages.installed import Installed
 from proxy import config
 from proxy.app import App
 from proxy.observe.record import Record

@@ -11,13 +11,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from old_clients import CLIENTS, SDKS
-from plays import AFTER, ANSWER, SCENARIOS, THREE_PIECES
-from stages import ROADS, Caller, OnStage, Stage, Way, caller, stream_ways, whole_ways
+
+from genuine.old_clients import CLIENTS, SDKS
+from genuine.plays import AFTER, ANSWER, SCENARIOS, THREE_PIECES
+from genuine.stages import ROADS, Caller, OnStage, Stage, Way, caller, stream_ways, whole_ways
 
 Json = dict[str, Any]
 
-pytest_plugins = ("playbill",)
+pytest_plugins = ("genuine.playbill",)
 pytestmark = pytest.mark.timeout(900)  # for an installation; a client has its own deadlines
 
 SEVEN = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]

@@ -11,11 +11,12 @@ import json
 from typing import Any
 
 import pytest
-from old_clients import AIS, LANGCHAINS
-from plays import AFTER, SCENARIOS
-from stages import Caller, OnStage, Way, caller, stream_ways, whole_ways
 
-pytest_plugins = ("playbill",)
+from genuine.old_clients import AIS, LANGCHAINS
+from genuine.plays import AFTER, SCENARIOS
+from genuine.stages import Caller, OnStage, Way, caller, stream_ways, whole_ways
+
+pytest_plugins = ("genuine.playbill",)
 pytestmark = pytest.mark.timeout(900)  # for an installation; a client has its own deadlines
 
 OF_AI = stream_ways(AIS)

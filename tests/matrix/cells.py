@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from places import Place
-from sdks import OLD_SDKS, SDKS, Sdk
-from stand_ins import (
+from matrix.sdks import OLD_SDKS, SDKS, Sdk
+from matrix.stand_ins import (
     AT_FIRST,
     BRIDGED,
     COMPLETIONS_ONLY,
@@ -22,6 +21,7 @@ from stand_ins import (
     Road,
     Stage,
 )
+from packages.places import Place
 
 Json = dict[str, Any]
 

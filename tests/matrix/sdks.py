@@ -1,4 +1,4 @@
-"""The SDKs of today and of early 2023, each played where it is installed: see ``places.py``."""
+"""The SDKs of today and of early 2023, played where ``packages.places`` installs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from places import JS_SDKS, PY_LIBRARIES, Place, js_sdk, pip, py_sdk
+from packages.places import JS_SDKS, PY_LIBRARIES, Place, js_sdk, pip, py_sdk
 
 Json = dict[str, Any]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
-import service_of_2023
 from anyio.abc import TaskStatus
 from anyio.from_thread import start_blocking_portal
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from matrix import service_of_2023
 from proxy import config
 from proxy.app import App
 from proxy.core.fields import values

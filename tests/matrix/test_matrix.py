@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-import stand_ins
-from cells import (
+
+from matrix import stand_ins
+from matrix.cells import (
     CELLS,
     COUNT,
     LOST_CELLS,
@@ -27,9 +28,9 @@ from cells import (
     Cell,
     plays,
 )
-from installed import Installed, parameters
-from sdks import Performance, Sdk, Seen, perform
-from stand_ins import KEYS, NEWEST, Received, Road, Stage
+from matrix.sdks import Performance, Sdk, Seen, perform
+from matrix.stand_ins import KEYS, NEWEST, Received, Road, Stage
+from packages.installed import Installed, parameters
 
 Json = dict[str, Any]
 

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import reading
-from reading import Json, NoAnswer, Refusal, Told
-from recording import Cut, Recording, recordings
-from wire import Got, Stage, call, subsequence
-from wire import stage as open_stage
+
+from replay import reading
+from replay.reading import Json, NoAnswer, Refusal, Told
+from replay.recording import Cut, Recording, recordings
+from replay.wire import Got, Stage, call, subsequence
+from replay.wire import stage as open_stage
 
 SEVEN = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 ASKED_MODEL = "claude-v1"

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from recording import Cut, Recording
 
 from proxy import config
 from proxy.app import App
 from proxy.server.server import running
 from proxy.upstream.answer import Answer, Take, never
+from replay.recording import Cut, Recording
 
 PATIENCE = 20.0
 """Seconds after which a test gives up on something that should have happened long ago."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from support import PATIENCE, Side, connect
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Served:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from places import CACHE, Place
+from packages.places import CACHE, Place
 
 AT_ONCE = 2
 """How many installations run at the same time."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from places import Place
 
-INSTALLER = Path(__file__).with_name("installer.py")
+from packages.places import Place
+
+TESTS = Path(__file__).parents[1]
 
 
 class Installed:
@@ -52,7 +53,8 @@ def installing(places: Iterable[Place]) -> Iterator[Installed]:
         yield Installed(there, io.StringIO())
         return
     with subprocess.Popen(
-        [sys.executable, str(INSTALLER), json.dumps(missing)],
+        [sys.executable, "-m", "packages.installer", json.dumps(missing)],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
         stdin=subprocess.PIPE,  # closed when this process ends, in whatever way
         stdout=subprocess.PIPE,
         text=True,

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-CACHE = Path(__file__).parent.parent / ".cache" / "clients"
+CACHE = Path(__file__).parents[2] / ".cache" / "clients"
 
 
 class Place(NamedTuple):
