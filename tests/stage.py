@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -21,7 +19,17 @@ from proxy import config
 from proxy.app import App
 from proxy.server.server import running
 from proxy.upstream.upstream import Upstream
-from support import LAST, PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, raw_upstream
+from support import (
+    LAST,
+    STREAM_HEAD,
+    Play,
+    Side,
+    chunk,
+    completion,
+    post,
+    raw_upstream,
+    until,
+)
 
 EVENT_LIMIT = 4096
 
@@ -64,18 +72,6 @@ class Road:
     def seen(self, moment: Moment) -> bytes | None:
         """What the client must have received once the upstream has come to ``moment``."""
         return {Moment.BEGUN: self.begun, Moment.ALL_BUT_THE_END: self.last}.get(moment)
-
-
-def post(path: str, body: bytes, *fields: bytes) -> bytes:
-    """A request that has the server close the connection after its answer."""
-    lines = [
-        b"POST %b HTTP/1.1" % path.encode(),
-        b"host: proxy",
-        b"connection: close",
-        b"content-length: %d" % len(body),
-        *fields,
-    ]
-    return b"\r\n".join((*lines, b"", body))
 
 
 def events(*bodies: dict[str, Any]) -> bytes:
@@ -220,20 +216,6 @@ class Stage:
         await side.request()
         self.requests += 1
         await side.say(answer or self.good)
-
-
-def reset(side: Side) -> None:
-    """Close with a reset (RST) instead of a FIN."""
-    opened: socket.socket = side.writer.get_extra_info("socket")
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    side.writer.transport.abort()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Poll for a condition that nothing reports."""
-    async with asyncio.timeout(PATIENCE):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0)  # a turn for whoever makes it true
 
 
 class Proxy:

@@ -31,7 +31,6 @@ from proxy.server.server import running
 from proxy.translation.stream import StreamTranslation
 from proxy.translation.translation import Translation
 from proxy.upstream.answer import Answer, Take
-from stage import until
 from support import (
     LAST,
     PATIENCE,
@@ -44,6 +43,7 @@ from support import (
     old_request,
     raw_upstream,
     settings,
+    until,
 )
 from support.processes import served, write_config
 

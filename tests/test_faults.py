@@ -52,11 +52,8 @@ from stage import (
     Proxy,
     Road,
     Stage,
-    post,
     proxied,
-    reset,
     staged,
-    until,
 )
 from support import (
     LAST,
@@ -67,8 +64,11 @@ from support import (
     Side,
     chunk,
     completion,
+    post,
     raw_upstream,
+    reset,
     settings,
+    until,
 )
 
 pytestmark = pytest.mark.anyio

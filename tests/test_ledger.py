@@ -40,7 +40,6 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.record import Record
 from proxy.server.reload import read_again
 from proxy.server.server import running
-from stage import until
 from support import (
     LAST,
     PATIENCE,
@@ -53,6 +52,7 @@ from support import (
     old_request,
     raw_upstream,
     settings,
+    until,
 )
 from support.processes import ROOT, served, starved, write_config
 

@@ -25,7 +25,6 @@ from proxy.observe import logs
 from proxy.observe.record import LONGEST_VALUE, MOST_DROPPED, Record
 from proxy.server.listeners import listen
 from proxy.server.server import print_ready, running
-from stage import post
 from support import (
     LAST,
     PATIENCE,
@@ -35,6 +34,7 @@ from support import (
     completion,
     connect,
     old_request,
+    post,
     raw_upstream,
     settings,
 )

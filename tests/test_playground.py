@@ -23,7 +23,6 @@ from proxy.exchange.exchange import RESENDABLE
 from proxy.exchange.explain import explain
 from proxy.sandbox import sandbox
 from proxy.server.server import running
-from stage import until
 from support import (
     LAST,
     PATIENCE,
@@ -36,6 +35,7 @@ from support import (
     connect,
     raw_upstream,
     settings,
+    until,
 )
 
 pytestmark = pytest.mark.anyio

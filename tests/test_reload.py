@@ -23,7 +23,6 @@ from proxy.observe.metrics import Metrics
 from proxy.server.reload import read_again
 from proxy.server.server import running
 from proxy.upstream.upstream import Upstream
-from stage import until
 from support import (
     LAST,
     PATIENCE,
@@ -35,6 +34,7 @@ from support import (
     old_request,
     raw_upstream,
     settings,
+    until,
 )
 from support.processes import ROOT, Served, no_more_descriptors, opened, served, write_config
 

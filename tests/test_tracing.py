@@ -21,8 +21,8 @@ from proxy.app import App
 from proxy.connection import terms
 from proxy.observe.spans import Spans
 from proxy.server.server import running
-from stage import BRIDGED, until
-from support import PATIENCE, Play, Side, connect, raw_upstream, settings
+from stage import BRIDGED
+from support import PATIENCE, Play, Side, connect, raw_upstream, settings, until
 from support.processes import ROOT, served, write_config
 
 pytestmark = pytest.mark.anyio

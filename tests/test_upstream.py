@@ -30,7 +30,6 @@ from proxy.upstream.lookup import look_up as look_up_truly
 from proxy.upstream.pending import readable
 from proxy.upstream.request import PART
 from proxy.upstream.upstream import Upstream
-from stage import reset, until
 from support import (
     PATIENCE,
     STREAM_HEAD,
@@ -39,7 +38,9 @@ from support import (
     Side,
     chunk,
     raw_upstream,
+    reset,
     settings,
+    until,
 )
 
 pytestmark = pytest.mark.anyio

@@ -95,11 +95,6 @@ async def serving(application: ASGIApp) -> AsyncIterator[Side]:
         yield client
 
 
-async def happened(event: asyncio.Event) -> None:
-    async with asyncio.timeout(PATIENCE):
-        await event.wait()
-
-
 def message(answer: bytes, status: int, type_: str = "invalid_request_error") -> str:
     """The message of a refusal, which must be whole, in the API's envelope, and the last word."""
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -21,7 +21,6 @@ from door.harness import (
     at_the_door,
     deadline_passes,
     door,
-    happened,
     lines,
     message,
     serving,
@@ -31,7 +30,7 @@ from door.harness import (
 from proxy.connection import intake, protocol, terms
 from proxy.exchange.extensions import CONNECTION
 from proxy.server import server
-from support import PATIENCE, Side, chunk
+from support import PATIENCE, Side, chunk, happened
 
 pytestmark = pytest.mark.anyio
 

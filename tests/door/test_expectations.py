@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from door.harness import POST, Upstream, answer, door, happened, serving
+from door.harness import POST, Upstream, answer, door, serving
+from support import happened
 
 pytestmark = pytest.mark.anyio
 

@@ -9,9 +9,9 @@ from collections.abc import Awaitable
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from door.harness import GET, POST, Upstream, at_the_door, door, happened, serving
+from door.harness import GET, POST, Upstream, at_the_door, door, serving
 from proxy.exchange.extensions import CONNECTION
-from support import Side, chunk
+from support import Side, chunk, happened
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ import weakref
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from door.harness import CHUNKED, COMPLETE, GET, Upstream, door, happened, serving
+from door.harness import CHUNKED, COMPLETE, GET, Upstream, door, serving
 from proxy.connection import intake, terms
 from proxy.exchange.extensions import CONNECTION
-from support import PATIENCE, old_request
+from support import PATIENCE, happened, old_request
 
 pytestmark = pytest.mark.anyio
 

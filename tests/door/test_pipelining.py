@@ -21,7 +21,6 @@ from door.harness import (
     at_the_door,
     deadline_passes,
     door,
-    happened,
     message,
     serving,
     shorten,
@@ -29,7 +28,7 @@ from door.harness import (
 )
 from proxy.connection import intake, protocol, terms
 from proxy.server import server
-from support import Side, chunk
+from support import Side, chunk, happened
 
 pytestmark = pytest.mark.anyio
 

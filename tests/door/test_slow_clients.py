@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from door.harness import GET, POST, Upstream, door, happened, message, serving, shorten, stay
+from door.harness import GET, POST, Upstream, door, message, serving, shorten, stay
 from proxy.connection import patience, protocol, terms
 from proxy.connection.patience import ENOUGH, Patience
 from proxy.exchange.extensions import CONNECTION
@@ -20,6 +20,7 @@ from proxy.runtime.sockets import UNSENT
 from proxy.server import server
 from proxy.server.listeners import listen
 from proxy.server.server import running
+from support import happened
 
 pytestmark = pytest.mark.anyio
 

@@ -7,14 +7,13 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from door.harness import GET, POST, Upstream, answer, door, happened, serving
+from door.harness import GET, POST, Upstream, answer, door, serving
 from proxy.app import App
 from proxy.connection import protocol, terms
 from proxy.connection.budget import Budget
 from proxy.exchange.extensions import CONNECTION
 from proxy.server.server import running
-from stage import until
-from support import PATIENCE, Side, connect, raw_upstream, settings
+from support import PATIENCE, Side, connect, happened, raw_upstream, settings, until
 
 pytestmark = pytest.mark.anyio
 

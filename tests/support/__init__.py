@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
+import struct
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -93,6 +95,26 @@ async def raw_upstream(play: Play, tls: ssl.SSLContext | None = None) -> AsyncIt
     assert not failures
 
 
+def reset(side: Side) -> None:
+    """Close with a reset (RST) instead of a FIN."""
+    opened: socket.socket = side.writer.get_extra_info("socket")
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    side.writer.transport.abort()
+
+
+async def happened(event: asyncio.Event) -> None:
+    """Wait for what a test knows will happen."""
+    async with asyncio.timeout(PATIENCE):
+        await event.wait()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Poll for a condition that nothing reports."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0)  # a turn for whoever makes it true
+
+
 @dataclass(frozen=True)
 class Certificate:
     """A self-signed certificate for one name, and its private key."""
@@ -141,6 +163,18 @@ def settings(
     for section, values in (more or {}).items():
         raw[section] = {**raw.get(section, {}), **values}
     return config.parse(json.dumps(raw), "test", {})
+
+
+def post(path: str, body: bytes, *fields: bytes) -> bytes:
+    """A request that has the server close the connection after its answer."""
+    lines = [
+        b"POST %b HTTP/1.1" % path.encode(),
+        b"host: proxy",
+        b"connection: close",
+        b"content-length: %d" % len(body),
+        *fields,
+    ]
+    return b"\r\n".join((*lines, b"", body))
 
 
 def old_request(*, prompt: str = "Hi", stream: bool = True, tokens: int = 9) -> bytes:
