@@ -17,11 +17,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from faults.exchanges import BRIDGED
 from proxy.app import App
 from proxy.connection import terms
 from proxy.observe.spans import Spans
 from proxy.server.server import running
-from stage import BRIDGED
 from support import PATIENCE, Play, Side, connect, raw_upstream, settings, until
 from support.processes import ROOT, served, write_config
 

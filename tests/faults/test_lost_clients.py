@@ -1,0 +1,206 @@
+"""Clients that leave, stall, or are sent away: their calls of the upstream end with them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+
+import pytest
+
+from faults.answers import check_cut, check_finished, check_good, check_refused, endings, parsed
+from faults.exchanges import (
+    AFTER_THE_HEAD,
+    BYTES,
+    END,
+    JSON_HEAD,
+    NATIVE,
+    ROADS,
+    UPLOAD,
+    WHOLE,
+    Moment,
+    Road,
+)
+from faults.proxies import Proxy, paused, staged
+from faults.scripts import LONG, SOON, scripted
+from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, until
+
+pytestmark = pytest.mark.anyio
+
+
+def left(road: Road, moment: Moment) -> str:
+    if road.streams and moment is Moment.ALL_BUT_THE_END:
+        return "ended=complete"
+    seen = road.seen(moment) is not None
+    return f'ended="client left {"mid-stream" if seen else "before the first byte"}"'
+
+
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+@pytest.mark.parametrize("moment", [Moment.ASKED, *AFTER_THE_HEAD], ids=lambda at: at.name)
+async def test_a_client_that_leaves_takes_its_call_along(
+    proxy: Proxy, log: pytest.LogCaptureFixture, road: Road, moment: Moment
+) -> None:
+    there, closed = asyncio.Event(), asyncio.Event()
+    there.set()
+    at = asyncio.Event()
+
+    async def rests(side: Side) -> None:
+        at.set()
+        assert await side.rest() == b""
+        closed.set()
+
+    proxy.stage.good = road.good
+    async with proxy.nothing_left():
+        proxy.stage.scripts.append(scripted(road, moment, there, rests))
+        async with await proxy.client(road.request) as client:
+            if known := road.seen(moment):
+                await client.until(known)
+            async with asyncio.timeout(PATIENCE):
+                await at.wait()
+        async with asyncio.timeout(PATIENCE):
+            await closed.wait()
+        check_good(road, await proxy.ask(road.request))
+    assert endings(log) == [left(road, moment), "ended=complete"]
+
+
+async def test_a_client_that_leaves_its_upload_takes_its_call_along(
+    proxy: Proxy, log: pytest.LogCaptureFixture
+) -> None:
+    at, closed = asyncio.Event(), asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.head()
+        at.set()
+        await side.rest()
+        closed.set()
+
+    proxy.stage.good = BYTES.good
+    async with proxy.nothing_left():
+        proxy.stage.scripts.append(play)
+        async with await proxy.client(UPLOAD):
+            await at.wait()
+        async with asyncio.timeout(PATIENCE):
+            await closed.wait()
+        check_good(BYTES, await proxy.ask(BYTES.request))
+    assert endings(log) == ['ended="client left before the first byte"', "ended=complete"]
+
+
+def endless(road: Road) -> Play:
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(b"".join(road.parts[:2]))
+        part = completion(" and so on") * 99 if road is NATIVE else chunk(LONG)
+        while not side.writer.is_closing():
+            await side.say(part)
+
+    return play
+
+
+@pytest.mark.parametrize("road", [NATIVE, BYTES], ids=lambda road: road.name)
+async def test_a_client_that_takes_nothing_makes_the_upstream_wait_and_is_left(
+    log: pytest.LogCaptureFixture, road: Road, anyio_backend: object
+) -> None:
+    del anyio_backend
+    async with staged(idle=10 * SOON) as proxy, proxy.nothing_left():
+        proxy.stage.scripts.append(endless(road))
+        async with await proxy.client(road.request):
+            await until(lambda: paused(proxy))
+            await until(lambda: not len(proxy.app.exchanges))
+    assert endings(log) == ['ended="client stalled"']
+
+
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [
+        ("stalls", 'ended="client stalled"'),
+        ("leaves", 'ended="client left mid-stream"'),
+        ("is cut by a stop", "ended=drained"),
+    ],
+)
+async def test_a_whole_answer_that_its_client_did_not_take_is_not_told_to_be_complete(
+    log: pytest.LogCaptureFixture, how: str, ended: str, anyio_backend: object
+) -> None:
+    del anyio_backend
+    long = b'{"completion":"%b","stop_reason":"max_tokens"}' % (b"x" * (12 << 20))
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(JSON_HEAD + chunk(long) + END)
+
+    async with staged(**({"idle": 10 * SOON} if how == "stalls" else {})) as proxy:
+        proxy.stage.scripts.append(play)
+        async with proxy.nothing_left(), await proxy.client(WHOLE.request) as client:
+            await client.until(b"xxx")
+            if how == "is cut by a stop":
+                proxy.app.exchanges.cut()
+            if how != "stalls":
+                client.writer.transport.abort()
+            await until(lambda: not len(proxy.app.exchanges))
+    assert endings(log)[0].startswith(ended)
+
+
+async def test_a_slow_client_gets_all_of_a_stream_and_its_end(
+    proxy: Proxy, log: pytest.LogCaptureFixture
+) -> None:
+    count = 4000
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi") * count + NATIVE.parts[2] + END)
+        await side.rest()
+
+    async with proxy.nothing_left():
+        proxy.stage.scripts.append(play)
+        async with await proxy.client(NATIVE.request) as client:
+            await until(lambda: paused(proxy))
+            answer = parsed(await client.rest())
+    assert answer.whole
+    *_, last, done = answer.events
+    event = json.loads(last)
+    assert (event["completion"], event["stop_reason"]) == (" Hi" * count, "stop_sequence")
+    assert done == b"[DONE]"
+    assert endings(log) == ["ended=complete"]
+
+
+@pytest.mark.parametrize(
+    "moment", [Moment.ASKED, Moment.HEAD, Moment.BEGUN], ids=lambda at: at.name
+)
+async def test_what_outlasts_a_drain_is_told_so(
+    log: pytest.LogCaptureFixture, moment: Moment, anyio_backend: object
+) -> None:
+    del anyio_backend
+    there = asyncio.Event()
+    there.set()
+    at = asyncio.Semaphore(0)
+
+    async def rests(side: Side) -> None:
+        at.release()
+        assert await side.rest() == b""
+
+    message = "the proxy is shutting down"
+    async with staged() as proxy, AsyncExitStack() as stack:
+        async with proxy.nothing_left():
+            clients = []
+            got = []
+            for road in ROADS:
+                proxy.stage.scripts.append(scripted(road, moment, there, rests))
+                client = await stack.enter_async_context(await proxy.client(road.request))
+                known = road.seen(moment)
+                got.append(await client.until(known) if known else b"")
+                async with asyncio.timeout(PATIENCE):
+                    await at.acquire()
+                clients.append(client)
+            await until(lambda: len(proxy.app.exchanges) == len(ROADS))
+            proxy.app.drain()
+            for at_road, client in enumerate(clients):
+                got[at_road] += await client.rest()
+                await client.__aexit__()
+        for road, answer in zip(ROADS, got, strict=True):
+            if road is BYTES and moment >= Moment.HEAD and answer.startswith(b"HTTP/1.1 200"):
+                check_cut(answer)
+            elif road.streams and moment is Moment.BEGUN:
+                check_finished(answer, "overloaded_error", message)
+            else:
+                check_refused(answer, 503, "overloaded_error", message)
+    assert len(endings(log)) == len(ROADS)
+    assert {line.partition(" error")[0] for line in endings(log)} == {"ended=drained"}

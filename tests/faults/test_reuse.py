@@ -1,0 +1,124 @@
+"""A connection that was used before, and is not what it was."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from faults.answers import CLOSED, FAILED, NO_HTTP, check_good, check_refused, endings, with_length
+from faults.exchanges import BYTES, END, LARGE, NATIVE, ROADS, WHOLE, Road
+from faults.proxies import Proxy
+from faults.scripts import closes, closes_at_reuse, resets, says, says_last
+from support import PATIENCE, Play, Side, chunk, until
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What an upstream does when it is asked again; ``tries`` is how often it is then."""
+
+    play: Play
+    tries: int
+    message: str = ""
+    and_then: tuple[Play, ...] = ()
+
+
+async def asked_and_closes(side: Side) -> None:
+    await side.request()
+
+
+REUSES = {
+    "closes": Reuse(closes, 2),
+    "resets": Reuse(resets, 2),
+    "closes again": Reuse(closes, 1, CLOSED, (asked_and_closes,)),
+    "begins to answer": Reuse(says_last(b"HTTP/1.1 2"), 1, CLOSED),
+    "answers with garbage": Reuse(says(b"garbage"), 1, NO_HTTP),
+}
+
+
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+@pytest.mark.parametrize("reuse", REUSES.values(), ids=REUSES.keys())
+async def test_a_request_is_repeated_once_if_nothing_was_heard_of_it(
+    proxy: Proxy, log: pytest.LogCaptureFixture, reuse: Reuse, road: Road
+) -> None:
+    stage = proxy.stage
+    stage.good = road.good
+    async with proxy.nothing_left():
+        stage.scripts.extend((closes_at_reuse(stage, reuse.play), *reuse.and_then))
+        check_good(road, await proxy.ask(road.request))
+        requests = stage.requests
+        got = await proxy.ask(road.request)
+        if reuse.message:
+            check_refused(got, 502, FAILED, reuse.message)
+        else:
+            check_good(road, got)
+        assert stage.requests - requests == reuse.tries
+        assert not stage.scripts
+        check_good(road, await proxy.ask(road.request))
+    assert len(endings(log)) == 3
+
+
+@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+async def test_a_request_that_was_perhaps_worked_on_is_not_repeated(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+) -> None:
+    monkeypatch.setattr("proxy.upstream.upstream.AT_ONCE", 0.0)
+    stage = proxy.stage
+    stage.good = road.good
+    async with proxy.nothing_left():
+        stage.scripts.append(closes_at_reuse(stage, closes))
+        check_good(road, await proxy.ask(road.request))
+        requests = stage.requests
+        check_refused(await proxy.ask(road.request), 502, FAILED, CLOSED)
+        assert stage.requests - requests == 1
+
+
+UNKNOWN = (
+    b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n"
+    b"anthropic-version: 2023-06-01\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"abc") + END
+)
+
+
+@pytest.mark.parametrize("rested", [False, True], ids=["fresh", "rested"])
+@pytest.mark.parametrize("request_", [LARGE, UNKNOWN], ids=["large", "of unknown size"])
+async def test_a_body_that_is_not_kept_avoids_connections_that_may_be_about_to_close(
+    proxy: Proxy, log: pytest.LogCaptureFixture, request_: bytes, *, rested: bool
+) -> None:
+    stage = proxy.stage
+    stage.good = BYTES.good
+    async with proxy.nothing_left():
+        stage.scripts.append(closes_at_reuse(stage, closes))
+        check_good(BYTES, await proxy.ask(BYTES.request))
+        await until(lambda: len(proxy.pool._free) == 1)
+        if rested:
+            for connection in proxy.pool._free:
+                proxy.pool._free[connection] -= 1.1
+        got = await proxy.ask(request_)
+        if rested:
+            check_good(BYTES, got)
+        else:
+            check_refused(got, 502, FAILED, CLOSED)
+    assert len(endings(log)) == 2
+
+
+async def test_what_comes_unasked_on_a_free_connection_is_no_answer(proxy: Proxy) -> None:
+    stage = proxy.stage
+    stage.good = WHOLE.good
+    closed = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await stage.answer(side)
+        await until(lambda: len(proxy.pool._free) == 1)
+        await side.say(with_length(NATIVE))
+        assert await side.rest() == b""
+        closed.set()
+
+    async with proxy.nothing_left():
+        stage.scripts.append(play)
+        check_good(WHOLE, await proxy.ask(WHOLE.request))
+        async with asyncio.timeout(PATIENCE):
+            await closed.wait()
+        check_good(WHOLE, await proxy.ask(WHOLE.request))
