@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from faults.exchanges import ROADS, WHOLE, Road
+from faults.exchanges import EXCHANGES, WHOLE, Exchange
 from faults.proxies import Proxy
 
 
@@ -74,17 +74,17 @@ def check_finished(got: bytes, type_: str, message: str) -> None:
     assert done == b"[DONE]"
 
 
-def check_good(road: Road, got: bytes) -> None:
+def check_good(exchange: Exchange, got: bytes) -> None:
     answer = parsed(got)
     assert answer.whole
     assert answer.status == 200
-    if road.streams:
+    if exchange.streams:
         *_, last, done = answer.events
         assert json.loads(last)["completion"] == " Hi"
         assert json.loads(last)["stop_reason"] == "stop_sequence"
         assert json.loads(last)["exception"] is None
         assert done == b"[DONE]"
-    elif road is WHOLE:
+    elif exchange is WHOLE:
         assert json.loads(answer.body)["completion"] == " Hi"
     else:
         assert answer.body == b"first partlast part"
@@ -104,14 +104,14 @@ TOO_LONG = "upstream api did not finish in time"
 TOO_MUCH = "upstream api sent too much beside its answer"
 
 
-def unchunked(road: Road) -> tuple[bytes, bytes]:
+def unchunked(exchange: Exchange) -> tuple[bytes, bytes]:
     """The head of a good answer without its framing, and its body."""
-    head = road.parts[0].replace(b"transfer-encoding: chunked\r\n", b"")
-    return head, parsed(road.good).body
+    head = exchange.parts[0].replace(b"transfer-encoding: chunked\r\n", b"")
+    return head, parsed(exchange.good).body
 
 
-def with_length(road: Road, field_of_head: bytes = b"") -> bytes:
-    head, body = unchunked(road)
+def with_length(exchange: Exchange, field_of_head: bytes = b"") -> bytes:
+    head, body = unchunked(exchange)
     return head[:-2] + field_of_head + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
@@ -124,6 +124,6 @@ async def check_unreachable(
 ) -> None:
     type_ = LATE if status == 504 else FAILED
     async with proxy.nothing_left():
-        for road in ROADS:
-            check_refused(await proxy.ask(road.request), status, type_, message)
-    assert endings(log) == [f'ended="upstream failed" error="{type_}: {message}"'] * len(ROADS)
+        for exchange in EXCHANGES:
+            check_refused(await proxy.ask(exchange.request), status, type_, message)
+    assert endings(log) == [f'ended="upstream failed" error="{type_}: {message}"'] * len(EXCHANGES)

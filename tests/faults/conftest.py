@@ -8,31 +8,30 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from faults.proxies import Proxies, Proxy, Stage, proxied
+from faults.proxies import Proxies, Proxy, ScriptedUpstream, proxied
 from faults.scripts import SOON
 from support import Certificate, raw_upstream
 
 
-@pytest.fixture(
-    scope="module", params=[False, True], ids=["asyncio", "uvloop"]
-)  # the one runs on every machine, the other is what runs in earnest
+@pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Both event loops: one runs on every machine, the other is what runs in earnest."""
     return "asyncio", {"use_uvloop": request.param}
 
 
 @pytest.fixture(scope="module")
 async def proxies(anyio_backend: object) -> AsyncIterator[Proxies]:
-    """Proxies in front of one stage that differ in what they have no patience for."""
-    stage = Stage()
+    """Proxies in front of one upstream that differ in what they have no patience for."""
+    upstream = ScriptedUpstream()
     impatient = {
         "": {},
         "first_byte": {"first_byte": SOON},
         "idle": {"idle": SOON},
         "total": {"total": 3 * SOON},
     }
-    async with raw_upstream(stage.play) as upstream, AsyncExitStack() as stack:
+    async with raw_upstream(upstream.play) as url, AsyncExitStack() as stack:
         proxies = {
-            name: await stack.enter_async_context(proxied(stage, upstream, timeouts))
+            name: await stack.enter_async_context(proxied(upstream, url, timeouts))
             for name, timeouts in impatient.items()
         }
         for proxy in proxies.values():

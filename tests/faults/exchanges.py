@@ -23,7 +23,7 @@ class Moment(IntEnum):
 
 
 @dataclass(frozen=True)
-class Road:
+class Exchange:
     """One kind of exchange: its request, and the parts of a good answer from the upstream.
 
     ``parts`` are the head, the first and the last piece of the body, and its end. ``begun`` and
@@ -84,14 +84,14 @@ COMPLETION = json.dumps(
     {"completion": " Hi", "stop_reason": "stop_sequence", "stop": "\n\nHuman:", "model": "claude-2"}
 ).encode()
 
-NATIVE = Road(
+NATIVE = Exchange(
     "native",
     post("/v1/complete", _asking(stream=True)),
     (STREAM_HEAD, completion(" Hi"), LAST, END),
     b'"completion":" Hi"',
     b'"stop_reason":"stop_sequence"',
 )
-BRIDGED = Road(
+BRIDGED = Exchange(
     "bridged",
     post("/bridged/v1/complete", _asking(stream=True)),
     (
@@ -123,21 +123,21 @@ BRIDGED = Road(
     b'"completion":" Hi"',
     b'"stop_reason":"stop_sequence"',
 )
-WHOLE = Road(
+WHOLE = Exchange(
     "whole",
     post("/v1/complete", _asking(stream=False)),
     (JSON_HEAD, chunk(COMPLETION[:20]), chunk(COMPLETION[20:]), END),
     None,
     None,
 )
-BYTES = Road(
+BYTES = Exchange(
     "bytes",
     post("/v1/files", b"some bytes", b"anthropic-version: 2023-06-01"),
     (STREAM_HEAD, chunk(b"first part"), chunk(b"last part"), END),
     b"first part",
     b"last part",
 )
-ROADS = (NATIVE, BRIDGED, WHOLE, BYTES)
+EXCHANGES = (NATIVE, BRIDGED, WHOLE, BYTES)
 TRANSLATED = (NATIVE, BRIDGED, WHOLE)
 STREAMS = (NATIVE, BRIDGED)
 

@@ -17,18 +17,18 @@ from proxy import config
 from proxy.app import App
 from proxy.server.server import running
 from proxy.upstream.upstream import Upstream
-from support import Play, Side, raw_upstream, until
+from support import Play, Side, connect, raw_upstream, until
 
 EVENT_LIMIT = 4096
 
 
-def configuration(upstream: str, timeouts: dict[str, float], drain: float = 0) -> config.Config:
-    """A configuration with all four roads to one upstream."""
+def configuration(url: str, timeouts: dict[str, float], drain: float = 0) -> config.Config:
+    """A configuration for all four kinds of exchanges with one upstream."""
     complete = {"methods": ["POST"], "upstream": "api"}
     bridged = {"upstream_path": "/v1/complete", "bridge": "messages"}
     raw: dict[str, Any] = {
         "server": {"port": 0, "drain": drain},
-        "upstreams": {"api": {"base_url": upstream, "speaks": ["2023-06-01"]}},
+        "upstreams": {"api": {"base_url": url, "speaks": ["2023-06-01"]}},
         "models": {"claude-*": "claude-haiku-4-5"},
         "limits": {"event": EVENT_LIMIT},
         "routes": [
@@ -42,7 +42,7 @@ def configuration(upstream: str, timeouts: dict[str, float], drain: float = 0) -
     return config.parse(json.dumps(raw), "test", {})
 
 
-class Stage:
+class ScriptedUpstream:
     """An upstream that runs one script per connection, and behaves well when no script is left."""
 
     def __init__(self) -> None:
@@ -76,18 +76,18 @@ class Stage:
 
 
 class Proxy:
-    """A running proxy in front of a stage."""
+    """A running proxy in front of a scripted upstream."""
 
-    def __init__(self, stage: Stage, settings: config.Config) -> None:
+    def __init__(self, upstream: ScriptedUpstream, settings: config.Config) -> None:
         self.app = App(settings, self._connect)
         self.url = ""
-        self.stage = stage
+        self.upstream = upstream
         self.before: dict[str, int] = {}
         """What was open before anything happened."""
 
     def _connect(self, settings: config.Upstream) -> Upstream:
-        self.upstream = Upstream(settings)
-        return self.upstream
+        self._called = Upstream(settings)
+        return self._called
 
     async def ask(self, request: bytes) -> bytes:
         """Send a request on a new connection; returns all that arrives before it is closed."""
@@ -96,22 +96,21 @@ class Proxy:
 
     async def client(self, request: bytes) -> Side:
         """A new connection on which this request has been sent."""
-        host, _, port = self.url.removeprefix("http://").partition(":")
-        client = Side(*await asyncio.open_connection(host, int(port)))
+        client = await connect(self.url)
         await client.say(request)
         return client
 
     @property
     def pool(self) -> Any:
         """The connections to the upstream."""
-        return self.upstream._pool
+        return self._called._pool
 
     def open_now(self) -> dict[str, int]:
         """The numbers of things that are open now."""
         return {
             "exchanges": len(self.app.exchanges),
             "connections": len(self.pool._all),
-            "their other ends": self.stage.open,
+            "their other ends": self.upstream.open,
             "tasks": len(asyncio.all_tasks()),
             "files": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         }
@@ -134,22 +133,22 @@ class Proxy:
 
 @asynccontextmanager
 async def proxied(
-    stage: Stage, upstream: str, timeouts: dict[str, float], drain: float = 0
+    upstream: ScriptedUpstream, url: str, timeouts: dict[str, float], drain: float = 0
 ) -> AsyncIterator[Proxy]:
-    """A running proxy in front of ``upstream``."""
-    proxy = Proxy(stage, configuration(upstream, timeouts, drain))
+    """A running proxy in front of what is served at ``url``."""
+    proxy = Proxy(upstream, configuration(url, timeouts, drain))
     async with running(proxy.app) as proxy.url:
         proxy.before = proxy.open_now()
         yield proxy
 
 
 @asynccontextmanager
-async def staged(drain: float = 0, **timeouts: float) -> AsyncIterator[Proxy]:
-    """A running proxy in front of a new stage."""
-    stage = Stage()
+async def new_proxy(drain: float = 0, **timeouts: float) -> AsyncIterator[Proxy]:
+    """A running proxy in front of a new upstream."""
+    upstream = ScriptedUpstream()
     async with (
-        raw_upstream(stage.play) as upstream,
-        proxied(stage, upstream, timeouts, drain) as proxy,
+        raw_upstream(upstream.play) as url,
+        proxied(upstream, url, timeouts, drain) as proxy,
     ):
         yield proxy
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from faults.exchanges import Moment, Road
-from faults.proxies import Stage
+from faults.exchanges import Exchange, Moment
+from faults.proxies import ScriptedUpstream
 from support import PATIENCE, Play, Side, chunk, reset
 
 SOON = 0.05
@@ -69,7 +69,7 @@ async def drips(side: Side) -> None:
         await side.say(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 99)
 
 
-def scripted(road: Road, moment: Moment, seen: asyncio.Event, then: Play) -> Play:
+def scripted(exchange: Exchange, moment: Moment, seen: asyncio.Event, then: Play) -> Play:
     """Behave up to ``moment``, and on once the client has ``seen`` what it can see by then."""
 
     async def play(side: Side) -> None:
@@ -78,7 +78,7 @@ def scripted(road: Road, moment: Moment, seen: asyncio.Event, then: Play) -> Pla
         elif moment >= Moment.ASKED:
             await side.request()
         if moment > Moment.ASKED:
-            await side.say(b"".join(road.parts[: moment - Moment.ASKED]))
+            await side.say(b"".join(exchange.parts[: moment - Moment.ASKED]))
         async with asyncio.timeout(PATIENCE):
             await seen.wait()
         await then(side)
@@ -86,13 +86,13 @@ def scripted(road: Road, moment: Moment, seen: asyncio.Event, then: Play) -> Pla
     return play
 
 
-def closes_at_reuse(stage: Stage, then: Play) -> Play:
+def closes_at_reuse(upstream: ScriptedUpstream, then: Play) -> Play:
     """Answer one request well, and hear another."""
 
     async def play(side: Side) -> None:
-        await stage.answer(side)
+        await upstream.answer(side)
         await side.request()
-        stage.requests += 1
+        upstream.requests += 1
         await then(side)
 
     return play

@@ -35,14 +35,14 @@ from faults.exchanges import (
     BYTES,
     COMPLETION,
     END,
+    EXCHANGES,
     JSON_HEAD,
     NATIVE,
-    ROADS,
     STREAMS,
     TRANSLATED,
     WHOLE,
+    Exchange,
     Moment,
-    Road,
 )
 from faults.proxies import EVENT_LIMIT, Proxies, Proxy
 from faults.scripts import (
@@ -62,14 +62,14 @@ from support import STREAM_HEAD, Play, chunk
 pytestmark = pytest.mark.anyio
 
 
-def check_told(fault: Fault, moment: Moment, road: Road, got: bytes) -> str:
-    """Check that the client of a road was told of a fault; returns what the log must say."""
-    if road.streams and moment is Moment.ALL_BUT_THE_END:
-        check_good(road, got)  # it was all there, and no byte that is missing is one of ours
+def check_told(fault: Fault, moment: Moment, exchange: Exchange, got: bytes) -> str:
+    """Check that the client of an exchange was told of a fault; returns what the log must say."""
+    if exchange.streams and moment is Moment.ALL_BUT_THE_END:
+        check_good(exchange, got)  # it was all there, and no byte that is missing is one of ours
         return "ended=complete"
-    if road is BYTES and moment >= Moment.HEAD:
+    if exchange is BYTES and moment >= Moment.HEAD:
         check_cut(got)
-    elif road.streams and moment is Moment.BEGUN:
+    elif exchange.streams and moment is Moment.BEGUN:
         check_finished(got, fault.type, fault.message)
     else:
         check_refused(got, fault.status, fault.type, fault.message)
@@ -86,7 +86,7 @@ class Fault:
     message: str
     status: int = 502
     type: str = FAILED
-    roads: tuple[Road, ...] = ROADS
+    exchanges: tuple[Exchange, ...] = EXCHANGES
     patience: str = ""
 
 
@@ -166,10 +166,19 @@ FAULTS = (
     Fault("too large a size", AFTER_THE_HEAD, says(b"f" * 17 + b"\r\n"), NO_HTTP),
     Fault("a negative size", AFTER_THE_HEAD, says(b"-1\r\n"), NO_HTTP),
     Fault(
-        "half a size, then silence", AFTER_THE_HEAD, says(b"4"), TOO_LATE, 504, LATE, ROADS, "idle"
+        "half a size, then silence",
+        AFTER_THE_HEAD,
+        says(b"4"),
+        TOO_LATE,
+        504,
+        LATE,
+        EXCHANGES,
+        "idle",
     ),
     Fault("half a chunk", (Moment.HEAD, Moment.BEGUN), says_last(b"40\r\ndata: x"), BROKE_OFF),
-    Fault("no end of a chunk", (Moment.HEAD,), says(b"3\r\n:\n\nxx"), NO_HTTP, roads=TRANSLATED),
+    Fault(
+        "no end of a chunk", (Moment.HEAD,), says(b"3\r\n:\n\nxx"), NO_HTTP, exchanges=TRANSLATED
+    ),
     Fault("an endless extension", AFTER_THE_HEAD, says(b"5;" + LONG), TOO_MUCH),
     Fault("an endless trailer", (Moment.ALL_BUT_THE_END,), says(b"0\r\nx-a: " + LONG), TOO_MUCH),
     Fault(
@@ -177,14 +186,14 @@ FAULTS = (
         (Moment.HEAD, Moment.BEGUN),
         says(chunk(b"data: x\n" * EVENT_LIMIT)),
         f"upstream sent an event of more than {EVENT_LIMIT} bytes",
-        roads=STREAMS,
+        exchanges=STREAMS,
     ),
     Fault(
         "an endless line",
         (Moment.HEAD, Moment.BEGUN),
         says(chunk(LONG)),
         f"upstream sent an event of more than {EVENT_LIMIT} bytes",
-        roads=STREAMS,
+        exchanges=STREAMS,
     ),
     *(
         Fault(
@@ -192,30 +201,30 @@ FAULTS = (
             (Moment.HEAD, Moment.BEGUN),
             says_last(chunk(b"event: %b\ndata: {\n\n" % event) + END),
             "upstream sent an event that is not JSON",
-            roads=(road,),
+            exchanges=(exchange,),
         )
-        for road, event in ((NATIVE, b"completion"), (BRIDGED, b"content_block_delta"))
+        for exchange, event in ((NATIVE, b"completion"), (BRIDGED, b"content_block_delta"))
     ),
     Fault(
         "the end before the first event",
         (Moment.HEAD,),
         says_last(END),
         "upstream's stream ended before its first event",
-        roads=STREAMS,
+        exchanges=STREAMS,
     ),
     Fault(
         "the end in the middle",
         (Moment.BEGUN,),
         says_last(END),
         "upstream's answer is not JSON",
-        roads=(WHOLE,),
+        exchanges=(WHOLE,),
     ),
     Fault(
         "too short a length",
         (Moment.ASKED,),
         says(JSON_HEAD.replace(b"transfer-encoding: chunked", b"content-length: 20") + COMPLETION),
         "upstream's answer is not JSON",
-        roads=(WHOLE,),
+        exchanges=(WHOLE,),
     ),
     Fault(
         "too long a length",
@@ -224,21 +233,21 @@ FAULTS = (
             JSON_HEAD.replace(b"transfer-encoding: chunked", b"content-length: 999") + COMPLETION
         ),
         BROKE_OFF,
-        roads=(WHOLE,),
+        exchanges=(WHOLE,),
     ),
     Fault(
         "an unknown coding",
         (Moment.ASKED,),
         says_last(STREAM_HEAD[:-2] + b"content-encoding: br\r\n\r\n" + chunk(LONG) + END),
         "upstream sent content-encoding 'br' though asked not to",
-        roads=STREAMS,
+        exchanges=STREAMS,
     ),
     Fault(
         "an unknown coding",
         (Moment.ASKED,),
         says_last(JSON_HEAD[:-2] + b"content-encoding: br\r\n\r\n" + chunk(LONG) + END),
         "upstream sent content-encoding 'br' though asked not to",
-        roads=(WHOLE,),
+        exchanges=(WHOLE,),
     ),
     Fault(
         "gzip that is none",
@@ -247,7 +256,7 @@ FAULTS = (
             STREAM_HEAD[:-2] + b"content-encoding: gzip\r\n\r\n" + chunk(b"data: {}\n\n") + END
         ),
         "upstream's answer is not in its content-encoding",
-        roads=STREAMS,
+        exchanges=STREAMS,
     ),
     Fault(
         "a redirection",
@@ -256,47 +265,47 @@ FAULTS = (
             b"HTTP/1.1 307 There\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
         ),
         "upstream answered with status 307",
-        roads=TRANSLATED,
+        exchanges=TRANSLATED,
     ),
     Fault(
         "another status",
         (Moment.ASKED,),
         says_last(b"HTTP/1.1 204 No Content\r\n\r\n"),
         "upstream answered with status 204",
-        roads=TRANSLATED,
+        exchanges=TRANSLATED,
     ),
 )
 
 CASES = [
-    pytest.param(fault, moment, road, id=f"{fault.name}-{moment.name.lower()}-{road.name}")
+    pytest.param(fault, moment, exchange, id=f"{fault.name}-{moment.name.lower()}-{exchange.name}")
     for fault in FAULTS
     for moment in fault.moments
-    for road in fault.roads
+    for exchange in fault.exchanges
 ]
 
 
-@pytest.mark.parametrize(("fault", "moment", "road"), CASES)
+@pytest.mark.parametrize(("fault", "moment", "exchange"), CASES)
 async def test_a_fault_of_the_upstream(
     fault: Fault,
     moment: Moment,
-    road: Road,
+    exchange: Exchange,
     proxies: Proxies,
     log: pytest.LogCaptureFixture,
 ) -> None:
     proxy = proxies[fault.patience]
     seen = asyncio.Event()
-    proxy.stage.good = road.good
-    proxy.stage.scripts.clear()
+    proxy.upstream.good = exchange.good
+    proxy.upstream.scripts.clear()
     async with proxy.nothing_left():
         proxy.close_free()
-        proxy.stage.scripts.append(scripted(road, moment, seen, fault.play))
-        async with await proxy.client(road.request) as client:
-            known = road.seen(moment)
+        proxy.upstream.scripts.append(scripted(exchange, moment, seen, fault.play))
+        async with await proxy.client(exchange.request) as client:
+            known = exchange.seen(moment)
             got = await client.until(known) if known else b""
             seen.set()
             got += await client.rest()
-        ended = check_told(fault, moment, road, got)
-        check_good(road, await proxy.ask(road.request))
+        ended = check_told(fault, moment, exchange, got)
+        check_good(exchange, await proxy.ask(exchange.request))
     assert endings(log) == [ended, "ended=complete"]
 
 
@@ -307,16 +316,16 @@ REFUSED = 'ended="upstream refused" error=overloaded_error'
 @pytest.mark.parametrize(
     "moment", [Moment.ASKED, Moment.HEAD, Moment.BEGUN], ids=lambda at: at.name
 )
-@pytest.mark.parametrize("road", STREAMS, ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
 async def test_an_error_of_the_upstream_itself(
-    proxy: Proxy, log: pytest.LogCaptureFixture, road: Road, moment: Moment
+    proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange, moment: Moment
 ) -> None:
     error = chunk(b"event: error\ndata: " + OVERLOADED + b"\n\n") + END
     if moment is Moment.ASKED:
         error = b"HTTP/1.1 529 \r\ncontent-length: %d\r\n\r\n" % len(OVERLOADED) + OVERLOADED
-    proxy.stage.good = b"".join(road.parts[: moment - Moment.ASKED]) + error
+    proxy.upstream.good = b"".join(exchange.parts[: moment - Moment.ASKED]) + error
     async with proxy.nothing_left():
-        got = await proxy.ask(road.request)
+        got = await proxy.ask(exchange.request)
     if moment is Moment.BEGUN:
         check_finished(got, "overloaded_error", "Overloaded")
     else:

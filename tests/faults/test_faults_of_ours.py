@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from faults.answers import check_cut, check_good, endings
-from faults.exchanges import BYTES, STREAMS, Road
+from faults.exchanges import BYTES, STREAMS, Exchange
 from faults.proxies import Proxy
 from proxy.exchange.client import Client
 from proxy.upstream import answer
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.anyio
 
 
 async def good_with_a_fault_of_ours(
-    proxy: Proxy, road: Road, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+    proxy: Proxy, exchange: Exchange, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
 ) -> bytes:
     """What a client gets of a good answer, if memory runs out there once it has begun."""
-    head, first, *rest = road.parts
+    head, first, *rest = exchange.parts
     begun = asyncio.Event()
 
     async def play(side: Side) -> None:
@@ -33,34 +33,37 @@ async def good_with_a_fault_of_ours(
     def fault(*_: object) -> None:
         raise MemoryError
 
-    proxy.stage.scripts.append(play)
-    async with proxy.nothing_left(), await proxy.client(road.request) as client:
-        got = await client.until(road.begun or b"")
+    proxy.upstream.scripts.append(play)
+    async with proxy.nothing_left(), await proxy.client(exchange.request) as client:
+        got = await client.until(exchange.begun or b"")
         monkeypatch.setattr(*where, fault)
         begun.set()
         return got + await client.rest()
 
 
-@pytest.mark.parametrize("road", [*STREAMS, BYTES], ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", [*STREAMS, BYTES], ids=lambda exchange: exchange.name)
 async def test_what_a_fault_of_ours_cuts_does_not_look_whole(
-    proxy: Proxy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, road: Road
+    proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    exchange: Exchange,
 ) -> None:
     caplog.set_level(logging.INFO, "proxy.exchanges")
     where = (Client, "_write_at_once")
-    check_cut(await good_with_a_fault_of_ours(proxy, road, monkeypatch, where))
+    check_cut(await good_with_a_fault_of_ours(proxy, exchange, monkeypatch, where))
     assert endings(caplog) == ["ended=crashed"]
 
 
-@pytest.mark.parametrize("road", [*STREAMS, BYTES], ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", [*STREAMS, BYTES], ids=lambda exchange: exchange.name)
 async def test_a_fault_of_ours_where_an_answer_arrives_leaves_nobody_waiting(
-    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, exchange: Exchange
 ) -> None:
     loop = asyncio.get_running_loop()
     untold, tell = [], loop.get_exception_handler()
     loop.set_exception_handler(lambda _, context: untold.append(context["exception"]))
     try:
         where = (answer.Answer, "_hand_over")
-        check_good(road, await good_with_a_fault_of_ours(proxy, road, monkeypatch, where))
+        check_good(exchange, await good_with_a_fault_of_ours(proxy, exchange, monkeypatch, where))
     finally:
         loop.set_exception_handler(tell)
     assert [type(error) for error in untold] == [MemoryError]

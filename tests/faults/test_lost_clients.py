@@ -13,32 +13,32 @@ from faults.exchanges import (
     AFTER_THE_HEAD,
     BYTES,
     END,
+    EXCHANGES,
     JSON_HEAD,
     NATIVE,
-    ROADS,
     UPLOAD,
     WHOLE,
+    Exchange,
     Moment,
-    Road,
 )
-from faults.proxies import Proxy, paused, staged
+from faults.proxies import Proxy, new_proxy, paused
 from faults.scripts import LONG, SOON, scripted
 from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, until
 
 pytestmark = pytest.mark.anyio
 
 
-def left(road: Road, moment: Moment) -> str:
-    if road.streams and moment is Moment.ALL_BUT_THE_END:
+def left(exchange: Exchange, moment: Moment) -> str:
+    if exchange.streams and moment is Moment.ALL_BUT_THE_END:
         return "ended=complete"
-    seen = road.seen(moment) is not None
+    seen = exchange.seen(moment) is not None
     return f'ended="client left {"mid-stream" if seen else "before the first byte"}"'
 
 
-@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
 @pytest.mark.parametrize("moment", [Moment.ASKED, *AFTER_THE_HEAD], ids=lambda at: at.name)
 async def test_a_client_that_leaves_takes_its_call_along(
-    proxy: Proxy, log: pytest.LogCaptureFixture, road: Road, moment: Moment
+    proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange, moment: Moment
 ) -> None:
     there, closed = asyncio.Event(), asyncio.Event()
     there.set()
@@ -49,18 +49,18 @@ async def test_a_client_that_leaves_takes_its_call_along(
         assert await side.rest() == b""
         closed.set()
 
-    proxy.stage.good = road.good
+    proxy.upstream.good = exchange.good
     async with proxy.nothing_left():
-        proxy.stage.scripts.append(scripted(road, moment, there, rests))
-        async with await proxy.client(road.request) as client:
-            if known := road.seen(moment):
+        proxy.upstream.scripts.append(scripted(exchange, moment, there, rests))
+        async with await proxy.client(exchange.request) as client:
+            if known := exchange.seen(moment):
                 await client.until(known)
             async with asyncio.timeout(PATIENCE):
                 await at.wait()
         async with asyncio.timeout(PATIENCE):
             await closed.wait()
-        check_good(road, await proxy.ask(road.request))
-    assert endings(log) == [left(road, moment), "ended=complete"]
+        check_good(exchange, await proxy.ask(exchange.request))
+    assert endings(log) == [left(exchange, moment), "ended=complete"]
 
 
 async def test_a_client_that_leaves_its_upload_takes_its_call_along(
@@ -74,9 +74,9 @@ async def test_a_client_that_leaves_its_upload_takes_its_call_along(
         await side.rest()
         closed.set()
 
-    proxy.stage.good = BYTES.good
+    proxy.upstream.good = BYTES.good
     async with proxy.nothing_left():
-        proxy.stage.scripts.append(play)
+        proxy.upstream.scripts.append(play)
         async with await proxy.client(UPLOAD):
             await at.wait()
         async with asyncio.timeout(PATIENCE):
@@ -85,25 +85,25 @@ async def test_a_client_that_leaves_its_upload_takes_its_call_along(
     assert endings(log) == ['ended="client left before the first byte"', "ended=complete"]
 
 
-def endless(road: Road) -> Play:
+def endless(exchange: Exchange) -> Play:
     async def play(side: Side) -> None:
         await side.request()
-        await side.say(b"".join(road.parts[:2]))
-        part = completion(" and so on") * 99 if road is NATIVE else chunk(LONG)
+        await side.say(b"".join(exchange.parts[:2]))
+        part = completion(" and so on") * 99 if exchange is NATIVE else chunk(LONG)
         while not side.writer.is_closing():
             await side.say(part)
 
     return play
 
 
-@pytest.mark.parametrize("road", [NATIVE, BYTES], ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", [NATIVE, BYTES], ids=lambda exchange: exchange.name)
 async def test_a_client_that_takes_nothing_makes_the_upstream_wait_and_is_left(
-    log: pytest.LogCaptureFixture, road: Road, anyio_backend: object
+    log: pytest.LogCaptureFixture, exchange: Exchange, anyio_backend: object
 ) -> None:
     del anyio_backend
-    async with staged(idle=10 * SOON) as proxy, proxy.nothing_left():
-        proxy.stage.scripts.append(endless(road))
-        async with await proxy.client(road.request):
+    async with new_proxy(idle=10 * SOON) as proxy, proxy.nothing_left():
+        proxy.upstream.scripts.append(endless(exchange))
+        async with await proxy.client(exchange.request):
             await until(lambda: paused(proxy))
             await until(lambda: not len(proxy.app.exchanges))
     assert endings(log) == ['ended="client stalled"']
@@ -127,8 +127,8 @@ async def test_a_whole_answer_that_its_client_did_not_take_is_not_told_to_be_com
         await side.request()
         await side.say(JSON_HEAD + chunk(long) + END)
 
-    async with staged(**({"idle": 10 * SOON} if how == "stalls" else {})) as proxy:
-        proxy.stage.scripts.append(play)
+    async with new_proxy(**({"idle": 10 * SOON} if how == "stalls" else {})) as proxy:
+        proxy.upstream.scripts.append(play)
         async with proxy.nothing_left(), await proxy.client(WHOLE.request) as client:
             await client.until(b"xxx")
             if how == "is cut by a stop":
@@ -150,7 +150,7 @@ async def test_a_slow_client_gets_all_of_a_stream_and_its_end(
         await side.rest()
 
     async with proxy.nothing_left():
-        proxy.stage.scripts.append(play)
+        proxy.upstream.scripts.append(play)
         async with await proxy.client(NATIVE.request) as client:
             await until(lambda: paused(proxy))
             answer = parsed(await client.rest())
@@ -178,29 +178,29 @@ async def test_what_outlasts_a_drain_is_told_so(
         assert await side.rest() == b""
 
     message = "the proxy is shutting down"
-    async with staged() as proxy, AsyncExitStack() as stack:
+    async with new_proxy() as proxy, AsyncExitStack() as stack:
         async with proxy.nothing_left():
             clients = []
             got = []
-            for road in ROADS:
-                proxy.stage.scripts.append(scripted(road, moment, there, rests))
-                client = await stack.enter_async_context(await proxy.client(road.request))
-                known = road.seen(moment)
+            for exchange in EXCHANGES:
+                proxy.upstream.scripts.append(scripted(exchange, moment, there, rests))
+                client = await stack.enter_async_context(await proxy.client(exchange.request))
+                known = exchange.seen(moment)
                 got.append(await client.until(known) if known else b"")
                 async with asyncio.timeout(PATIENCE):
                     await at.acquire()
                 clients.append(client)
-            await until(lambda: len(proxy.app.exchanges) == len(ROADS))
+            await until(lambda: len(proxy.app.exchanges) == len(EXCHANGES))
             proxy.app.drain()
-            for at_road, client in enumerate(clients):
-                got[at_road] += await client.rest()
+            for number, client in enumerate(clients):
+                got[number] += await client.rest()
                 await client.__aexit__()
-        for road, answer in zip(ROADS, got, strict=True):
-            if road is BYTES and moment >= Moment.HEAD and answer.startswith(b"HTTP/1.1 200"):
+        for exchange, answer in zip(EXCHANGES, got, strict=True):
+            if exchange is BYTES and moment >= Moment.HEAD and answer.startswith(b"HTTP/1.1 200"):
                 check_cut(answer)
-            elif road.streams and moment is Moment.BEGUN:
+            elif exchange.streams and moment is Moment.BEGUN:
                 check_finished(answer, "overloaded_error", message)
             else:
                 check_refused(answer, 503, "overloaded_error", message)
-    assert len(endings(log)) == len(ROADS)
+    assert len(endings(log)) == len(EXCHANGES)
     assert {line.partition(" error")[0] for line in endings(log)} == {"ended=drained"}

@@ -19,7 +19,7 @@ from faults.answers import (
     unchunked,
     with_length,
 )
-from faults.exchanges import BYTES, END, ROADS, TRANSLATED, UPLOAD, WHOLE, Road
+from faults.exchanges import BYTES, END, EXCHANGES, TRANSLATED, UPLOAD, WHOLE, Exchange
 from faults.proxies import Proxy
 from proxy.core.jsontext import MOST_AT_ONCE
 from support import STREAM_HEAD, Side
@@ -27,8 +27,8 @@ from support import STREAM_HEAD, Side
 pytestmark = pytest.mark.anyio
 
 
-def zipped(road: Road) -> bytes:
-    head, body = unchunked(road)
+def zipped(exchange: Exchange) -> bytes:
+    head, body = unchunked(exchange)
     body = gzip.compress(body)
     fields = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
     return head[:-2] + fields + body
@@ -37,122 +37,130 @@ def zipped(road: Road) -> bytes:
 KEPT = b"\r\nconnection: keep-alive\r\n"
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
 
-ODD: dict[str, tuple[Callable[[Road], bytes], bool, tuple[Road, ...]]] = {
-    "nothing odd": (lambda road: road.good, True, ROADS),
-    "some interim heads": (lambda road: INTERIM * 9 + road.good, True, ROADS),
-    "a length": (with_length, True, ROADS),
-    "a trailer": (lambda road: road.good[:-2] + b"x-a: b\r\n\r\n", True, ROADS),
+ODD: dict[str, tuple[Callable[[Exchange], bytes], bool, tuple[Exchange, ...]]] = {
+    "nothing odd": (lambda exchange: exchange.good, True, EXCHANGES),
+    "some interim heads": (lambda exchange: INTERIM * 9 + exchange.good, True, EXCHANGES),
+    "a length": (with_length, True, EXCHANGES),
+    "a trailer": (lambda exchange: exchange.good[:-2] + b"x-a: b\r\n\r\n", True, EXCHANGES),
     "gzip": (zipped, True, TRANSLATED),
-    "its own last one": (lambda road: with_length(road, b"connection: close\r\n"), False, ROADS),
-    "HTTP/1.0": (lambda road: with_length(road).replace(b"/1.1", b"/1.0", 1), False, ROADS),
-    "chunks in HTTP/1.0": (
-        lambda road: road.good.replace(b"/1.1", b"/1.0", 1).replace(b"\r\n", KEPT, 1),
+    "its own last one": (
+        lambda exchange: with_length(exchange, b"connection: close\r\n"),
         False,
-        ROADS,
+        EXCHANGES,
     ),
-    "a second answer": (lambda road: road.good + with_length(WHOLE), False, ROADS),
-    "half a second answer": (lambda road: road.good + b"HTTP/1.1 2", False, ROADS),
-    "garbage behind": (lambda road: with_length(road) + b"xyz", False, ROADS),
+    "HTTP/1.0": (
+        lambda exchange: with_length(exchange).replace(b"/1.1", b"/1.0", 1),
+        False,
+        EXCHANGES,
+    ),
+    "chunks in HTTP/1.0": (
+        lambda exchange: exchange.good.replace(b"/1.1", b"/1.0", 1).replace(b"\r\n", KEPT, 1),
+        False,
+        EXCHANGES,
+    ),
+    "a second answer": (lambda exchange: exchange.good + with_length(WHOLE), False, EXCHANGES),
+    "half a second answer": (lambda exchange: exchange.good + b"HTTP/1.1 2", False, EXCHANGES),
+    "garbage behind": (lambda exchange: with_length(exchange) + b"xyz", False, EXCHANGES),
 }
-"""How an upstream words a good answer, whether its connection is used on, and the roads."""
+"""How an upstream words a good answer, whether its connection is used on, and where."""
 
 
 @pytest.mark.parametrize(
-    ("odd", "road"),
+    ("odd", "exchange"),
     [
-        pytest.param(odd, road, id=f"{odd}-{road.name}")
-        for odd, (_, _, roads) in ODD.items()
-        for road in roads
+        pytest.param(odd, exchange, id=f"{odd}-{exchange.name}")
+        for odd, (_, _, exchanges) in ODD.items()
+        for exchange in exchanges
     ],
 )
 async def test_an_odd_answer_is_an_answer_and_only_that(
-    proxy: Proxy, log: pytest.LogCaptureFixture, odd: str, road: Road
+    proxy: Proxy, log: pytest.LogCaptureFixture, odd: str, exchange: Exchange
 ) -> None:
     answer, kept, _ = ODD[odd]
-    stage = proxy.stage
+    upstream = proxy.upstream
 
     async def play(side: Side) -> None:
-        await stage.answer(side, answer(road))
-        await (stage.behave(side) if kept else side.rest())
+        await upstream.answer(side, answer(exchange))
+        await (upstream.behave(side) if kept else side.rest())
 
-    stage.good = road.good
+    upstream.good = exchange.good
     async with proxy.nothing_left():
-        stage.scripts.append(play)
-        connections = stage.connections
+        upstream.scripts.append(play)
+        connections = upstream.connections
         for _ in range(2):
-            check_good(road, await proxy.ask(road.request))
-        assert stage.connections - connections == (1 if kept else 2)
+            check_good(exchange, await proxy.ask(exchange.request))
+        assert upstream.connections - connections == (1 if kept else 2)
     assert endings(log) == ["ended=complete"] * 2
 
 
-@pytest.mark.parametrize("road", TRANSLATED, ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", TRANSLATED, ids=lambda exchange: exchange.name)
 async def test_gzip_that_ends_early_is_no_whole_answer(
-    proxy: Proxy, log: pytest.LogCaptureFixture, road: Road
+    proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange
 ) -> None:
     """Its framing does not tell, and all that can be read of one body is JSON."""
-    head, body = unchunked(road)
-    if road.streams:
-        body = parsed(b"".join(road.parts[:2]) + END).body
+    head, body = unchunked(exchange)
+    if exchange.streams:
+        body = parsed(b"".join(exchange.parts[:2]) + END).body
     zipper = zlib.compressobj(wbits=31)
     body = zipper.compress(body) + zipper.flush(zlib.Z_SYNC_FLUSH)
     fields = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
-    proxy.stage.good = head[:-2] + fields + body
+    proxy.upstream.good = head[:-2] + fields + body
     async with proxy.nothing_left():
-        got = await proxy.ask(road.request)
+        got = await proxy.ask(exchange.request)
     message = "upstream's answer ends before its content-encoding does"
-    if road.streams:
+    if exchange.streams:
         check_finished(got, FAILED, message)
     else:
         check_refused(got, 502, FAILED, message)
     assert endings(log) == [f'ended="upstream failed" error="{FAILED}: {message}"']
 
 
-@pytest.mark.parametrize("road", TRANSLATED, ids=lambda road: road.name)
-async def test_an_error_of_very_many_values_is_not_read(proxy: Proxy, road: Road) -> None:
+@pytest.mark.parametrize("exchange", TRANSLATED, ids=lambda exchange: exchange.name)
+async def test_an_error_of_very_many_values_is_not_read(proxy: Proxy, exchange: Exchange) -> None:
     """Its status says enough; a megabyte of them took a tenth of a second."""
     lists = b",".join([b"[]"] * MOST_AT_ONCE)
     body = b'{"error":{"type":"api_error","message":"So much:"},"what":[%b]}' % lists
     head = b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    stage = proxy.stage
+    upstream = proxy.upstream
 
     async def play(side: Side) -> None:
-        await stage.answer(side, head % len(body) + body)
-        await stage.behave(side)
+        await upstream.answer(side, head % len(body) + body)
+        await upstream.behave(side)
 
     async with proxy.nothing_left():
-        stage.scripts.append(play)
-        got = await proxy.ask(road.request)
+        upstream.scripts.append(play)
+        got = await proxy.ask(exchange.request)
     check_refused(got, 500, FAILED, "upstream answered 500")
 
 
-@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
 async def test_an_answer_may_last_until_the_connection_does(
-    proxy: Proxy, log: pytest.LogCaptureFixture, road: Road
+    proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange
 ) -> None:
-    stage = proxy.stage
+    upstream = proxy.upstream
 
     async def play(side: Side) -> None:
-        await stage.answer(side, b"".join(unchunked(road)))
+        await upstream.answer(side, b"".join(unchunked(exchange)))
 
     async with proxy.nothing_left():
-        stage.scripts.append(play)
-        check_good(road, await proxy.ask(road.request))
+        upstream.scripts.append(play)
+        check_good(exchange, await proxy.ask(exchange.request))
     assert endings(log) == ["ended=complete"]
 
 
-@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
 async def test_an_answer_may_come_a_byte_at_a_time(
-    proxy: Proxy, log: pytest.LogCaptureFixture, road: Road
+    proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange
 ) -> None:
     async def play(side: Side) -> None:
         await side.request()
-        for at in range(len(road.good)):
-            await side.say(road.good[at : at + 1])
+        for at in range(len(exchange.good)):
+            await side.say(exchange.good[at : at + 1])
             await asyncio.sleep(0)
 
     async with proxy.nothing_left():
-        proxy.stage.scripts.append(play)
-        check_good(road, await proxy.ask(road.request))
+        proxy.upstream.scripts.append(play)
+        check_good(exchange, await proxy.ask(exchange.request))
     assert endings(log) == ["ended=complete"]
 
 
@@ -187,19 +195,19 @@ Where there may be no body, one that some servers send all the same may still be
 async def test_bytes_pass_with_whatever_framing(
     proxy: Proxy, log: pytest.LogCaptureFixture, request_: bytes, answer: bytes, kept: bool
 ) -> None:
-    stage = proxy.stage
+    upstream = proxy.upstream
 
     async def play(side: Side) -> None:
         await side.head()
         await side.say(b"HTTP/1.1 " + answer)
-        await (stage.behave(side) if kept else side.rest())
+        await (upstream.behave(side) if kept else side.rest())
 
-    stage.good = BYTES.good
+    upstream.good = BYTES.good
     async with proxy.nothing_left():
-        stage.scripts.append(play)
-        connections = stage.connections
+        upstream.scripts.append(play)
+        connections = upstream.connections
         got = await proxy.ask(request_)
         assert got.split(b" ")[1] == answer.split(b" ")[0]
         check_good(BYTES, await proxy.ask(BYTES.request))
-        assert stage.connections - connections == (1 if kept else 2)
+        assert upstream.connections - connections == (1 if kept else 2)
     assert "crashed" not in str(endings(log))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from faults.answers import CLOSED, FAILED, NO_HTTP, check_good, check_refused, endings, with_length
-from faults.exchanges import BYTES, END, LARGE, NATIVE, ROADS, WHOLE, Road
+from faults.exchanges import BYTES, END, EXCHANGES, LARGE, NATIVE, WHOLE, Exchange
 from faults.proxies import Proxy
 from faults.scripts import closes, closes_at_reuse, resets, says, says_last
 from support import PATIENCE, Play, Side, chunk, until
@@ -39,41 +39,41 @@ REUSES = {
 }
 
 
-@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
 @pytest.mark.parametrize("reuse", REUSES.values(), ids=REUSES.keys())
 async def test_a_request_is_repeated_once_if_nothing_was_heard_of_it(
-    proxy: Proxy, log: pytest.LogCaptureFixture, reuse: Reuse, road: Road
+    proxy: Proxy, log: pytest.LogCaptureFixture, reuse: Reuse, exchange: Exchange
 ) -> None:
-    stage = proxy.stage
-    stage.good = road.good
+    upstream = proxy.upstream
+    upstream.good = exchange.good
     async with proxy.nothing_left():
-        stage.scripts.extend((closes_at_reuse(stage, reuse.play), *reuse.and_then))
-        check_good(road, await proxy.ask(road.request))
-        requests = stage.requests
-        got = await proxy.ask(road.request)
+        upstream.scripts.extend((closes_at_reuse(upstream, reuse.play), *reuse.and_then))
+        check_good(exchange, await proxy.ask(exchange.request))
+        requests = upstream.requests
+        got = await proxy.ask(exchange.request)
         if reuse.message:
             check_refused(got, 502, FAILED, reuse.message)
         else:
-            check_good(road, got)
-        assert stage.requests - requests == reuse.tries
-        assert not stage.scripts
-        check_good(road, await proxy.ask(road.request))
+            check_good(exchange, got)
+        assert upstream.requests - requests == reuse.tries
+        assert not upstream.scripts
+        check_good(exchange, await proxy.ask(exchange.request))
     assert len(endings(log)) == 3
 
 
-@pytest.mark.parametrize("road", ROADS, ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
 async def test_a_request_that_was_perhaps_worked_on_is_not_repeated(
-    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, exchange: Exchange
 ) -> None:
     monkeypatch.setattr("proxy.upstream.upstream.AT_ONCE", 0.0)
-    stage = proxy.stage
-    stage.good = road.good
+    upstream = proxy.upstream
+    upstream.good = exchange.good
     async with proxy.nothing_left():
-        stage.scripts.append(closes_at_reuse(stage, closes))
-        check_good(road, await proxy.ask(road.request))
-        requests = stage.requests
-        check_refused(await proxy.ask(road.request), 502, FAILED, CLOSED)
-        assert stage.requests - requests == 1
+        upstream.scripts.append(closes_at_reuse(upstream, closes))
+        check_good(exchange, await proxy.ask(exchange.request))
+        requests = upstream.requests
+        check_refused(await proxy.ask(exchange.request), 502, FAILED, CLOSED)
+        assert upstream.requests - requests == 1
 
 
 UNKNOWN = (
@@ -87,10 +87,10 @@ UNKNOWN = (
 async def test_a_body_that_is_not_kept_avoids_connections_that_may_be_about_to_close(
     proxy: Proxy, log: pytest.LogCaptureFixture, request_: bytes, *, rested: bool
 ) -> None:
-    stage = proxy.stage
-    stage.good = BYTES.good
+    upstream = proxy.upstream
+    upstream.good = BYTES.good
     async with proxy.nothing_left():
-        stage.scripts.append(closes_at_reuse(stage, closes))
+        upstream.scripts.append(closes_at_reuse(upstream, closes))
         check_good(BYTES, await proxy.ask(BYTES.request))
         await until(lambda: len(proxy.pool._free) == 1)
         if rested:
@@ -105,19 +105,19 @@ async def test_a_body_that_is_not_kept_avoids_connections_that_may_be_about_to_c
 
 
 async def test_what_comes_unasked_on_a_free_connection_is_no_answer(proxy: Proxy) -> None:
-    stage = proxy.stage
-    stage.good = WHOLE.good
+    upstream = proxy.upstream
+    upstream.good = WHOLE.good
     closed = asyncio.Event()
 
     async def play(side: Side) -> None:
-        await stage.answer(side)
+        await upstream.answer(side)
         await until(lambda: len(proxy.pool._free) == 1)
         await side.say(with_length(NATIVE))
         assert await side.rest() == b""
         closed.set()
 
     async with proxy.nothing_left():
-        stage.scripts.append(play)
+        upstream.scripts.append(play)
         check_good(WHOLE, await proxy.ask(WHOLE.request))
         async with asyncio.timeout(PATIENCE):
             await closed.wait()

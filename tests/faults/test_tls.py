@@ -22,8 +22,8 @@ from faults.answers import (
     unchunked,
     unreachable,
 )
-from faults.exchanges import BYTES, END, ROADS
-from faults.proxies import Stage, paused, proxied
+from faults.exchanges import BYTES, END, EXCHANGES
+from faults.proxies import ScriptedUpstream, paused, proxied
 from faults.scripts import (
     LONG,
     SOON,
@@ -60,11 +60,11 @@ async def test_an_upstream_whose_tls_fails(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates[trusted].file))
     tls = certificates[shown].serve() if shown else None
     timeouts = {"connect": SOON} if status == 504 else {}
-    stage = Stage()
-    stage.scripts.extend([play] * len(ROADS) if play else [])
+    upstream = ScriptedUpstream()
+    upstream.scripts.extend([play] * len(EXCHANGES) if play else [])
     async with (
-        raw_upstream(stage.play, tls) as url,
-        proxied(stage, url.replace("http:", "https:"), timeouts) as proxy,
+        raw_upstream(upstream.play, tls) as url,
+        proxied(upstream, url.replace("http:", "https:"), timeouts) as proxy,
     ):
         await check_unreachable(proxy, log, message, status)
 
@@ -97,22 +97,22 @@ async def test_over_tls_a_request_is_repeated_if_nothing_was_heard_of_it(
     monkeypatch: pytest.MonkeyPatch, certificates: dict[str, Certificate], play: Play, tries: int
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["right"].file))
-    stage = Stage()
-    stage.good = BYTES.good
+    upstream = ScriptedUpstream()
+    upstream.good = BYTES.good
     async with (
-        raw_upstream(stage.play, certificates["right"].serve()) as url,
-        proxied(stage, url, {}) as proxy,
+        raw_upstream(upstream.play, certificates["right"].serve()) as url,
+        proxied(upstream, url, {}) as proxy,
         proxy.nothing_left(),
     ):
-        stage.scripts.append(closes_at_reuse(stage, play))
+        upstream.scripts.append(closes_at_reuse(upstream, play))
         check_good(BYTES, await proxy.ask(BYTES.request))
-        requests = stage.requests
+        requests = upstream.requests
         got = await proxy.ask(BYTES.request)
         if tries == 1:
             check_refused(got, 502, FAILED, CLOSED)
         else:
             check_good(BYTES, got)
-        assert stage.requests - requests == tries
+        assert upstream.requests - requests == tries
 
 
 @pytest.mark.usefixtures("anyio_backend")
@@ -123,30 +123,30 @@ async def test_over_tls_an_end_must_be_told(
 ) -> None:
     """Else anyone between could cut an answer that lasts until the connection does."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["right"].file))
-    stage = Stage()
+    upstream = ScriptedUpstream()
     answer = b"".join(unchunked(BYTES))
 
     async def says_goodbye(side: Side) -> None:
-        await stage.answer(side, answer)
+        await upstream.answer(side, answer)
 
     async def is_cut(side: Side) -> None:
-        await stage.answer(side, answer)
+        await upstream.answer(side, answer)
         says_no_more(side)
         await side.rest()
 
     async with (
-        raw_upstream(stage.play, certificates["right"].serve()) as url,
-        proxied(stage, url, {}) as proxy,
+        raw_upstream(upstream.play, certificates["right"].serve()) as url,
+        proxied(upstream, url, {}) as proxy,
         proxy.nothing_left(),
     ):
-        stage.scripts.extend([says_goodbye, is_cut])
+        upstream.scripts.extend([says_goodbye, is_cut])
         check_good(BYTES, await proxy.ask(BYTES.request))
         check_cut(await proxy.ask(BYTES.request))
-        for road in ROADS:
-            stage.good = road.good
-            check_good(road, await proxy.ask(road.request))
+        for exchange in EXCHANGES:
+            upstream.good = exchange.good
+            check_good(exchange, await proxy.ask(exchange.request))
     failed = f'ended="upstream failed" error="api_error: {BROKE_OFF}"'
-    assert endings(log) == ["ended=complete", failed, *["ended=complete"] * len(ROADS)]
+    assert endings(log) == ["ended=complete", failed, *["ended=complete"] * len(EXCHANGES)]
 
 
 @pytest.mark.usefixtures("anyio_backend")
@@ -165,7 +165,7 @@ async def test_over_tls_an_end_is_heard_behind_all_that_a_slow_client_has_not_ta
 ) -> None:
     """It arrives while the upstream is made to wait, with the last of its answer."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["right"].file))
-    stage = Stage()
+    upstream = ScriptedUpstream()
     sent = 0
     closes = asyncio.Event()
 
@@ -186,11 +186,11 @@ async def test_over_tls_an_end_is_heard_behind_all_that_a_slow_client_has_not_ta
             await side.rest()
 
     async with (
-        raw_upstream(stage.play, certificates["right"].serve()) as url,
-        proxied(stage, url, {}) as slow,
+        raw_upstream(upstream.play, certificates["right"].serve()) as url,
+        proxied(upstream, url, {}) as slow,
         slow.nothing_left(),
     ):
-        stage.scripts.append(play)
+        upstream.scripts.append(play)
         async with await slow.client(BYTES.request) as client:
             await closes.wait()
             for _ in range(99):

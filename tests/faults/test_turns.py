@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from faults.answers import check_good, parsed, unchunked
-from faults.exchanges import BRIDGED, BYTES, END, NATIVE, STREAMS, WHOLE, Road
-from faults.proxies import EVENT_LIMIT, Proxy, Stage, proxied
+from faults.exchanges import BRIDGED, BYTES, END, NATIVE, STREAMS, WHOLE, Exchange
+from faults.proxies import EVENT_LIMIT, Proxy, ScriptedUpstream, proxied
 from proxy.exchange.client import Client
 from proxy.exchange.streaming import IN_A_TURN
 from proxy.translation.stream import StreamTranslation
@@ -29,25 +29,25 @@ class Turns:
     past = 0
 
 
-async def asked_in_turns(proxy: Proxy, road: Road, turns: Turns) -> bytes:
-    """Ask on a road, and count the turns until that is over."""
+async def asked_in_turns(proxy: Proxy, exchange: Exchange, turns: Turns) -> bytes:
+    """Ask once, and count the turns until that is over."""
     async with proxy.nothing_left():
-        asked = asyncio.create_task(proxy.ask(road.request))
+        asked = asyncio.create_task(proxy.ask(exchange.request))
         while not asked.done():
             turns.past += 1
             await asyncio.sleep(0)  # which is the turn
         return await asked
 
 
-async def good_in_turns(proxy: Proxy, road: Road, turns: Turns) -> None:
+async def good_in_turns(proxy: Proxy, exchange: Exchange, turns: Turns) -> None:
     """As asked_in_turns, where all goes well."""
-    check_good(road, await asked_in_turns(proxy, road, turns))
+    check_good(exchange, await asked_in_turns(proxy, exchange, turns))
 
 
 @pytest.mark.parametrize("amount", [200_000, 0], ids=["large", "empty"])
-@pytest.mark.parametrize("road", [NATIVE, BRIDGED, WHOLE], ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", [NATIVE, BRIDGED, WHOLE], ids=lambda exchange: exchange.name)
 async def test_others_have_their_turn_while_a_bomb_is_unpacked(
-    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road, amount: int
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, exchange: Exchange, amount: int
 ) -> None:
     """Be it one member that becomes much, or very many that become nothing."""
     turns = Turns()
@@ -60,20 +60,20 @@ async def test_others_have_their_turn_while_a_bomb_is_unpacked(
             yield piece
 
     monkeypatch.setattr(Decoding, "__call__", watched)
-    head, body = unchunked(road)
-    filler = (b"\n" if road.streams else b" ") * amount
+    head, body = unchunked(exchange)
+    filler = (b"\n" if exchange.streams else b" ") * amount
     nothing = b"" if amount else gzip.compress(b"") * 4000
     body = nothing + gzip.compress(filler + body)
     fields = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
-    proxy.stage.good = head[:-2] + fields + body
-    await good_in_turns(proxy, road, turns)
+    proxy.upstream.good = head[:-2] + fields + body
+    await good_in_turns(proxy, exchange, turns)
     assert len(unpacked) >= (len(filler) // PIECE or len(nothing) // SLICE)
     assert len(set(unpacked)) == len(unpacked)
 
 
-@pytest.mark.parametrize("road", STREAMS, ids=lambda road: road.name)
+@pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
 async def test_others_have_their_turn_while_much_that_came_at_once_is_translated(
-    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, road: Road
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, exchange: Exchange
 ) -> None:
     turns = Turns()
     fed: Counter[int] = Counter()
@@ -84,10 +84,10 @@ async def test_others_have_their_turn_while_much_that_came_at_once_is_translated
         return feed(self, chunk, more=more)
 
     monkeypatch.setattr(StreamTranslation, "feed_piece", watched)
-    head, body = unchunked(road)
+    head, body = unchunked(exchange)
     body = b"\n" * 100_000 + body
-    proxy.stage.good = head[:-2] + b"content-length: %d\r\n\r\n" % len(body) + body
-    await good_in_turns(proxy, road, turns)
+    proxy.upstream.good = head[:-2] + b"content-length: %d\r\n\r\n" % len(body) + body
+    await good_in_turns(proxy, exchange, turns)
     assert sum(fed.values()) == len(body)
     assert max(fed.values()) <= 2 * IN_A_TURN
 
@@ -108,9 +108,9 @@ async def test_others_have_their_turn_while_events_repeat_a_long_text(
     monkeypatch.setattr(Client, "_write_at_once", watched)
     monkeypatch.setattr("proxy.exchange.client.IN_A_TURN", 1)
     texts = ["x" * (EVENT_LIMIT // 2)] * 40
-    proxy.stage.good = STREAM_HEAD + b"".join(map(completion, texts)) + LAST + END
-    road = replace(NATIVE, request=NATIVE.request.replace(b"1.1", version, 1))
-    *_, last, _, _ = (await asked_in_turns(proxy, road, turns)).split(b"data: ")
+    proxy.upstream.good = STREAM_HEAD + b"".join(map(completion, texts)) + LAST + END
+    exchange = replace(NATIVE, request=NATIVE.request.replace(b"1.1", version, 1))
+    *_, last, _, _ = (await asked_in_turns(proxy, exchange, turns)).split(b"data: ")
     assert b'"completion":"%b"' % "".join(texts).encode() in last
     assert max(written.values()) == 1
 
@@ -128,7 +128,7 @@ async def test_others_have_their_turn_while_very_many_chunks_arrive(
         arrived(self, data)
 
     monkeypatch.setattr(answer.Answer, "arrived", watched)
-    proxy.stage.good = BYTES.parts[0] + chunk(b"x" * (4 << 20)) + END
+    proxy.upstream.good = BYTES.parts[0] + chunk(b"x" * (4 << 20)) + END
     assert parsed(await asked_in_turns(proxy, BYTES, turns)).whole
     assert max(read.values()) <= 2
 
@@ -154,11 +154,11 @@ async def test_others_have_their_turn_while_very_small_records_are_deciphered(
         await side.rest()
 
     monkeypatch.setattr(answer.Answer, "arrived", watched)
-    stage = Stage()
-    stage.scripts.append(play)
+    upstream = ScriptedUpstream()
+    upstream.scripts.append(play)
     async with (
-        raw_upstream(stage.play, certificates["right"].serve()) as url,
-        proxied(stage, url, {}) as proxy,
+        raw_upstream(upstream.play, certificates["right"].serve()) as url,
+        proxied(upstream, url, {}) as proxy,
     ):
         assert parsed(await asked_in_turns(proxy, BYTES, turns)).whole
     assert max(read.values()) == 1

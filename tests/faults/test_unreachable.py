@@ -1,4 +1,4 @@
-"""Upstreams that cannot be reached, on all roads."""
+"""Upstreams that cannot be reached: the client of each kind of exchange is told so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from faults.answers import TOO_LATE, check_refused, check_unreachable, endings, unreachable
 from faults.exchanges import NATIVE
-from faults.proxies import Stage, proxied
+from faults.proxies import ScriptedUpstream, proxied
 from faults.scripts import SOON, stalls
 from support import raw_upstream, until
 
@@ -57,7 +57,7 @@ async def test_an_upstream_that_cannot_be_reached(
     status: int,
 ) -> None:
     timeouts = {"connect": SOON} if status == 504 else {}
-    async with place() as url, proxied(Stage(), url, timeouts) as proxy:
+    async with place() as url, proxied(ScriptedUpstream(), url, timeouts) as proxy:
         await check_unreachable(proxy, log, message, status)
 
 
@@ -79,7 +79,7 @@ async def test_a_drain_ends_what_still_connects(
     message = "the proxy is shutting down"
     async with (
         place() as url,
-        proxied(Stage(), url, {}) as proxy,
+        proxied(ScriptedUpstream(), url, {}) as proxy,
         proxy.nothing_left(),
         await proxy.client(NATIVE.request) as client,
     ):
@@ -96,7 +96,7 @@ async def test_a_client_that_leaves_what_still_connects_leaves_nothing(
 ) -> None:
     async with (
         place() as url,
-        proxied(Stage(), url, {}) as proxy,
+        proxied(ScriptedUpstream(), url, {}) as proxy,
         proxy.nothing_left(),
         await proxy.client(NATIVE.request),
     ):
