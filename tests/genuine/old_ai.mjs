@@ -1,8 +1,8 @@
 // Reads streams with the genuine "ai" package of 2023, unmodified, as its documentation of then did.
 //
 // Runs in the directory where that package is installed; the argument is the name that it has there.
-// Standard input says what to play, see plays.py; standard output gets what came of each play. All
-// are played at once, so that one that hangs costs no other its time.
+// Standard input has jobs, see scenarios.py; standard output gets what came of each. All are
+// done at once, so that one that hangs costs no other its time.
 
 import { createRequire } from "node:module";
 import { text } from "node:stream/consumers";
@@ -10,7 +10,7 @@ import { text } from "node:stream/consumers";
 const require = createRequire(`${process.cwd()}/`);
 const { AnthropicStream, StreamingTextResponse } = require(process.argv[2]);
 
-const PATIENCE = 10_000; // milliseconds after which a play counts as hung
+const PATIENCE = 10_000; // milliseconds after which a job counts as hung
 
 // The package leaves the request to the program; this is how programs named the version.
 const VERSION = {
@@ -19,7 +19,7 @@ const VERSION = {
   stream_of_june: { "anthropic-version": "2023-06-01" },
 };
 
-async function played({ method, url, key, ask, parameters }) {
+async function done({ method, url, key, ask, parameters }) {
   const outcome = { events: [], result: null, error: null };
   try {
     const response = await fetch(`${url}/v1/complete`, {
@@ -45,6 +45,6 @@ async function played({ method, url, key, ask, parameters }) {
   return outcome;
 }
 
-const plays = Object.entries(JSON.parse(await text(process.stdin)));
-const outcomes = await Promise.all(plays.map(async ([name, play]) => [name, await played(play)]));
+const jobs = Object.entries(JSON.parse(await text(process.stdin)));
+const outcomes = await Promise.all(jobs.map(async ([name, job]) => [name, await done(job)]));
 process.stdout.write(JSON.stringify(Object.fromEntries(outcomes)));

@@ -1,8 +1,8 @@
 // Calls the genuine JavaScript SDK of early 2023, unmodified, as its examples of then did.
 //
 // Runs in the directory where that SDK is installed; the argument is the name that it has there.
-// Standard input says what to play, see plays.py; standard output gets what came of each play. All
-// are played at once, so that one that hangs costs no other its time. The process ends by itself,
+// Standard input has jobs, see scenarios.py; standard output gets what came of each. All are
+// done at once, so that one that hangs costs no other its time. The process ends by itself,
 // unless the SDK still has work to do: it posts a stream that failed again each second, for ever.
 
 import { createRequire } from "node:module";
@@ -14,7 +14,7 @@ const { AI_PROMPT, Client, HUMAN_PROMPT } = require(name);
 const [, minor, patch] = require(`${name}/package.json`).version.split(".").map(Number);
 const takesSignal = minor === 4 && patch >= 3;
 
-const PATIENCE = 10_000; // milliseconds after which a play counts as hung
+const PATIENCE = 10_000; // milliseconds after which a job counts as hung
 
 const METHODS = {
   // What examples/basic_sync.ts does.
@@ -43,7 +43,7 @@ function hung(timer) {
   });
 }
 
-async function played({ method, url, key, ask, parameters, leave }) {
+async function done({ method, url, key, ask, parameters, leave }) {
   const outcome = { events: [], result: null, error: null, opened: null };
   const client = new Client(key, { apiUrl: url });
   const asked = {
@@ -63,6 +63,6 @@ async function played({ method, url, key, ask, parameters, leave }) {
   return outcome;
 }
 
-const plays = Object.entries(JSON.parse(await text(process.stdin)));
-const outcomes = await Promise.all(plays.map(async ([name, play]) => [name, await played(play)]));
+const jobs = Object.entries(JSON.parse(await text(process.stdin)));
+const outcomes = await Promise.all(jobs.map(async ([name, job]) => [name, await done(job)]));
 process.stdout.write(JSON.stringify(Object.fromEntries(outcomes)));

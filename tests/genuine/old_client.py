@@ -1,8 +1,8 @@
 """Calls the genuine Python SDK of early 2023, unmodified, as its examples of then did.
 
 Runs beside the project, never within it; the argument says whether PromptLayer wraps the SDK.
-Standard input says what to play, see ``plays.py``; standard output gets what came of each play. All
-are played at once, so that one that hangs costs no other its time.
+Standard input has jobs, see ``scenarios.py``; standard output gets what came of each. All are
+done at once, so that one that hangs costs no other its time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ else:
 Json = dict[str, Any]
 
 PATIENCE = 10
-"""Seconds of silence after which a play counts as hung."""
+"""Seconds of silence after which a job counts as hung."""
 
 
 def completion(client: Any, asked: Json, events: list[Json], _leave: bool) -> None:
@@ -72,25 +72,25 @@ METHODS: dict[str, Callable[[Any, Json, list[Json], bool], None]] = {
 }
 
 
-def played(play: Json) -> Json:
+def done(job: Json) -> Json:
     """One call, and all that the caller saw of it; the last event is the result."""
-    client = anthropic.Client(play["key"], api_url=play["url"], default_request_timeout=PATIENCE)
+    client = anthropic.Client(job["key"], api_url=job["url"], default_request_timeout=PATIENCE)
     asked = {
-        "prompt": f"{anthropic.HUMAN_PROMPT} {play['ask']}{anthropic.AI_PROMPT}",
+        "prompt": f"{anthropic.HUMAN_PROMPT} {job['ask']}{anthropic.AI_PROMPT}",
         "stop_sequences": [anthropic.HUMAN_PROMPT],
-        **play["parameters"],
+        **job["parameters"],
     }
     events: list[Json] = []
     error = None
     try:
-        METHODS[play["method"]](client, asked, events, play["leave"])
+        METHODS[job["method"]](client, asked, events, job["leave"])
     except Exception as raised:  # noqa: BLE001  (whatever the SDK raises is what came of it)
         error = {"type": type(raised).__name__, "args": list(raised.args)}
     return {"events": events, "result": events[-1] if events else None, "error": error}
 
 
 if __name__ == "__main__":
-    plays = json.load(sys.stdin)
-    with ThreadPoolExecutor(len(plays)) as threads:
-        outcomes = dict(zip(plays, threads.map(played, plays.values()), strict=True))
+    jobs = json.load(sys.stdin)
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        outcomes = dict(zip(jobs, threads.map(done, jobs.values()), strict=True))
     json.dump(outcomes, sys.stdout, default=repr)

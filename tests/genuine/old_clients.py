@@ -1,4 +1,4 @@
-"""The genuine clients of 2023, unmodified, each played where ``packages.places`` installs it."""
+"""The genuine clients of 2023, unmodified, each run where ``packages.places`` installs it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genuine.plays import FOR_FRAMEWORKS, SCENARIOS, Scenario
+from genuine.scenarios import FOR_FRAMEWORKS, SCENARIOS, Scenario
 from packages.places import JS_2023, JS_SDKS, PY_LIBRARIES, Place, js_sdk, npm, pip, py_sdk
 
 Json = dict[str, Any]
 
 HERE = Path(__file__).parent
 
-PLAY_WITHIN = 30
-"""Seconds in which a client must have played all and ended by itself."""
+DONE_WITHIN = 30
+"""Seconds in which a client must have done all its jobs and ended by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class OldClient:
     wholes: tuple[str, ...]
     streams: tuple[str, ...]
     places: tuple[Place, ...]
-    """What it is played from; the client itself is in the first."""
+    """What it is run from; the client itself is in the first."""
     command: tuple[str, ...]
     quirks: Quirks = field(default_factory=Quirks)
     scenarios: tuple[str, ...] = tuple(SCENARIOS)
@@ -62,10 +62,10 @@ class OldClient:
     def speaks_python(self) -> bool:
         return self.name.startswith("py-")
 
-    def plays(self, address: str) -> dict[str, Json]:
-        """All that this client is to play."""
+    def jobs(self, address: str) -> dict[str, Json]:
+        """All that this client is to do."""
         return {
-            f"{name}/{method}": SCENARIOS[name].play(method, address, self.quirks.always)
+            f"{name}/{method}": SCENARIOS[name].job(method, address, self.quirks.always)
             for name in self.scenarios
             for method in self._methods(SCENARIOS[name])
         }
@@ -91,8 +91,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Performance:
-    """What came of all plays of one client."""
+class Report:
+    """What came of all jobs of one client."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     ended: bool = True
@@ -100,21 +100,21 @@ class Performance:
     stderr: str = ""
 
 
-def perform(client: OldClient, plays: Mapping[str, Json]) -> Performance:
-    """Let a client, which is installed, play all."""
+def run(client: OldClient, jobs: Mapping[str, Json]) -> Report:
+    """Let a client, which is installed, do all jobs."""
     try:
         done = subprocess.run(
             client.command,
-            input=json.dumps(plays).encode(),
+            input=json.dumps(jobs).encode(),
             capture_output=True,
             cwd=client.places[0].path,
             env=_environment(client),
-            timeout=PLAY_WITHIN,
+            timeout=DONE_WITHIN,
             check=False,
         )
     except subprocess.TimeoutExpired as late:
-        return _performance(late.stdout or b"", late.stderr or b"", ended=False)
-    return _performance(done.stdout, done.stderr, ended=done.returncode == 0)
+        return _report(late.stdout or b"", late.stderr or b"", ended=False)
+    return _report(done.stdout, done.stderr, ended=done.returncode == 0)
 
 
 def _environment(client: OldClient) -> dict[str, str]:
@@ -123,10 +123,10 @@ def _environment(client: OldClient) -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(str(place.path) for place in client.places)}
 
 
-def _performance(stdout: bytes, stderr: bytes, *, ended: bool) -> Performance:
+def _report(stdout: bytes, stderr: bytes, *, ended: bool) -> Report:
     told = json.loads(stdout) if stdout else {}
     outcomes = {name: Outcome(**outcome) for name, outcome in told.items()}
-    return Performance(outcomes, ended, stderr.decode(errors="replace"))
+    return Report(outcomes, ended, stderr.decode(errors="replace"))
 
 
 # --- the SDKs -------------------------------------------------------------------------------------

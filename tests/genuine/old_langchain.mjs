@@ -1,7 +1,7 @@
 // Calls the genuine LangChain.js of June 2023, unmodified, as its documentation of then did.
 //
-// Runs in the directory where it is installed. Standard input says what to play, see plays.py;
-// standard output gets what came of each play. All are played at once, so that one that hangs costs
+// Runs in the directory where it is installed. Standard input has jobs, see scenarios.py;
+// standard output gets what came of each. All are done at once, so that one that hangs costs
 // no other its time. It is told not to retry: of its own accord it tries a refused call six times
 // more, longer and longer apart.
 
@@ -12,11 +12,11 @@ const require = createRequire(`${process.cwd()}/`);
 const { ChatAnthropic } = require("langchain/chat_models/anthropic");
 const { HumanChatMessage } = require("langchain/schema");
 
-const PATIENCE = 10_000; // milliseconds after which a play counts as hung
+const PATIENCE = 10_000; // milliseconds after which a job counts as hung
 
 console.log = console.error; // it shows errors there
 
-async function played({ method, url, key, ask, parameters }) {
+async function done({ method, url, key, ask, parameters }) {
   const outcome = { events: [], result: null, error: null };
   const chat = new ChatAnthropic({
     anthropicApiKey: key,
@@ -43,6 +43,6 @@ async function played({ method, url, key, ask, parameters }) {
   return outcome;
 }
 
-const plays = Object.entries(JSON.parse(await text(process.stdin)));
-const outcomes = await Promise.all(plays.map(async ([name, play]) => [name, await played(play)]));
+const jobs = Object.entries(JSON.parse(await text(process.stdin)));
+const outcomes = await Promise.all(jobs.map(async ([name, job]) => [name, await done(job)]));
 process.stdout.write(JSON.stringify(Object.fromEntries(outcomes)));

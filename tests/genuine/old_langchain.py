@@ -1,7 +1,7 @@
 """Calls the genuine LangChain of July 2023, unmodified, as its documentation of then did.
 
-Runs beside the project, never within it. Standard input says what to play, see ``plays.py``;
-standard output gets what came of each play. All are played at once, so that one that hangs costs no
+Runs beside the project, never within it. Standard input has jobs, see ``scenarios.py``;
+standard output gets what came of each. All are done at once, so that one that hangs costs no
 other its time.
 """
 
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 Stops = list[str] | None
 
 PATIENCE = 10
-"""Seconds of silence after which a play counts as hung."""
+"""Seconds of silence after which a job counts as hung."""
 
 
 class Tokens(BaseCallbackHandler):  # type: ignore[misc]
@@ -75,31 +75,31 @@ METHODS: dict[str, tuple[Any, Callable[[Any, str, Stops], str]]] = {
 }
 
 
-def played(play: Json) -> Json:
+def done(job: Json) -> Json:
     """One call, and all that the caller saw of it."""
-    method = play["method"].removesuffix("_stream")
+    method = job["method"].removesuffix("_stream")
     kind, call = METHODS[method]
-    parameters = dict(play["parameters"])
+    parameters = dict(job["parameters"])
     stop = parameters.pop("stop_sequences", None)
     tokens: list[str] = []
     model = kind(
-        anthropic_api_key=play["key"],
-        anthropic_api_url=play["url"],
+        anthropic_api_key=job["key"],
+        anthropic_api_url=job["url"],
         default_request_timeout=PATIENCE,
-        streaming=method != play["method"],
+        streaming=method != job["method"],
         callbacks=[Tokens(tokens)],
         **parameters,
     )
     result = error = None
     try:
-        result = call(model, play["ask"], stop)
+        result = call(model, job["ask"], stop)
     except Exception as raised:  # noqa: BLE001  (whatever it raises is what came of it)
         error = {"type": type(raised).__name__, "args": list(raised.args)}
     return {"events": tokens, "result": result, "error": error}
 
 
 if __name__ == "__main__":
-    plays = json.load(sys.stdin)
-    with ThreadPoolExecutor(len(plays)) as threads:
-        outcomes = dict(zip(plays, threads.map(played, plays.values()), strict=True))
+    jobs = json.load(sys.stdin)
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        outcomes = dict(zip(jobs, threads.map(done, jobs.values()), strict=True))
     json.dump(outcomes, sys.stdout, default=repr)

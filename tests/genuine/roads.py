@@ -15,7 +15,7 @@ from pathlib import Path
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from genuine.plays import LINGER
+from genuine.scenarios import LINGER
 from proxy import config
 from proxy.app import App
 from proxy.sandbox import sandbox

@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from genuine.old_clients import CLIENTS, OldClient, perform
-from genuine.plays import Scenario
+from genuine.old_clients import CLIENTS, OldClient, run
+from genuine.scenarios import Scenario
 from packages.installed import Installed
 from proxy import config
 from proxy.app import App
 from proxy.observe.record import Record
 from proxy.server.server import running
 
-PLAYED = [client for client in CLIENTS if client.name in ("py-0.2.2", "py-0.2.10", "js-0.4.4")]
+CHOSEN = [client for client in CLIENTS if client.name in ("py-0.2.2", "py-0.2.10", "js-0.4.4")]
 
 
 def settings() -> config.Config:
@@ -30,7 +30,7 @@ def settings() -> config.Config:
 
 @pytest.mark.anyio
 @pytest.mark.timeout(900)  # for an installation
-@pytest.mark.parametrize("client", PLAYED, ids=str)
+@pytest.mark.parametrize("client", CHOSEN, ids=str)
 async def test_a_client_of_2023_is_refused_once(client: OldClient, installed: Installed) -> None:
     installed.require(client.places)
     app = App(settings())
@@ -38,12 +38,12 @@ async def test_a_client_of_2023_is_refused_once(client: OldClient, installed: In
     app.observers.append(records.append)
     async with running(app) as url:
         methods = (*client.wholes, *client.streams)
-        plays = {name: Scenario().play(name, url, client.quirks.always) for name in methods}
-        performance = await asyncio.to_thread(perform, client, plays)
-    assert performance.ended, performance.stderr
+        jobs = {name: Scenario().job(name, url, client.quirks.always) for name in methods}
+        report = await asyncio.to_thread(run, client, jobs)
+    assert report.ended, report.stderr
     assert [record.error.partition(":")[0] for record in records] == ["version_brownout"] * len(
-        plays
+        jobs
     )
-    for outcome in performance.outcomes.values():
+    for outcome in report.outcomes.values():
         seen = json.dumps([outcome.error, outcome.result])
         assert "503" in seen or "version_brownout" in seen

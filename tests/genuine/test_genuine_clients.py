@@ -1,6 +1,6 @@
 """The SDKs of early 2023, unmodified, go on working: on both roads, whole and streaming.
 
-Every client plays all of its scenarios in one process for each road; the tests look at what its
+Every client jobs all of its scenarios in one process for each road; the tests look at what its
 caller saw. Where a client cannot be installed its tests are skipped, but under ``CI=true`` they
 fail. What a version did wrong with any server is one of its ``Quirks``.
 """
@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 from genuine.old_clients import CLIENTS, SDKS
-from genuine.plays import AFTER, ANSWER, SCENARIOS, THREE_PIECES
-from genuine.stages import ROADS, Caller, OnStage, Stage, Way, caller, stream_ways, whole_ways
+from genuine.runs import ROADS, Caller, Run, RunOf, Way, caller, stream_ways, whole_ways
+from genuine.scenarios import AFTER, ANSWER, SCENARIOS, THREE_PIECES
 
 Json = dict[str, Any]
 
-pytest_plugins = ("genuine.playbill",)
 pytestmark = pytest.mark.timeout(900)  # for an installation; a client has its own deadlines
 
 SEVEN = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
@@ -36,55 +35,55 @@ def road(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=CLIENTS, ids=str)
-def stage(on_stage: OnStage, request: pytest.FixtureRequest, road: str) -> Stage:
-    return on_stage(request.param, road)
+def client_run(run_of: RunOf, request: pytest.FixtureRequest, road: str) -> Run:
+    return run_of(request.param, road)
 
 
 @pytest.fixture(params=WHOLES, ids=str)
-def whole(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def whole(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=STREAMS, ids=str)
-def stream(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def stream(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=WHOLES + STREAMS, ids=str)
-def any_caller(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def any_caller(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=[w for w in STREAMS if w.method not in w.client.quirks.reads_ahead], ids=str)
-def early_stream(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def early_stream(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=[way for way in STREAMS if not way.client.speaks_python], ids=str)
-def js_stream(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def js_stream(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 # --- the client's process -------------------------------------------------------------------------
 
 
-def test_a_client_ends_by_itself(stage: Stage) -> None:
+def test_a_client_ends_by_itself(client_run: Run) -> None:
     """None waits for ever, and the JavaScript SDK has nothing left to post again."""
-    assert stage.performance.ended, stage.performance.stderr
+    assert client_run.report.ended, client_run.report.stderr
 
 
-def test_a_client_asks_the_upstream_once_for_each_call(stage: Stage) -> None:
-    assert len(stage.asked) == stage.played
+def test_a_client_asks_the_upstream_once_for_each_call(client_run: Run) -> None:
+    assert len(client_run.asked) == client_run.jobs
 
 
-def test_each_road_leads_where_it_says(stage: Stage, road: str) -> None:
+def test_each_road_leads_where_it_says(client_run: Run, road: str) -> None:
     endpoint = {"native": "/v1/complete", "bridge": "/v1/messages"}[road]
-    assert set(stage.asked) == {endpoint}
+    assert set(client_run.asked) == {endpoint}
 
 
-def test_nothing_stays_open_behind_a_client(stage: Stage) -> None:
+def test_nothing_stays_open_behind_a_client(client_run: Run) -> None:
     """Not even where it left at the stop reason, or at the first event of a stream that hangs."""
-    assert stage.road.upstream.falls_idle()
+    assert client_run.road.upstream.falls_idle()
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -179,7 +178,7 @@ def test_a_stream_comes_to_the_same_as_a_whole_answer(stream: Caller) -> None:
     for scenario in ("answer", "unicode", "max_tokens", "stop_sequences"):
         streamed = stream.read(scenario)
         for method in stream.way.client.wholes:
-            at_once = Caller(Way(stream.way.client, stream.way.road, method), stream.performance)
+            at_once = Caller(Way(stream.way.client, stream.way.road, method), stream.report)
             assert streamed | {"log_id": ""} == at_once.read(scenario) | {"log_id": ""}
 
 

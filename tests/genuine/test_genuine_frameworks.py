@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from genuine.old_clients import AIS, LANGCHAINS
-from genuine.plays import AFTER, SCENARIOS
-from genuine.stages import Caller, OnStage, Way, caller, stream_ways, whole_ways
+from genuine.runs import Caller, RunOf, Way, caller, stream_ways, whole_ways
+from genuine.scenarios import AFTER, SCENARIOS
 
-pytest_plugins = ("genuine.playbill",)
 pytestmark = pytest.mark.timeout(900)  # for an installation; a client has its own deadlines
 
 OF_AI = stream_ways(AIS)
@@ -32,33 +31,33 @@ QUESTIONS = {name: SCENARIOS[name].ask for name in ("answer", "unicode")} | {
 
 
 @pytest.fixture(params=WHOLES, ids=str)
-def whole(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def whole(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=STREAMS, ids=str)
-def stream(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def stream(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=[*WHOLES, *STREAMS], ids=str)
-def any_caller(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def any_caller(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=READS_JUNE, ids=str)
-def june(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def june(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=[*WHOLES, *STREAMS, *READS_JUNE], ids=str)
-def right(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def right(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 @pytest.fixture(params=DOUBLES, ids=str)
-def doubling(on_stage: OnStage, request: pytest.FixtureRequest) -> Caller:
-    return caller(on_stage, request.param)
+def doubling(run_of: RunOf, request: pytest.FixtureRequest) -> Caller:
+    return caller(run_of, request.param)
 
 
 # --- answers --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which SDK calls what on which road, and what it asks there: the matrix and its plays.
+"""Which SDK calls what on which road, and what it asks there: the matrix and its jobs.
 
 A scenario is told to the upstream by a marker in the question, see ``proxy/sandbox``.
 """
@@ -18,8 +18,8 @@ from matrix.stand_ins import (
     NEWEST,
     OLDEST,
     UNMIGRATED,
+    OpenRoad,
     Road,
-    Stage,
 )
 from packages.places import Place
 
@@ -146,7 +146,7 @@ OLD_CELLS = [
 
 
 def scenarios(cell: Cell) -> list[str]:
-    """What is played in a cell."""
+    """What is asked in a cell."""
     if cell in OLD_CELLS:
         return ["answer", "of_2023", "error_mid", "overloaded"]
     if cell not in CELLS:
@@ -158,12 +158,12 @@ def scenarios(cell: Cell) -> list[str]:
     ]
 
 
-def plays(sdk: Sdk, stages: dict[Road, Stage]) -> dict[str, Json]:
-    """All plays of one SDK, by their keys."""
+def jobs(sdk: Sdk, open_roads: dict[Road, OpenRoad]) -> dict[str, Json]:
+    """All jobs of one SDK, by their keys."""
     return {
         cell.key(name): {
             "call": cell.call,
-            "url": stages[cell.road].address,
+            "url": open_roads[cell.road].address,
             "key": cell.key(name),
             "retries": SCENARIOS[name].retries,
             "asked": _asked(cell, SCENARIOS[name]),

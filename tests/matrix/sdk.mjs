@@ -1,7 +1,7 @@
 // Calls a JavaScript SDK, of today or of early 2023, unmodified, as its README does.
 //
 // Runs in the directory where that SDK is installed; its first argument names the package. Standard
-// input says what to play, standard output gets what came of each play. All are played at once.
+// input has jobs, standard output gets what came of each. All are done at once.
 
 import { createRequire } from "node:module";
 import { text } from "node:stream/consumers";
@@ -111,11 +111,11 @@ function clientOf({ url, key, retries }) {
   return new Anthropic({ apiKey: key, baseURL: url, maxRetries: retries, timeout: PATIENCE });
 }
 
-async function played(play) {
+async function done(job) {
   const seen = { pieces: [], events: [] };
-  const client = clientOf(play);
+  const client = clientOf(job);
   try {
-    await METHODS[play.call](client, { ...play.asked, ...play.unknown }, seen);
+    await METHODS[job.call](client, { ...job.asked, ...job.unknown }, seen);
   } catch (error) {
     seen.error = {
       type: error.constructor.name,
@@ -127,6 +127,6 @@ async function played(play) {
   return seen;
 }
 
-const plays = Object.entries(JSON.parse(await text(process.stdin)));
-const outcomes = await Promise.all(plays.map(async ([name, play]) => [name, await played(play)]));
+const jobs = Object.entries(JSON.parse(await text(process.stdin)));
+const outcomes = await Promise.all(jobs.map(async ([name, job]) => [name, await done(job)]));
 process.stdout.write(JSON.stringify(Object.fromEntries(outcomes)));

@@ -1,7 +1,7 @@
 """Calls a Python SDK, of today or of early 2023, unmodified, as its README does.
 
-Runs beside the project, never within it: see ``sdks.py``. Standard input says what to play,
-standard output gets what came of each play. Many are played at once; a client has a deadline.
+Runs beside the project, never within it: see ``sdks.py``. Standard input has jobs,
+standard output gets what came of each. Many are done at once; a client has a deadline.
 """
 
 from __future__ import annotations
@@ -130,24 +130,24 @@ def shared() -> Any:
     return anthropic.Anthropic(api_key="none", timeout=PATIENCE)
 
 
-def client_of(play: Json) -> Any:
+def client_of(job: Json) -> Any:
     """A client as programs of its time made one."""
     if not hasattr(anthropic, "Anthropic"):
-        return anthropic.Client(play["key"], api_url=play["url"], default_request_timeout=PATIENCE)
+        return anthropic.Client(job["key"], api_url=job["url"], default_request_timeout=PATIENCE)
     return shared().with_options(
-        api_key=play["key"], base_url=play["url"], max_retries=play["retries"]
+        api_key=job["key"], base_url=job["url"], max_retries=job["retries"]
     )
 
 
-def played(play: Json) -> Json:
+def done(job: Json) -> Json:
     """One call, and all that its caller saw of it."""
-    client = client_of(play)
-    asked = dict(play["asked"])
-    if unknown := play["unknown"]:
+    client = client_of(job)
+    asked = dict(job["asked"])
+    if unknown := job["unknown"]:
         asked["extra_body"] = unknown
     seen: Json = {"pieces": [], "events": []}
     try:
-        METHODS[play["call"]](client, asked, seen)
+        METHODS[job["call"]](client, asked, seen)
     except Exception as raised:  # noqa: BLE001  (whatever the SDK raises is what came of it)
         seen["error"] = {
             "type": type(raised).__name__,
@@ -159,7 +159,7 @@ def played(play: Json) -> Json:
 
 
 if __name__ == "__main__":
-    plays = json.load(sys.stdin)
+    jobs = json.load(sys.stdin)
     with ThreadPoolExecutor(8) as threads:
-        outcomes = dict(zip(plays, threads.map(played, plays.values()), strict=True))
+        outcomes = dict(zip(jobs, threads.map(done, jobs.values()), strict=True))
     json.dump(outcomes, sys.stdout, default=repr)

@@ -1,4 +1,4 @@
-"""The SDKs of today and of early 2023, played where ``packages.places`` installs them."""
+"""The SDKs of today and of early 2023, run where ``packages.places`` installs them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LIBRARIES = pip(
 )
 """What the Python SDKs of today depend on: once for all of them."""
 
-PLAY_WITHIN = 60
-"""Seconds in which an SDK must have played all and ended by itself."""
+DONE_WITHIN = 60
+"""Seconds in which an SDK must have done all its jobs and ended by itself."""
 
 
 class Raised(NamedTuple):
@@ -66,7 +66,7 @@ class Sdk:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """What it is played from; the SDK itself is in the first."""
+        """What it is run from; the SDK itself is in the first."""
         if self.language == "js":
             return (JS_SDKS,)
         if self.version == "2023-01-01":
@@ -118,38 +118,38 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Performance:
-    """What came of all plays of one SDK."""
+class Report:
+    """What came of all jobs of one SDK."""
 
     seen: dict[str, Seen] = field(default_factory=dict)
     stderr: str = ""
 
 
-def perform(plays: Mapping[Sdk, Mapping[str, Json]]) -> dict[Sdk, Performance]:
-    """Let each SDK play all of its plays, all SDKs at once."""
-    with ThreadPoolExecutor(max(len(plays), 1)) as threads:
-        performances = threads.map(_perform, plays.keys(), plays.values())
-        return dict(zip(plays, performances, strict=True))
+def run(jobs: Mapping[Sdk, Mapping[str, Json]]) -> dict[Sdk, Report]:
+    """Let each SDK do all of its jobs, all SDKs at once."""
+    with ThreadPoolExecutor(max(len(jobs), 1)) as threads:
+        reports = threads.map(_run, jobs.keys(), jobs.values())
+        return dict(zip(jobs, reports, strict=True))
 
 
-def _perform(sdk: Sdk, plays: Mapping[str, Json]) -> Performance:
+def _run(sdk: Sdk, jobs: Mapping[str, Json]) -> Report:
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     directory, found = sdk.places[0].path, os.pathsep.join(str(each.path) for each in sdk.places)
     try:
         done = subprocess.run(
             _command(sdk),
-            input=json.dumps(plays).encode(),
+            input=json.dumps(jobs).encode(),
             capture_output=True,
             cwd=directory,
             env=kept | {"HOME": str(directory), "PYTHONPATH": found},
-            timeout=PLAY_WITHIN,
+            timeout=DONE_WITHIN,
             check=False,
         )
     except subprocess.TimeoutExpired as late:
-        return Performance(stderr=f"did not end in {PLAY_WITHIN} s\n{late.stderr!r}")
+        return Report(stderr=f"did not end in {DONE_WITHIN} s\n{late.stderr!r}")
     told = json.loads(done.stdout) if done.returncode == 0 else {}
     seen = {name: Seen(**outcome) for name, outcome in told.items()}
-    return Performance(seen, done.stderr.decode(errors="replace"))
+    return Report(seen, done.stderr.decode(errors="replace"))
 
 
 def _command(sdk: Sdk) -> list[str]:

@@ -71,7 +71,7 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class OpenRoad:
     """An open road: the addresses of the proxy and of the upstream, and what arrived there."""
 
     address: str
@@ -140,17 +140,17 @@ def _refused(
 
 
 @contextmanager
-def opened() -> Iterator[dict[Road, Stage]]:
+def opened() -> Iterator[dict[Road, OpenRoad]]:
     """All roads, served in a thread with an event loop of its own."""
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(_opened()) as stages,
+        portal.wrap_async_context_manager(_opened()) as open_roads,
     ):
-        yield stages
+        yield open_roads
 
 
 @asynccontextmanager
-async def _opened() -> AsyncIterator[dict[Road, Stage]]:
+async def _opened() -> AsyncIterator[dict[Road, OpenRoad]]:
     """All servers stop at once: each takes a moment to."""
     closing = anyio.Event()
     async with anyio.create_task_group() as group:
@@ -158,14 +158,14 @@ async def _opened() -> AsyncIterator[dict[Road, Stage]]:
         closing.set()
 
 
-async def _serve(road: Road, closing: anyio.Event, *, task_status: TaskStatus[Stage]) -> None:
+async def _serve(road: Road, closing: anyio.Event, *, task_status: TaskStatus[OpenRoad]) -> None:
     old = road.version == "2023-01-01"
     app = service_of_2023.build(messages=road.messages) if old else sandbox.build(delay=0)
     strict = Strict(app, road)
     async with running(strict) as upstream:
         proxy = App(config.parse(json.dumps(_settings(road, upstream)), str(road), {}))
         async with running(proxy) as address:
-            task_status.started(Stage(address, upstream, strict.received))
+            task_status.started(OpenRoad(address, upstream, strict.received))
             await closing.wait()
 
 

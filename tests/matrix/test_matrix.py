@@ -1,6 +1,6 @@
 """The SDKs of today and of early 2023, unmodified, against upstreams of every version.
 
-All is played over real sockets. Each upstream speaks one version and refuses any other; each call
+All goes over real sockets. Each upstream speaks one version and refuses any other; each call
 has a key of its own, by which the upstream tells what came of it. Where an SDK cannot be installed
 its tests are skipped, but under ``CI=true`` they fail.
 """
@@ -26,10 +26,10 @@ from matrix.cells import (
     OLD_MODEL,
     SIDE_CELLS,
     Cell,
-    plays,
+    jobs,
 )
-from matrix.sdks import Performance, Sdk, Seen, perform
-from matrix.stand_ins import KEYS, NEWEST, Received, Road, Stage
+from matrix.sdks import Report, Sdk, Seen, run
+from matrix.stand_ins import KEYS, NEWEST, OpenRoad, Received, Road
 from packages.installed import Installed, parameters
 
 Json = dict[str, Any]
@@ -51,11 +51,11 @@ FIVE_PIECES = 'Hello! You said: "Say hello'
 
 
 @dataclass(frozen=True, slots=True)
-class House:
-    """All that happened: every SDK that is asked about has played everything on every road."""
+class Results:
+    """All that happened: every SDK that is asked about has done its jobs on every road."""
 
-    stages: dict[Road, Stage]
-    performances: dict[Sdk, Performance]
+    open_roads: dict[Road, OpenRoad]
+    reports: dict[Sdk, Report]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,14 @@ class Caller:
     """A program that makes one call of its SDK on one road."""
 
     cell: Cell
-    house: House
+    results: Results
 
     def saw(self, scenario: str = "answer") -> Seen:
         """What the program saw."""
-        performance = self.house.performances[self.cell.sdk]
+        report = self.results.reports[self.cell.sdk]
         key = self.cell.key(scenario)
-        assert key in performance.seen, f"nothing came of it:\n{performance.stderr}"
-        return performance.seen[key]
+        assert key in report.seen, f"nothing came of it:\n{report.stderr}"
+        return report.seen[key]
 
     def read(self, scenario: str = "answer") -> Seen:
         """What a program saw that nothing was thrown at."""
@@ -80,7 +80,7 @@ class Caller:
 
     def arrived(self, scenario: str = "answer") -> list[Received]:
         """What of it the upstream got."""
-        return self.house.stages[self.cell.road].received[self.cell.key(scenario)]
+        return self.results.open_roads[self.cell.road].received[self.cell.key(scenario)]
 
     def text(self, text: str) -> str:
         """A text as this endpoint gives it: a completion starts with a blank."""
@@ -88,21 +88,21 @@ class Caller:
 
 
 @pytest.fixture(scope="session")
-def house(installed: Installed, request: pytest.FixtureRequest) -> Iterator[House]:
+def results(installed: Installed, request: pytest.FixtureRequest) -> Iterator[Results]:
     asked = {cell.sdk for cell in parameters(request.session.items) if isinstance(cell, Cell)}
     there = [sdk for sdk in asked if not any(map(installed.trouble, sdk.places))]
-    with stand_ins.opened() as stages:
-        yield House(stages, perform({sdk: plays(sdk, stages) for sdk in there}))
+    with stand_ins.opened() as open_roads:
+        yield Results(open_roads, run({sdk: jobs(sdk, open_roads) for sdk in there}))
 
 
 CallerOf = Callable[[Cell], Caller]
 
 
 @pytest.fixture
-def caller_of(house: House, installed: Installed) -> CallerOf:
+def caller_of(results: Results, installed: Installed) -> CallerOf:
     def caller(cell: Cell) -> Caller:
         installed.require(cell.places)
-        return Caller(cell, house)
+        return Caller(cell, results)
 
     return caller
 
@@ -257,7 +257,7 @@ def test_what_needs_no_translation_passes_as_it_is(caller_of: CallerOf, cell: Ce
     caller = caller_of(cell)
     read = caller.read()
     headers = {"x-api-key": f"{KEYS}directly", "anthropic-version": cell.road.version}
-    upstream = caller.house.stages[cell.road].upstream
+    upstream = caller.results.open_roads[cell.road].upstream
     direct = httpx.get(f"{upstream}/v1/models", headers=headers, trust_env=False)
     assert direct.status_code == 200
     assert read.text == direct.text

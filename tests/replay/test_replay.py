@@ -26,8 +26,8 @@ import pytest
 from replay import reading
 from replay.reading import Json, NoAnswer, Refusal, Told
 from replay.recording import Cut, Recording, recordings
-from replay.wire import Got, Stage, call, subsequence
-from replay.wire import stage as open_stage
+from replay.wire import Got, Replayer, call, subsequence
+from replay.wire import replayer as open_replayer
 
 SEVEN = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 ASKED_MODEL = "claude-v1"
@@ -77,9 +77,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
+async def replayer() -> AsyncIterator[Replayer]:
     """What all recordings are played on: to start a proxy takes longer than to play one."""
-    async with open_stage() as made:
+    async with open_replayer() as made:
         yield made
 
 
@@ -215,8 +215,10 @@ def check_exception(told: str | None, expected: str | None) -> None:
 
 
 @each_cut(answers(COMPLETE, stream=True))
-async def test_a_streamed_completion_grows(stage: Stage, recording: Recording, cut: Cut) -> None:
-    got = await stage.play(recording, cut, completion_call(stream=True))
+async def test_a_streamed_completion_grows(
+    replayer: Replayer, recording: Recording, cut: Cut
+) -> None:
+    got = await replayer.play(recording, cut, completion_call(stream=True))
     check_asked(got, COMPLETE)
     if refusal := reading.refusal(recording.plain):
         check_refused(got, refusal, recording)
@@ -226,9 +228,9 @@ async def test_a_streamed_completion_grows(stage: Stage, recording: Recording, c
 
 @each_cut(answers(COMPLETE, stream=False), ["whole", "random"])
 async def test_a_completion_has_the_seven_keys(
-    stage: Stage, recording: Recording, cut: Cut
+    replayer: Replayer, recording: Recording, cut: Cut
 ) -> None:
-    got = await stage.play(recording, cut, completion_call(stream=False))
+    got = await replayer.play(recording, cut, completion_call(stream=False))
     check_asked(got, COMPLETE)
     check_whole(got, recording)
     check_completion(json.loads(got.body), reading.completion(json.loads(recording.plain)))
@@ -239,9 +241,9 @@ async def test_a_completion_has_the_seven_keys(
 
 @each_cut(answers(MESSAGES, stream=True))
 async def test_a_streamed_message_grows_as_a_completion(
-    stage: Stage, recording: Recording, cut: Cut
+    replayer: Replayer, recording: Recording, cut: Cut
 ) -> None:
-    got = await stage.play(recording, cut, completion_call(stream=True), bridge=True)
+    got = await replayer.play(recording, cut, completion_call(stream=True), bridge=True)
     check_asked(got, MESSAGES)
     if refusal := reading.refusal(recording.plain):
         check_refused(got, refusal, recording)
@@ -251,8 +253,10 @@ async def test_a_streamed_message_grows_as_a_completion(
 
 
 @each_cut(answers(MESSAGES, stream=False), ["whole", "random"])
-async def test_a_message_becomes_a_completion(stage: Stage, recording: Recording, cut: Cut) -> None:
-    got = await stage.play(recording, cut, completion_call(stream=False), bridge=True)
+async def test_a_message_becomes_a_completion(
+    replayer: Replayer, recording: Recording, cut: Cut
+) -> None:
+    got = await replayer.play(recording, cut, completion_call(stream=False), bridge=True)
     check_asked(got, MESSAGES)
     check_whole(got, recording)
     expected = reading.message_as_completion(json.loads(recording.plain), ASKED_MODEL)
@@ -264,9 +268,9 @@ async def test_a_message_becomes_a_completion(stage: Stage, recording: Recording
 
 @each_cut(answers(MESSAGES, stream=True))
 async def test_a_streamed_message_grows_as_the_whole_message(
-    stage: Stage, recording: Recording, cut: Cut
+    replayer: Replayer, recording: Recording, cut: Cut
 ) -> None:
-    got = await stage.play(recording, cut, messages_call(recording, "2023-01-01"))
+    got = await replayer.play(recording, cut, messages_call(recording, "2023-01-01"))
     check_asked(got, recording.path)
     if refusal := reading.refusal(recording.plain):
         check_refused(got, refusal, recording)
@@ -285,9 +289,9 @@ async def test_a_streamed_message_grows_as_the_whole_message(
 
 @each_cut(answers(MESSAGES, stream=False), ["whole", "random"])
 async def test_a_message_has_the_two_fields_of_then(
-    stage: Stage, recording: Recording, cut: Cut
+    replayer: Replayer, recording: Recording, cut: Cut
 ) -> None:
-    got = await stage.play(recording, cut, messages_call(recording, "2023-01-01"))
+    got = await replayer.play(recording, cut, messages_call(recording, "2023-01-01"))
     check_asked(got, recording.path)
     check_whole(got, recording)
     assert json.loads(got.body) == reading.in_2023_01_01(json.loads(recording.plain))
@@ -308,14 +312,14 @@ def check_whole(got: Got, recording: Recording) -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["body", "stream"])
 @each_cut(ERRORS, ["whole", "random"])
 async def test_an_error_keeps_its_status_on_every_road(
-    stage: Stage, recording: Recording, cut: Cut, stream: bool
+    replayer: Replayer, recording: Recording, cut: Cut, stream: bool
 ) -> None:
     expected = reading.refusal_in(recording.status, recording.plain)
     for bridge in (False, True):
-        got = await stage.play(recording, cut, completion_call(stream=stream), bridge=bridge)
+        got = await replayer.play(recording, cut, completion_call(stream=stream), bridge=bridge)
         check_asked(got, MESSAGES if bridge else COMPLETE)
         check_refused(got, expected, recording)
-    got = await stage.play(recording, cut, messages_call(recording, "2023-01-01"))
+    got = await replayer.play(recording, cut, messages_call(recording, "2023-01-01"))
     check_refused(got, expected, recording)
 
 
@@ -324,14 +328,14 @@ async def test_an_error_keeps_its_status_on_every_road(
 
 @each_cut(RECORDINGS, ["whole", "events", "random"])
 async def test_what_needs_no_translation_passes_through(
-    stage: Stage, recording: Recording, cut: Cut
+    replayer: Replayer, recording: Recording, cut: Cut
 ) -> None:
     body: dict[str, Any] | None = {"stream": True} if recording.method == "POST" else None
     versions = ["2023-06-01"]
     if recording.endpoint not in (COMPLETE, MESSAGES):
         versions.append("2023-01-01")
     for version in versions:
-        got = await stage.play(
+        got = await replayer.play(
             recording, cut, call(recording.method, recording.path, version, body)
         )
         assert got.asked.line == f"{recording.method} {recording.path} HTTP/1.1"

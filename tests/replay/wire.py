@@ -60,7 +60,7 @@ class Got:
         return self.head.line.partition(" ")[2].partition(" ")[2]
 
 
-class Stage:
+class Replayer:
     """An upstream that answers with recordings, and two proxies in front of it."""
 
     def __init__(self) -> None:
@@ -115,9 +115,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
-    """A stage for as many plays as there are, one after the other."""
-    made = Stage()
+async def replayer() -> AsyncIterator[Replayer]:
+    """A replayer for as many recordings as there are, one after the other."""
+    made = Replayer()
     async with AsyncExitStack() as stack:
         await made.open(stack)
         yield made

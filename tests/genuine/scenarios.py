@@ -26,7 +26,7 @@ class Scenario:
     """Whether the client leaves at the first event."""
     stream_only: bool = False
 
-    def play(self, method: str, address: str, always: Mapping[str, Any]) -> dict[str, Any]:
+    def job(self, method: str, address: str, always: Mapping[str, Any]) -> dict[str, Any]:
         """The scenario as the drivers read it."""
         usual = {"model": "claude-v1", "max_tokens_to_sample": 200}
         return {
@@ -89,7 +89,7 @@ FOR_FRAMEWORKS = (
     "error_mid",
     "cut",
 )
-"""What is played by a framework, which stands upon an SDK or reads the stream itself."""
+"""What a framework is made to ask, which stands upon an SDK or reads the stream itself."""
 
 AFTER = (
     " This is the sandbox: no key, no model, not even a café."

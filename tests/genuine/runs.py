@@ -1,4 +1,4 @@
-"""Where clients play: each on either road, all of its scenarios at once; and who looks at it."""
+"""Where clients are run: each on either road, all of its scenarios at once; and who looks at it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from genuine import roads
-from genuine.old_clients import OldClient, Outcome, Performance
+from genuine.old_clients import OldClient, Outcome, Report
 from packages.places import Place
 
 ROADS = ("native", "bridge")
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Run:
     """One client on one road: the road, what it was asked by this client, and what came of it."""
 
     road: roads.Road
     asked: list[str]
-    played: int
-    performance: Performance
+    jobs: int
+    report: Report
 
 
-OnStage = Callable[[OldClient, str], Stage]
+RunOf = Callable[[OldClient, str], Run]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class Caller:
     """A program that calls one method of its client."""
 
     way: Way
-    performance: Performance
+    report: Report
 
     def saw(self, scenario: str) -> Outcome:
         """What the program saw in a scenario."""
-        outcomes = self.performance.outcomes
+        outcomes = self.report.outcomes
         name = f"{scenario}/{self.way.method}"
-        assert name in outcomes, f"nothing came of it:\n{self.performance.stderr}"
+        assert name in outcomes, f"nothing came of it:\n{self.report.stderr}"
         return outcomes[name]
 
     def read(self, scenario: str) -> Any:
@@ -69,8 +69,8 @@ class Caller:
         return [*outcome.events, *([outcome.result] if self.way.client.quirks.hides_last else [])]
 
 
-def caller(on_stage: OnStage, way: Way) -> Caller:
-    return Caller(way, on_stage(way.client, way.road).performance)
+def caller(run_of: RunOf, way: Way) -> Caller:
+    return Caller(way, run_of(way.client, way.road).report)
 
 
 def whole_ways(clients: tuple[OldClient, ...]) -> list[Way]:
