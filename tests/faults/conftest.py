@@ -55,7 +55,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     assert not [record for record in caplog.records if record.exc_info]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certificate]:
     """One for the address that upstreams have in tests, and one for another host."""
     folder = tmp_path_factory.mktemp("tls")
