@@ -12,8 +12,6 @@ import gc
 import json
 import os
 import random
-import socket
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,7 +24,18 @@ import pytest
 
 from proxy.app import App
 from proxy.server.server import running
-from support import LAST, PATIENCE, STREAM_HEAD, Side, chunk, completion, connect, raw_upstream
+from support import (
+    COMPLETION_KEYS,
+    LAST,
+    PATIENCE,
+    STREAM_HEAD,
+    Side,
+    chunk,
+    completion,
+    connect,
+    raw_upstream,
+    reset,
+)
 from support import settings as configured
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +46,6 @@ AT_ONCE = 50
 LONGEST = 40
 """The most deltas of a text."""
 
-KEYS = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 STALL = 0.05
 """How long upstreams and clients pause, in seconds; the upstream's idle time is 20 times that."""
 
@@ -189,13 +197,6 @@ class Services:
         return True
 
 
-def reset(side: Side) -> None:
-    """Close a connection as a process that dies does, with RST."""
-    opened: socket.socket = side.writer.get_extra_info("socket")
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    side.writer.transport.abort()
-
-
 def request(plan: Plan) -> bytes:
     """The request of an exchange, which names it where it crosses untouched."""
     body = {
@@ -283,7 +284,7 @@ def check_snapshots(plan: Plan, snapshots: list[dict[str, object]], *, ended: bo
     text = ""
     own = "".join(plan.words)
     for index, snapshot in enumerate(snapshots):
-        assert list(snapshot) == KEYS
+        assert list(snapshot) == COMPLETION_KEYS
         now = str(snapshot["completion"])
         assert now.startswith(text)
         assert own.startswith(now)

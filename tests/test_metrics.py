@@ -32,11 +32,12 @@ from support import (
     chunk,
     completion,
     connect,
+    happened,
     old_request,
     raw_upstream,
     settings,
 )
-from support.processes import Served, no_more_descriptors, served, write_config
+from support.processes import Served, no_more_descriptors, served, workers_of, write_config
 
 pytestmark = pytest.mark.anyio
 
@@ -309,8 +310,7 @@ async def test_who_asks_for_a_page_while_one_is_made_shares_the_next(
     monkeypatch.setattr(app.metrics, "page", page)
     async with running(app) as url:
         first = asyncio.create_task(get(url, "/-/metrics"))
-        async with asyncio.timeout(PATIENCE):
-            await begun.wait()
+        await happened(begun)
         for _ in range(20):
             async with await connect(url) as leaving:
                 await leaving.say(b"GET /-/metrics HTTP/1.1\r\nhost: proxy\r\n\r\n")
@@ -482,16 +482,6 @@ async def test_workers_whose_folder_is_full_serve_and_tell_what_there_was_room_f
     assert 1 <= said.count("no room for more figures") <= 2
     assert "has ended with code" not in said
     assert "Traceback" not in said
-
-
-def workers_of(process: int) -> list[int]:
-    """The processes that a supervisor has started to serve."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
 
 
 def folders_of(process: int) -> set[Path]:

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.app import App
 from proxy.server.server import running
-from support import STREAM_HEAD, Side, chunk, completion, connect, raw_upstream, settings
+from support import STREAM_HEAD, Side, chunk, completion, connect, post, raw_upstream, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -61,12 +61,6 @@ async def asked(sent: bytes, said: bytes = STREAM_HEAD + completion(" Hi") + chu
 Heard = tuple[bytes, bytes]
 
 
-def post(path: bytes, body: dict[str, object], *fields: bytes) -> bytes:
-    written = json.dumps(body).encode()
-    lines = [b"POST %b HTTP/1.1" % path, b"host: proxy", b"connection: close", *fields]
-    return b"\r\n".join((*lines, b"content-length: %d" % len(written), b"", written))
-
-
 CALL = {"prompt": "\n\nHuman: Hi\n\nAssistant:", "max_tokens_to_sample": 9, "stream": True}
 
 
@@ -79,26 +73,26 @@ def started(model: str) -> bytes:
 
 async def test_a_model_cannot_add_fields_to_its_answer() -> None:
     model = "x\r\nset-cookie: a=b\r\n\r\n\u00e9"
-    _, got = await asked(post(b"/v1/complete", CALL | {"model": model}), started(model))
+    _, got = await asked(post("/v1/complete", CALL | {"model": model}), started(model))
     assert b"\r\nset-cookie" not in got
-    _, got = await asked(post(b"/v1/complete", CALL | {"model": "claude-v1"}), started(model))
+    _, got = await asked(post("/v1/complete", CALL | {"model": "claude-v1"}), started(model))
     assert b"\r\nset-cookie" not in got
     assert b"\r\nx-proxy-model: x??set-cookie: a=b?????\r\n" in got
 
 
 async def test_streams_are_not_held_back_by_what_stands_in_front() -> None:
-    _, got = await asked(post(b"/v1/complete", CALL | {"model": "claude-v1"}), started("claude"))
+    _, got = await asked(post("/v1/complete", CALL | {"model": "claude-v1"}), started("claude"))
     assert b"\r\nx-accel-buffering: no\r\n" in got
 
 
 async def test_the_upstream_is_told_its_own_host_alone() -> None:
-    heard, _ = await asked(post(b"/v1/messages", {}, b"anthropic-version: 2023-06-01"))
+    heard, _ = await asked(post("/v1/messages", {}, b"anthropic-version: 2023-06-01"))
     assert re.findall(rb"\r\nhost: (.*):", heard) == [b"127.0.0.1"]
     assert b"host: proxy" not in heard
 
 
 async def test_an_answer_that_passes_has_one_framing() -> None:
-    _, got = await asked(post(b"/v1/messages", {}, b"anthropic-version: 2023-06-01"))
+    _, got = await asked(post("/v1/messages", {}, b"anthropic-version: 2023-06-01"))
     assert got.count(b"\r\ntransfer-encoding: ") == 1
 
 
@@ -107,7 +101,7 @@ async def test_the_environment_does_not_say_where_to_connect(
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    heard, _ = await asked(post(b"/v1/messages", {}, b"anthropic-version: 2023-06-01"))
+    heard, _ = await asked(post("/v1/messages", {}, b"anthropic-version: 2023-06-01"))
     assert heard.startswith(b"POST /v1/messages HTTP/1.1\r\n")
 
 
@@ -127,6 +121,6 @@ async def test_the_environment_does_not_say_where_to_connect(
 )
 async def test_fields_that_some_servers_cannot_tell_apart_do_not_cross(name: bytes) -> None:
     fields = (b"anthropic-version: 2023-06-01", b"x-api-key: k", name + b": 2022-01-01")
-    heard, _ = await asked(post(b"/v1/messages", {}, *fields))
+    heard, _ = await asked(post("/v1/messages", {}, *fields))
     assert b"x-api-key: k\r\n" in heard
     assert b"2022-01-01" not in heard

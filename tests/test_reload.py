@@ -36,7 +36,15 @@ from support import (
     settings,
     until,
 )
-from support.processes import ROOT, Served, no_more_descriptors, opened, served, write_config
+from support.processes import (
+    ROOT,
+    Served,
+    no_more_descriptors,
+    opened,
+    served,
+    workers_of,
+    write_config,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -138,16 +146,6 @@ async def scene(
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "proxy.yaml"
-
-
-def workers_of(process: int) -> list[int]:
-    """The processes that a supervisor has started to serve."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
 
 
 def shared_by(worker: int) -> Path:

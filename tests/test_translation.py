@@ -33,8 +33,8 @@ from proxy.versions.complete_through_messages import (
     MOST_SEARCHED_WHOLE,
     CompleteThroughMessages,
 )
+from support import COMPLETION_KEYS
 
-KEYS = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 BODY = {"model": "claude-v1", "prompt": "\n\nHuman: Hi\n\nAssistant:", "max_tokens_to_sample": 9}
 MAP = [ModelTarget("claude-*", "claude-haiku-4-5")]
 PIECES = st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=12)
@@ -110,7 +110,7 @@ def snapshots(stream: bytes) -> list[dict[str, Any]]:
     assert all(event.startswith(b"data: ") and b"\n" not in event for event in events)
     assert events.pop() == b"data: [DONE]"
     bodies = [json.loads(event.removeprefix(b"data: ")) for event in events]
-    assert all(list(body) == KEYS for body in bodies)
+    assert all(list(body) == COMPLETION_KEYS for body in bodies)
     assert [body["stop_reason"] is None for body in bodies] == [True] * (len(bodies) - 1) + [False]
     return bodies
 
@@ -134,7 +134,7 @@ def test_snapshots_grow_and_the_last_one_is_the_answer_that_is_not_streamed(
         }
     body = translation(bridge=bridge).response(json.dumps(whole).encode())
     assert json.loads(body) == events[-1]
-    assert list(json.loads(body)) == KEYS
+    assert list(json.loads(body)) == COMPLETION_KEYS
 
 
 @given(pieces=PIECES, cut=st.integers(1, 40), bridge=st.booleans())

@@ -197,8 +197,7 @@ def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]
     monkeypatch.setattr(protocol.Protocol, "_expire", counted)
 
     async def wait() -> None:
-        async with asyncio.timeout(PATIENCE):
-            await over.wait()
+        await happened(over)
 
     return wait
 

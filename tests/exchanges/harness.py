@@ -21,6 +21,7 @@ from support import (
     Side,
     chunk,
     completion,
+    happened,
     old_request,
     raw_upstream,
     settings,
@@ -54,13 +55,6 @@ async def proxy_to(
             yield app, url
 
 
-async def answer_all(side: Side) -> None:
-    """Answer every request with a short stream."""
-    while True:
-        await side.request()
-        await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))
-
-
 class Gate:
     """An upstream whose connections wait to be let on, and say when they were closed."""
 
@@ -78,8 +72,7 @@ class Gate:
         self.closed.set()
 
     async def wait_closed(self) -> None:
-        async with asyncio.timeout(PATIENCE):
-            await self.closed.wait()
+        await happened(self.closed)
 
 
 MUCH = STREAM_HEAD + completion(" Hi") + completion("x" * (7 << 20)) + LAST + chunk(b"")

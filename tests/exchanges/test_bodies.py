@@ -9,7 +9,7 @@ import pytest
 
 from exchanges.harness import Exchanges, Gate, proxy_to
 from proxy.exchange.exchange import RESENDABLE
-from support import PATIENCE, STREAM_HEAD, Side, chunk, completion, connect, old_request
+from support import PATIENCE, STREAM_HEAD, Side, chunk, completion, connect, happened, old_request
 
 pytestmark = pytest.mark.anyio
 
@@ -47,8 +47,7 @@ async def test_bytes_that_pass_through_are_not_collected(status: int) -> None:
             b"anthropic-version: 2023-06-01\r\ncontent-length: %d\r\n\r\n" % size
         )
         await client.say(b"x" * RESENDABLE + b"here")
-        async with asyncio.timeout(PATIENCE):
-            await up.wait()
+        await happened(up)
         await client.say(b"ends")
         phrase = {200: b"OK", 529: b"Overloaded"}[status]
         assert (await client.head()).startswith(b"HTTP/1.1 %d %b\r\n" % (status, phrase))

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from exchanges.harness import Exchanges, Gate, answer_all, proxy_to
+from exchanges.harness import Exchanges, Gate, proxy_to
 from proxy.observe.record import Record
-from support import LAST, PATIENCE, STREAM_HEAD, Side, completion, connect, old_request
+from support import LAST, PATIENCE, STREAM_HEAD, Side, answer_all, completion, connect, old_request
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,17 @@ from proxy.exchange.extensions import CONNECTION, ClientLeft, Gone
 from proxy.server import server
 from proxy.translation.stream import StreamTranslation
 from proxy.upstream.answer import Answer, Take
-from support import LAST, PATIENCE, STREAM_HEAD, Side, chunk, completion, connect, old_request
+from support import (
+    LAST,
+    PATIENCE,
+    STREAM_HEAD,
+    Side,
+    chunk,
+    completion,
+    connect,
+    happened,
+    old_request,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -206,5 +216,4 @@ async def test_what_a_part_left_to_wait_for_is_dropped_where_a_drain_cuts_in_bet
         begun.set()
         await client.until(b"\r\n0\r\n\r\n")
         cut.set()
-        async with asyncio.timeout(PATIENCE):
-            await heard.wait()
+        await happened(heard)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exchanges.harness import Exchanges, Gate, answer_all, proxy_to
+from exchanges.harness import Exchanges, Gate, proxy_to
 from proxy.exchange.exchange import OFFLOAD_FROM
 from proxy.translation.translation import Translation
 from support import (
@@ -18,6 +18,7 @@ from support import (
     PATIENCE,
     STREAM_HEAD,
     Side,
+    answer_all,
     completion,
     connect,
     old_request,

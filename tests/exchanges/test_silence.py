@@ -16,7 +16,7 @@ from proxy.exchange import keepalive
 from proxy.exchange.keepalive import Keepalive
 from proxy.runtime import sockets
 from proxy.server.server import running
-from support import PATIENCE, Side, connect, old_request, raw_upstream, settings, until
+from support import PATIENCE, Side, connect, happened, old_request, raw_upstream, settings, until
 
 pytestmark = pytest.mark.anyio
 
@@ -156,8 +156,7 @@ async def test_whoever_is_silent_is_asked_whether_it_is_there() -> None:
         await connect(url) as client,
     ):
         await client.say(old_request())
-        async with asyncio.timeout(PATIENCE):
-            await gate.asked.wait()
+        await happened(gate.asked)
         ours, theirs = (int(base.rpartition(":")[2]) for base in (url, upstream))
         waiting: list[tuple[str, float]] = []
 

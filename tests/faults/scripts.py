@@ -6,7 +6,7 @@ import asyncio
 
 from faults.exchanges import Exchange, Moment
 from faults.proxies import ScriptedUpstream
-from support import PATIENCE, Play, Side, chunk, reset
+from support import Play, Side, chunk, happened, reset
 
 SOON = 0.05
 """Seconds that a proxy waits which is to run out of patience."""
@@ -79,8 +79,7 @@ def scripted(exchange: Exchange, moment: Moment, seen: asyncio.Event, then: Play
             await side.request()
         if moment > Moment.ASKED:
             await side.say(b"".join(exchange.parts[: moment - Moment.ASKED]))
-        async with asyncio.timeout(PATIENCE):
-            await seen.wait()
+        await happened(seen)
         await then(side)
 
     return play

@@ -15,7 +15,7 @@ from proxy.exchange.exchanges import OpenExchanges
 from proxy.exchange.extensions import ClientLeft
 from proxy.exchange.relay import Relay
 from proxy.upstream.upstream import Upstream
-from support import PATIENCE, Side, raw_upstream, settings
+from support import Side, happened, raw_upstream, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -75,8 +75,7 @@ async def test_a_large_request_is_held_once_while_its_answer_is_waited_for(*, br
         tracemalloc.start()
         try:
             asking = asyncio.create_task(relay(scope, receive, AsyncMock()))
-            async with asyncio.timeout(PATIENCE):
-                await reached.wait()
+            await happened(reached)
             held, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

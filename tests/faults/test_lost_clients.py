@@ -23,7 +23,7 @@ from faults.exchanges import (
 )
 from faults.proxies import Proxy, new_proxy, paused
 from faults.scripts import LONG, SOON, scripted
-from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, until
+from support import PATIENCE, STREAM_HEAD, Play, Side, chunk, completion, happened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -55,10 +55,8 @@ async def test_a_client_that_leaves_takes_its_call_along(
         async with await proxy.client(exchange.request) as client:
             if known := exchange.seen(moment):
                 await client.until(known)
-            async with asyncio.timeout(PATIENCE):
-                await at.wait()
-        async with asyncio.timeout(PATIENCE):
-            await closed.wait()
+            await happened(at)
+        await happened(closed)
         check_good(exchange, await proxy.ask(exchange.request))
     assert endings(log) == [left(exchange, moment), "ended=complete"]
 
@@ -79,8 +77,7 @@ async def test_a_client_that_leaves_its_upload_takes_its_call_along(
         proxy.upstream.scripts.append(play)
         async with await proxy.client(UPLOAD):
             await at.wait()
-        async with asyncio.timeout(PATIENCE):
-            await closed.wait()
+        await happened(closed)
         check_good(BYTES, await proxy.ask(BYTES.request))
     assert endings(log) == ['ended="client left before the first byte"', "ended=complete"]
 

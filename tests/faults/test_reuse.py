@@ -11,7 +11,7 @@ from faults.answers import CLOSED, FAILED, NO_HTTP, check_good, check_refused, e
 from faults.exchanges import BYTES, END, EXCHANGES, LARGE, NATIVE, WHOLE, Exchange
 from faults.proxies import Proxy
 from faults.scripts import closes, closes_at_reuse, resets, says, says_last
-from support import PATIENCE, Play, Side, chunk, until
+from support import Play, Side, chunk, happened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +119,5 @@ async def test_what_comes_unasked_on_a_free_connection_is_no_answer(proxy: Proxy
     async with proxy.nothing_left():
         upstream.scripts.append(play)
         check_good(WHOLE, await proxy.ask(WHOLE.request))
-        async with asyncio.timeout(PATIENCE):
-            await closed.wait()
+        await happened(closed)
         check_good(WHOLE, await proxy.ask(WHOLE.request))

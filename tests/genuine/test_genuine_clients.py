@@ -15,12 +15,12 @@ import pytest
 from genuine.old_clients import CLIENTS, SDKS
 from genuine.runs import ROADS, Caller, Run, RunOf, Way, caller, stream_ways, whole_ways
 from genuine.scenarios import AFTER, ANSWER, SCENARIOS, THREE_PIECES
+from support import COMPLETION_KEYS
 
 Json = dict[str, Any]
 
 pytestmark = pytest.mark.timeout(900)  # for an installation; a client has its own deadlines
 
-SEVEN = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 GOES_ON = {"stop": None, "stop_reason": None, "truncated": False, "exception": None}
 """What an event says that is not the last."""
 
@@ -91,7 +91,7 @@ def test_nothing_stays_open_behind_a_client(client_run: Run) -> None:
 
 def test_the_answer_is_all_that_it_was_in_2023(any_caller: Caller) -> None:
     read = any_caller.read("answer")
-    assert list(read) == SEVEN
+    assert list(read) == COMPLETION_KEYS
     assert read["log_id"]
     assert read == {
         "completion": ANSWER,
@@ -162,7 +162,7 @@ def test_every_event_has_all_seven_keys(stream: Caller, scenario: str) -> None:
     events = stream.stream(scenario)
     assert events
     for event in events:
-        assert list(event) == SEVEN
+        assert list(event) == COMPLETION_KEYS
         assert (event["model"], event["log_id"]) == ("claude-v1", events[0]["log_id"])
 
 

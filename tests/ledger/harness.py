@@ -22,13 +22,9 @@ from proxy.ledger.report import as_json
 from proxy.observe.record import Record
 from proxy.server.server import running
 from support import (
-    LAST,
     PATIENCE,
     PLAIN,
-    STREAM_HEAD,
-    Side,
-    chunk,
-    completion,
+    answer_all,
     connect,
     old_request,
     raw_upstream,
@@ -133,13 +129,6 @@ def blocked(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
 
 def opened() -> set[Path]:
     return set(Path("/proc/self/fd").iterdir())
-
-
-async def answer_all(side: Side) -> None:
-    """Answer every request with a short stream."""
-    while True:
-        await side.request()
-        await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))
 
 
 async def ask(url: str, times: int) -> None:

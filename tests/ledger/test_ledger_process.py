@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ledger.harness import answer_all, ask, proxy, seen, sums
+from ledger.harness import ask, proxy, seen, sums
 from proxy import config
 from proxy.cli.cli import main
 from proxy.ledger import journal, ledgerfile
-from support import PATIENCE, raw_upstream, until
+from support import PATIENCE, answer_all, raw_upstream, until
 from support.processes import served, write_config
 
 pytestmark = pytest.mark.anyio

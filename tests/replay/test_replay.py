@@ -28,8 +28,8 @@ from replay.reading import Json, NoAnswer, Refusal, Told
 from replay.recording import Cut, Recording, recordings
 from replay.wire import Got, Replayer, call, subsequence
 from replay.wire import replayer as open_replayer
+from support import COMPLETION_KEYS
 
-SEVEN = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
 ASKED_MODEL = "claude-v1"
 COMPLETE, MESSAGES = "/v1/complete", "/v1/messages"
 
@@ -169,7 +169,7 @@ def old_events(got: Got, recording: Recording) -> list[Json]:
 def check_completions(got: Got, expected: Told, recording: Recording) -> None:
     """Snapshots of a text that grows into the expected completion."""
     events = old_events(got, recording)
-    assert all(list(event) == SEVEN for event in events)
+    assert all(list(event) == COMPLETION_KEYS for event in events)
     *growing, last = (event["completion"] for event in events)
     assert all(before != after and after.startswith(before) for before, after in pairwise(growing))
     assert all(growing)
@@ -189,7 +189,7 @@ def check_completions(got: Got, expected: Told, recording: Recording) -> None:
 
 def check_completion(body: Json, expected: Told) -> None:
     """One completion, with its seven keys in their order."""
-    assert list(body) == SEVEN
+    assert list(body) == COMPLETION_KEYS
     check_exception(body["exception"], expected.exception)
     assert body == {
         "completion": expected.text,

@@ -21,6 +21,9 @@ Play = Callable[["Side"], Awaitable[None]]
 PATIENCE = 20.0
 """Seconds after which a test gives up on something that should have happened long ago."""
 
+COMPLETION_KEYS = ["completion", "stop", "stop_reason", "truncated", "log_id", "model", "exception"]
+"""All that stands in a completion of 2023-01-01, in this order."""
+
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that never use TLS: loading certificates would take them a tenth of a second."""
 
@@ -165,8 +168,10 @@ def settings(
     return config.parse(json.dumps(raw), "test", {})
 
 
-def post(path: str, body: bytes, *fields: bytes) -> bytes:
+def post(path: str, body: bytes | dict[str, object], *fields: bytes) -> bytes:
     """A request that has the server close the connection after its answer."""
+    if isinstance(body, dict):
+        body = json.dumps(body).encode()
     lines = [
         b"POST %b HTTP/1.1" % path.encode(),
         b"host: proxy",
@@ -210,3 +215,10 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"request-id: req_1\r\ntransfer-encoding: chunked\r\n\r\n"
 )
+
+
+async def answer_all(side: Side) -> None:
+    """Answer every request with a short stream."""
+    while True:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))

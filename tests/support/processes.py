@@ -101,6 +101,16 @@ async def served(
         await process.communicate()
 
 
+def workers_of(process: int) -> list[int]:
+    """The processes that a supervisor has started to serve."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
 def opened(process: int) -> int:
     """How many descriptors a process has open."""
     return len(list(Path(f"/proc/{process}/fd").iterdir()))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxy.upstream.upstream import Upstream
-from support import PATIENCE, Certificate, Side, raw_upstream, until
+from support import Certificate, Side, happened, raw_upstream, until
 from upstream.harness import ask, connected, open_now, silent
 
 pytestmark = pytest.mark.anyio
@@ -34,8 +34,7 @@ async def test_a_call_that_is_cancelled_while_it_connects_leaves_nothing(scheme:
         call.cancel()
         with suppress(asyncio.CancelledError):
             await call
-        async with asyncio.timeout(PATIENCE):
-            await gone.wait()
+        await happened(gone)
         await until(lambda: open_now() == before)
 
 

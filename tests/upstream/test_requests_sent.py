@@ -19,7 +19,7 @@ from proxy.runtime.sockets import unacknowledged
 from proxy.upstream.answer import Answer
 from proxy.upstream.http1 import Connection
 from proxy.upstream.request import PART
-from support import PATIENCE, Certificate, Side, raw_upstream, until
+from support import PATIENCE, Certificate, Side, happened, raw_upstream, until
 from upstream.harness import ask, connected, silent
 
 pytestmark = pytest.mark.anyio
@@ -131,8 +131,7 @@ async def test_an_upload_that_fails_after_its_answer_ends_the_connection() -> No
         gone.set()
         await until(lambda: answer._upload is not None and answer._upload.done())
         answer.close()
-        async with asyncio.timeout(PATIENCE):
-            await ended.wait()
+        await happened(ended)
 
 
 async def test_an_upload_that_fails_before_its_answer_is_not_waited_for() -> None:
