@@ -40,6 +40,7 @@ from faults.exchanges import (
     NATIVE,
     STREAMS,
     TRANSLATED,
+    UP_TO_BEGUN,
     WHOLE,
     Exchange,
     Moment,
@@ -313,9 +314,7 @@ OVERLOADED = b'{"type":"error","error":{"type":"overloaded_error","message":"Ove
 REFUSED = 'ended="upstream refused" error=overloaded_error'
 
 
-@pytest.mark.parametrize(
-    "moment", [Moment.ASKED, Moment.HEAD, Moment.BEGUN], ids=lambda at: at.name
-)
+@pytest.mark.parametrize("moment", UP_TO_BEGUN, ids=lambda at: at.name)
 @pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
 async def test_an_error_of_the_upstream_itself(
     proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange, moment: Moment

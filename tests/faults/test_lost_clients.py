@@ -16,6 +16,7 @@ from faults.exchanges import (
     EXCHANGES,
     JSON_HEAD,
     NATIVE,
+    UP_TO_BEGUN,
     UPLOAD,
     WHOLE,
     Exchange,
@@ -159,9 +160,7 @@ async def test_a_slow_client_gets_all_of_a_stream_and_its_end(
     assert endings(log) == ["ended=complete"]
 
 
-@pytest.mark.parametrize(
-    "moment", [Moment.ASKED, Moment.HEAD, Moment.BEGUN], ids=lambda at: at.name
-)
+@pytest.mark.parametrize("moment", UP_TO_BEGUN, ids=lambda at: at.name)
 async def test_what_outlasts_a_drain_is_told_so(
     log: pytest.LogCaptureFixture, moment: Moment, anyio_backend: object
 ) -> None:

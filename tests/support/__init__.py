@@ -1,4 +1,8 @@
-"""What tests share: a client and an upstream as raw sockets, and a configuration to run between."""
+"""What tests share: a client and an upstream as raw sockets, and a configuration to run between.
+
+processes    commands of ours as real processes
+browser      a browser, to look at the page
+"""
 
 from __future__ import annotations
 
