@@ -10,15 +10,21 @@ import pytest
 from faults.exchanges import EXCHANGES, WHOLE, Exchange
 from faults.proxies import Proxy
 
+FAILED = "api_error"
+LATE = "timeout_error"
+
+CLOSED = "upstream api closed the connection"
+BROKE_OFF = "upstream api broke off its answer"
+NO_HTTP = "upstream api did not answer in HTTP"
+TOO_LATE = "upstream api did not answer in time"
+TOO_LONG = "upstream api did not finish in time"
+TOO_MUCH = "upstream api sent too much beside its answer"
+
 
 def endings(log: pytest.LogCaptureFixture) -> list[str]:
     """How the exchanges ended according to the log, and by which error."""
     lines = [record.getMessage() for record in log.records if record.name == "proxy.exchanges"]
     return [line[line.index("ended=") : line.index(" bytes_received=")] for line in lines]
-
-
-FAILED = "api_error"
-LATE = "timeout_error"
 
 
 @dataclass(frozen=True)
@@ -94,14 +100,6 @@ def check_cut(got: bytes) -> None:
     answer = parsed(got)
     assert answer.status == 200
     assert not answer.whole
-
-
-CLOSED = "upstream api closed the connection"
-BROKE_OFF = "upstream api broke off its answer"
-NO_HTTP = "upstream api did not answer in HTTP"
-TOO_LATE = "upstream api did not answer in time"
-TOO_LONG = "upstream api did not finish in time"
-TOO_MUCH = "upstream api sent too much beside its answer"
 
 
 def unchunked(exchange: Exchange) -> tuple[bytes, bytes]:

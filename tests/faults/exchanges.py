@@ -145,7 +145,7 @@ BEFORE_THE_HEAD = (Moment.ACCEPTED, Moment.ASKED_IN_PART, Moment.ASKED)
 UP_TO_BEGUN = (Moment.ASKED, Moment.HEAD, Moment.BEGUN)
 AFTER_THE_HEAD = (Moment.HEAD, Moment.BEGUN, Moment.ALL_BUT_THE_END)
 
-UPLOAD = post("/v1/files", b"x" * (RESENDABLE + 1), b"anthropic-version: 2023-06-01")[:-1]
-"""An upload that is never finished, and too large to wait for."""
-
 LARGE = post("/v1/files", b"x" * (RESENDABLE + 1), b"anthropic-version: 2023-06-01")
+
+UPLOAD = LARGE[:-1]
+"""An upload that is never finished, and too large to wait for."""
