@@ -168,6 +168,24 @@ def test_snapshots_of_any_size_stay_in_their_order(size: int, *, numbered: bool)
         assert said == "".join(pieces[:count])
 
 
+@pytest.mark.parametrize("newest_only", [False, True], ids=["every", "newest"])
+@pytest.mark.parametrize("size", [0, 1 << 20], ids=["one-by-one", "at-once"])
+def test_texts_longer_than_what_stands_around_them_are_read_once(
+    size: int, *, newest_only: bool
+) -> None:
+    """The rest of a shorter one, read again, would be skipped as a line without a meaning."""
+    pieces = [f" {number}" + "x" * 700 for number in range(40)]
+    stream = wire([("completion", completion(piece)) for piece in pieces], [], "\n", numbered=False)
+    translation = Translation("2023-01-01", "2023-06-01", options=Options(newest_only=newest_only))
+    translation.request("/v1/complete", json.dumps(ASKED).encode())
+    made = translation.stream()
+    got = b"".join(block for chunk in cut(stream, size) for block in made.feed(chunk))
+    *_, last, _ = got.split(b"\r\n\r\n")
+    assert json.loads(last.removeprefix(b"data: "))["completion"] == "".join(pieces)
+    assert made.events_taken == len(pieces)
+    assert made.events_made == got.count(b"\r\n\r\n") == (1 if newest_only and size else 40)
+
+
 @pytest.mark.parametrize("size", [100, 10_000, 40_000])
 @pytest.mark.parametrize("numbered", [False, True], ids=["alike", "unlike"])
 def test_snapshots_of_one_chunk_are_joined_as_far_as_a_block_goes(
