@@ -431,6 +431,16 @@ def test_a_message_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
         list(made.feed(named("content_block_delta", part) * 10))
 
 
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n"], ids=["lf", "crlf"])
+def test_nothing_follows_the_end_of_a_stream(blank: bytes) -> None:
+    """Nor where line ends differ, by which several events are read at once."""
+    made = translation(bridge=False).stream()
+    *events, _ = completions(["Hi"]).split(b"\n\n")
+    got = b"".join(made.feed(b"".join(event + b"\n" + blank for event in [*events, *events])))
+    assert got.endswith(b"\r\n\r\ndata: [DONE]\r\n\r\n")
+    assert made.events_taken == len(events)
+
+
 def test_a_stream_that_was_ended_is_not_ended_again() -> None:
     made = translation(bridge=False).stream()
     list(made.feed(completions(["Hi"]).partition(b"\n\n")[0] + b"\n\n"))
