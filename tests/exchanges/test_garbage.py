@@ -1,4 +1,4 @@
-"""Exchanges that end early wait for no garbage collector."""
+"""What an exchange keeps in memory: no head once it streams, nothing once it has ended."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import weakref
 
 import pytest
 
-from exchanges.harness import proxy_to
+from exchanges.harness import Gate, proxy_to
 from proxy.exchange.client import Client
 from proxy.exchange.exchange import Exchange
+from proxy.upstream.answer import Answer
 from support import PATIENCE, STREAM_HEAD, Side, completion, connect, old_request
 
 pytestmark = pytest.mark.anyio
@@ -76,3 +77,17 @@ async def test_an_upload_that_its_upstream_cuts_waits_for_no_garbage_collector_e
                 await freed.wait()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("path", [b"/v1/complete", b"/v1/files"], ids=["translated", "passed"])
+async def test_a_stream_keeps_no_head_in_memory(path: bytes) -> None:
+    gate = Gate(STREAM_HEAD, completion(" Hi"))
+    gc.collect()
+    async with proxy_to(gate.play) as (_, url), await connect(url) as client:
+        await client.say(old_request().replace(b"/v1/complete", path))
+        await client.until(b"Hi")
+        heads = [each for each in gc.get_objects() if isinstance(each, Client | Answer)]
+        assert {type(each) for each in heads} == {Client, Answer}
+        for each in heads:
+            assert not each.fields
+            assert not each.named

@@ -53,6 +53,31 @@ async def test_no_ping_overtakes_the_end_that_waits_for_a_slow_client(
     assert b"event: ping" not in rest[last:done]
 
 
+@pytest.mark.parametrize("started", [True, False], ids=["started", "not started"])
+async def test_a_ping_fills_only_a_long_silence_of_a_stream_that_has_begun(
+    *, started: bool
+) -> None:
+    """Before it has, the upstream may still refuse, and a ping would stand before the head."""
+    written: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        written.append(message["body"])
+
+    client = client_with(send)
+    client.started = started
+    pinger = Keepalive(client, lambda: b"ping")
+    with pinger:
+        client.last_write = asyncio.get_running_loop().time()
+        pinger._on_timer()
+        await asyncio.sleep(0)
+        assert not written
+        assert pinger._timer.when() == client.last_write + keepalive.SILENCE
+        client.last_write -= keepalive.SILENCE
+        pinger._on_timer()
+        await asyncio.sleep(0)
+    assert written == [b"ping"] * started
+
+
 @pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
 async def test_a_ping_that_waits_does_not_come_after_the_end(*, begun: bool) -> None:
     """Where the client reads on just as the end arrives, either could be the first to go on."""

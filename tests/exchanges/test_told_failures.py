@@ -94,3 +94,11 @@ async def test_what_is_not_ours_under_the_admin_prefix_goes_nowhere() -> None:
                 )
                 assert (await client.head()).startswith(b"HTTP/1.1 404 Not Found\r\n")
         assert not gate.asked.is_set()
+
+
+async def test_the_log_tells_that_an_upstream_refused_what_passes_through(log: Exchanges) -> None:
+    gate = Gate(b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n")
+    async with proxy_to(gate.play) as (_, url), await connect(url) as client:
+        await client.say(b"GET /v1/files HTTP/1.1\r\nhost: proxy\r\n\r\n")
+        await client.head()
+        assert 'ended="upstream refused"' in await log.line()

@@ -115,6 +115,22 @@ async def test_gzip_that_ends_early_is_no_whole_answer(
     assert endings(log) == [f'ended="upstream failed" error="{FAILED}: {message}"']
 
 
+@pytest.mark.parametrize(
+    "exchange", [each for each in TRANSLATED if each.streams], ids=lambda exchange: exchange.name
+)
+async def test_gzip_that_ends_early_behind_the_end_of_a_stream_is_no_failure(
+    proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange
+) -> None:
+    head, body = unchunked(exchange)
+    zipper = zlib.compressobj(wbits=31)
+    body = zipper.compress(body) + zipper.flush(zlib.Z_SYNC_FLUSH)
+    fields = b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
+    proxy.upstream.good = head[:-2] + fields + body
+    async with proxy.nothing_left():
+        check_good(exchange, await proxy.ask(exchange.request))
+    assert endings(log) == ["ended=complete"]
+
+
 @pytest.mark.parametrize("exchange", TRANSLATED, ids=lambda exchange: exchange.name)
 async def test_an_error_of_very_many_values_is_not_read(proxy: Proxy, exchange: Exchange) -> None:
     """Its status says enough; a megabyte of them took a tenth of a second."""

@@ -184,3 +184,12 @@ async def test_a_connection_can_be_asked_at_every_turn_while_it_is_lost(
             connection.usable()
             await asyncio.sleep(0)
         assert not connection.usable()
+
+
+async def test_a_connection_that_is_about_to_be_closed_is_not_used() -> None:
+    """What arrived unasked has been read by then: the socket itself tells no more of it."""
+    async with raw_upstream(says_nothing_and_stays) as url, connected(url) as upstream:
+        (await ask(upstream)).close()
+        (connection,) = upstream._pool._all
+        connection.data_received(b"HTTP/1.1 408 Too late\r\n\r\n")
+        assert upstream._pool.free() is None
