@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from proxy import config
-from proxy.server.server import longest_stop
+from proxy.server.settings import longest_stop
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

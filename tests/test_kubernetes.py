@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from proxy import config
-from proxy.server.server import longest_stop
+from proxy.server.settings import longest_stop
 from support import PATIENCE, connect
 from support.processes import served, write_config
 

@@ -20,7 +20,13 @@ ROOMS_OF = {
     "httptools": {"upstream.response", "connection.protocol"},
     "opentelemetry": {"observe.spans", "observe.tracing"},
     "prometheus_client": {"observe.sharedmetrics", "observe.metrics"},
-    "uvicorn": {"connection.flow", "connection.protocol", "connection.response", "server.server"},
+    "uvicorn": {
+        "connection.flow",
+        "connection.protocol",
+        "connection.response",
+        "server.server",
+        "server.settings",
+    },
     "yaml": {"config.yamlnodes", "config.yamltext"},
 }
 """The few modules that import a dependency, so that it can be replaced there."""

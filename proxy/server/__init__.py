@@ -3,6 +3,7 @@
 listeners       listening sockets
 process         open files and garbage collection
 reload          the configuration, read again
+settings        uvicorn's, and those of connections
 server          one process
 worker          one process of several
 supervisor      the process that manages them

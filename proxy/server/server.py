@@ -1,7 +1,4 @@
-"""One process around the application: uvicorn, its signals, start and drain.
-
-uvicorn is pinned to one parser and one loop, so that what the tests hold is what runs.
-"""
+"""One process around the application: uvicorn, its signals, start and drain."""
 
 from __future__ import annotations
 
@@ -19,30 +16,20 @@ from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http import httptools_impl
 
 from ..app import App
 from ..config import Config
-from ..connection.protocol import Settings
-from ..connection.terms import Terms
 from ..observe import logs
 from ..observe.tracing import configured
-from .listeners import BACKLOG, address, listen
+from .listeners import address, listen
 from .process import tune_garbage_collector
 from .reload import Load, read_again
+from .settings import longest_stop, settings_for
 
 log = logging.getLogger("proxy")
 
-AFTER_DRAIN = 5
-"""Seconds that exchanges which the end of the drain has cut have to send their last event."""
-
 LAST_SECONDS = 1
-"""The same after a second signal."""
-
-KEEP_ALIVE = 75
-"""Seconds that an idle client connection is kept: longer than load balancers keep theirs."""
-
-_PHRASES = {499: "Client Closed Request", 529: "Overloaded"}
+"""Seconds that exchanges which a second signal has cut have to send their last event."""
 
 Next = Callable[[Config], Config | None]
 """Takes the configuration in force and returns the next; None leaves it in force."""
@@ -58,7 +45,7 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: ASGIApp, started: Callable[[], object], admin: socket.socket | None = None
     ) -> None:
-        super().__init__(_settings(app))
+        super().__init__(settings_for(app))
         self._say_started = started
         self._admin = admin
         self._next: Next | None = None
@@ -201,11 +188,6 @@ def serve(
     server.run([listener])
 
 
-def longest_stop(config: Config) -> int:
-    """The seconds within which a process that was told to stop has stopped."""
-    return math.ceil(config.server.drain) + AFTER_DRAIN
-
-
 def serve_app(app: ASGIApp, host: str, port: int) -> None:
     """Serve any application until a signal says stop; raises OSError."""
     logs.to_stderr()
@@ -252,60 +234,6 @@ class _Embedded(Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _settings(app: ASGIApp) -> Settings:
-    drain = app.config.server.drain if isinstance(app, App) else 0
-    _add_reason_phrases()
-    return Settings(
-        app,
-        _TermsOf(app) if isinstance(app, App) else Terms,
-        interface="asgi3",
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
-        ws="none",
-        lifespan="on" if isinstance(app, App) else "auto",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=BACKLOG,
-        date_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=math.ceil(drain) + AFTER_DRAIN,
-    )
-
-
-class _TermsOf:
-    """The terms of the configuration in force, made once for each configuration.
-
-    A client may take nothing for as long as the longest ``timeouts.idle`` of all upstreams.
-    """
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._made_for: Config | None = None
-        self._terms = Terms()
-
-    def __call__(self) -> Terms:
-        config = self._app.config
-        if config is not self._made_for:
-            self._made_for = config
-            patience = max(upstream.timeouts.idle for upstream in config.upstreams.values())
-            self._terms = Terms(config.limits.header_bytes, patience, self._app.notify)
-        return self._terms
-
-
-def _add_reason_phrases() -> None:
-    """Give every status a reason phrase, 529 above all, in uvicorn's table.
-
-    The SDKs of 2023 show their users nothing but status and phrase ("529 undefined").
-    """
-    table = httptools_impl.STATUS_LINE
-    for status, line in table.items():
-        if line.endswith(b" \r\n"):
-            general = "Server Error" if status >= 500 else "Unknown"
-            phrase = _PHRASES.get(status, general)
-            table[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
 
 
 def _ready(listener: socket.socket, admin: socket.socket | None = None) -> None:

@@ -33,6 +33,7 @@ from . import server
 from .listeners import listen, listen_for_admin
 from .process import raise_file_limit
 from .reload import Load, read_again
+from .settings import longest_stop
 from .worker import Command, Common, work
 
 log = logging.getLogger("proxy")
@@ -99,7 +100,7 @@ def _supervise(crew: Crew, load: Load, metrics: Metrics, signals: Signals) -> No
 def _stop(crew: Crew, signals: Signals) -> None:
     """Let all workers drain, end them at a second signal, and kill those that are too slow."""
     crew.send(Command.STOP)
-    deadline = time.monotonic() + server.longest_stop(crew.config)
+    deadline = time.monotonic() + longest_stop(crew.config)
     while (alive := crew.alive()) and (left := deadline - time.monotonic()) > 0:
         if signals(left, alive) & {signal.SIGINT, signal.SIGTERM}:
             crew.send(Command.END)

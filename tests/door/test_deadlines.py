@@ -29,7 +29,7 @@ from door.harness import (
 )
 from proxy.connection import intake, protocol, terms
 from proxy.exchange.extensions import CONNECTION
-from proxy.server import server
+from proxy.server import settings as server_settings
 from support import PATIENCE, Side, chunk, happened
 
 pytestmark = pytest.mark.anyio
@@ -81,7 +81,7 @@ async def test_a_head_that_is_made_to_wait_keeps_its_time(
 async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
     monkeypatch: pytest.MonkeyPatch, part: bytes, *, asked: bool
 ) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(server_settings, "KEEP_ALIVE", 0.2)
     async with door(Upstream()) as client:
         if asked:
             await client.say(GET + b"\r\n")
@@ -90,7 +90,7 @@ async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
 
 
 async def test_an_exchange_has_no_deadline_of_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(server_settings, "KEEP_ALIVE", 0.05)
     for name in ("HEAD_WITHIN", "BODY_SILENCE"):
         shorten(monkeypatch, name)
     upstream = Upstream(open=False)

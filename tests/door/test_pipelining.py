@@ -27,7 +27,7 @@ from door.harness import (
     with_target,
 )
 from proxy.connection import intake, protocol, terms
-from proxy.server import server
+from proxy.server import settings as server_settings
 from support import Side, chunk, happened
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +54,7 @@ REFUSED_BEHIND = {
 async def test_a_refusal_waits_for_the_answers_before_it(
     monkeypatch: pytest.MonkeyPatch, behind: bytes
 ) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(server_settings, "KEEP_ALIVE", 0.05)
     for name in ("HEAD_WITHIN", "BODY_SILENCE"):
         shorten(monkeypatch, name)
     upstream = Upstream(open=False)

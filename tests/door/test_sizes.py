@@ -28,7 +28,7 @@ from door.harness import (
 )
 from proxy.app import App
 from proxy.connection import terms
-from proxy.server import server
+from proxy.server import settings as server_settings
 from proxy.server.server import running
 from support import Side, chunk, connect, raw_upstream, settings
 
@@ -158,7 +158,7 @@ async def test_a_body_is_counted_while_it_arrives(sent: bytes) -> None:
 async def test_a_body_that_comes_after_its_refusal_is_let_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(server_settings, "KEEP_ALIVE", 0.05)
     upstream = Upstream()
     async with door(upstream, {"limits": {"request_body": 50}}) as client:
         await client.say(COMPLETE + b"content-length: 51\r\n\r\n")

@@ -17,7 +17,7 @@ from proxy.connection import patience, protocol, terms
 from proxy.connection.patience import ENOUGH, Patience
 from proxy.exchange.extensions import CONNECTION
 from proxy.runtime.sockets import UNSENT
-from proxy.server import server
+from proxy.server import settings as server_settings
 from proxy.server.listeners import listen
 from proxy.server.server import running
 from support import happened
@@ -107,7 +107,7 @@ async def test_a_client_that_does_not_take_the_last_of_its_answer_is_left(
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     monkeypatch.setattr(protocol.Protocol, "_give_up", given_up)
-    monkeypatch.setattr(server, "Terms", partial(terms.Terms, patience=0.05))
+    monkeypatch.setattr(server_settings, "Terms", partial(terms.Terms, patience=0.05))
     async with serving(application) as client:
         fields = b"connection: close\r\n" if ending == "asked to close" else b""
         await client.say(POST + fields + b"content-length: 0\r\n\r\n")
@@ -145,7 +145,7 @@ async def test_a_client_that_keeps_taking_is_not_left_though_the_system_holds_mu
             left.set()
 
     monkeypatch.setattr(Patience, "_on_timer", looked)
-    monkeypatch.setattr(server, "Terms", partial(terms.Terms, patience=0.05))
+    monkeypatch.setattr(server_settings, "Terms", partial(terms.Terms, patience=0.05))
     async with running(answers) as url:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)  # its own holds little

@@ -13,6 +13,7 @@ from starlette.types import Message
 from exchanges.harness import MUCH, Exchanges, Gate, client_with, proxy_to, stuck
 from proxy.exchange.extensions import CONNECTION, ClientLeft, Gone
 from proxy.server import server
+from proxy.server import settings as server_settings
 from proxy.translation.stream import StreamTranslation
 from proxy.upstream.answer import Answer, Take
 from support import (
@@ -138,7 +139,7 @@ async def test_a_drain_may_end_just_as_the_last_is_read(monkeypatch: pytest.Monk
 async def test_a_client_that_takes_nothing_is_left_at_the_end_of_a_drain(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, log: Exchanges
 ) -> None:
-    monkeypatch.setattr(server, "AFTER_DRAIN", server.LAST_SECONDS)
+    monkeypatch.setattr(server_settings, "AFTER_DRAIN", server.LAST_SECONDS)
     gate = Gate(MUCH)
     async with AsyncExitStack() as stack:
         async with proxy_to(gate.play, {"server": {"drain": 0}}) as (_, url):
