@@ -245,7 +245,9 @@ class Protocol(HttpToolsProtocol):
         self._on_gone = None
         answered = self._pipeline.complete_first()
         answered.body = bytearray()  # nobody read it, and more of it may be long in coming
-        if self.transport.is_closing():
+        if self.transport.is_closing():  # the others are never begun, and refer to us
+            self.cycle = answered
+            self._pipeline.clear()
             return
         if self.cycle.needs_linger:
             self._linger()

@@ -107,3 +107,24 @@ async def test_a_refused_client_leaves_no_garbage(refused: bytes) -> None:
             await happened(freed)
     finally:
         gc.enable()
+
+
+async def test_an_answer_that_nobody_takes_leaves_no_garbage_of_the_requests_behind_it() -> None:
+    """They would keep all that was sent with them."""
+    freed = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"][CONNECTION]
+        weakref.finalize(connection, freed.set)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        connection.transport.abort()  # as a write does that fails
+        del connection
+        await send({"type": "http.response.body", "body": b""})
+
+    gc.disable()
+    try:
+        async with serving(application) as client:
+            await client.say((GET + b"\r\n") * 3)
+            await happened(freed)
+    finally:
+        gc.enable()
