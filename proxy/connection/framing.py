@@ -78,3 +78,7 @@ class Framing:
         """Count no more until the next."""
         self.part = None
         self._mixed = True
+
+    def reopen_request(self) -> None:
+        """Take the last request for incomplete, if none is being read: it is to be refused."""
+        self.part = self.part or "body"

@@ -20,7 +20,7 @@ class Intake:
     """Has ``read`` called with what has arrived, at most a PIECE at a time.
 
     Reading rests while the ``pipeline`` is full, and while it rests no more arrives: ``flow`` is
-    full then, too. When ``read`` raises, the connection is closed and the error goes on.
+    full then, too. What ``read`` raises goes on, and nothing is read after it.
     """
 
     __slots__ = ("_flow", "_next_turn", "_pipeline", "_read", "_transport", "_unread")
@@ -71,7 +71,7 @@ class Intake:
             try:
                 self._read(piece)
             except BaseException:  # a fault of ours, and the rest would lack a part
-                self._transport.abort()
+                self._transport.abort()  # as the event loop does for what arrives, not for turns
                 raise
             if time.monotonic() - began > SLICE:
                 self._next_turn = asyncio.get_running_loop().call_soon(self._read_on)

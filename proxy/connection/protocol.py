@@ -305,7 +305,7 @@ class Protocol(HttpToolsProtocol):
         if self.flow.write_paused and self._pipeline.first is not None:
             waits += len(self._pipeline.first.body)
         if not self._waits.take(waits) and self._refusal is None:
-            self._framing.part = self._framing.part or "body"  # if all is read, refuse the last
+            self._framing.reopen_request()
             self._refuse(NoRoom())
             self._account()
 

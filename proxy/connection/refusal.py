@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 from ..core.errors import ProxyError
 from ..core.fields import VIA
 from ..observe.record import UNKNOWN, Record
-from .response import date
+from .response import date, status_line
 
 
 def last_response(error: ProxyError, *, bodiless: bool) -> bytes:
@@ -25,8 +23,7 @@ def last_response(error: ProxyError, *, bodiless: bool) -> bytes:
         (b"connection", b"close"),
     ]
     lines = [b"%b: %b\r\n" % field for field in fields]
-    first = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
-    return b"".join((first, *lines, b"\r\n", b"" if bodiless else body))
+    return b"".join((status_line(error.status), *lines, b"\r\n", b"" if bodiless else body))
 
 
 def record(error: ProxyError) -> Record:

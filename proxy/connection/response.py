@@ -163,6 +163,11 @@ class Response(RequestResponseCycle):
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
 
 
+def status_line(status: int) -> bytes:
+    """The first line of a response."""
+    return STATUS_LINE[status]
+
+
 def date() -> tuple[bytes, bytes]:
     """The ``date`` field, as of now."""
     return b"date", _date(int(time()))

@@ -124,7 +124,8 @@ class Event:
         self.failure = failure
         """The error that the event reports to the client, for the log."""
         self.internal = internal
-        """Whether the event is for other changes alone: the client does not get it."""
+        """Whether the event is for other changes alone: the client does not get it. Of what is made
+        of one event of the upstream, only the first can be."""
         self.snapshot = snapshot
         """Whether the event repeats all that the one before it said, so that it supersedes it."""
         self._body = body

@@ -36,7 +36,10 @@ _NONE: frozenset[bytes] = frozenset()
 def of_request(
     client: Client, translation: Translation | None, removed: frozenset[bytes] = _NONE
 ) -> Fields:
-    """The client's fields but those ``removed``, in the upstream's version."""
+    """The client's fields but those ``removed``, for the version that the upstream is to speak.
+
+    Without a ``translation`` that is the client's own.
+    """
     fields = for_upstream(client.fields, client.named, removed)
     if translation is not None:
         return with_version(fields, translation.upstream)

@@ -7,7 +7,8 @@ switch ``fail``, or by a marker in the prompt or the last user message, which wi
     [sandbox:fail=overloaded]   one of ``generating.FAILURES``
     [sandbox:delay=0.5]         seconds before each piece of a stream, or before a whole answer
 
-``rules`` decides what is refused, ``wire`` makes answers, and ``generating`` sends them.
+``rules`` decides what is taken, ``wire`` makes answers, ``generating`` makes the failures that were
+asked for of them, and ``reply`` sends either.
 """
 
 from __future__ import annotations
