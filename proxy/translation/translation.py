@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..core import jsontext
-from ..core.change import Body, Bridge, Call, Event
+from ..core.change import Body, Bridge, Call
 from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from ..core.redaction import beginning
 from ..core.sse import LARGEST_EVENT
 from ..core.step import BoundStep, Step
 from ..versions import steps
-from ..versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping
+from ..versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping, ping
 from .stream import StreamTranslation
 
 MOST_VALUES = 300_000
@@ -158,7 +158,7 @@ class Translation:
         """The ping with which servers of the client's version fill a silence; ``now`` is in UTC."""
         if self.client < PINGS_HAVE_A_BODY:
             return historical_ping(now)
-        return Event("ping", {"type": "ping"}).encode()
+        return ping().encode()
 
     def _bind(self, step: Step) -> BoundStep:
         change = self._bridge if isinstance(self._bridge, step.kind) else step.kind()
