@@ -169,10 +169,13 @@ class Event:
         self._key = key
         self._length = len(text.escaped)
 
-    def encode(self) -> bytes:
-        """The event as it goes on the wire; a text that it repeats is copied once."""
+    def encode(self, line_end: bytes = sse.CRLF) -> bytes:
+        """The event as it goes on the wire; a text that it repeats is copied once.
+
+        What repeats a text is of 2023-01-01, whose lines end in CRLF.
+        """
         if self.text is None:
-            return sse.encode(self.name, self.data)
+            return sse.encode(self.name, self.data, line_end)
         before, after = self.around_text()
         return b"".join((before, memoryview(self.text.escaped)[: self._length], after))
 

@@ -125,6 +125,9 @@ class Decoder:
         return EventTooLarge(f"an event of more than {self._limit} bytes")
 
 
+CRLF = b"\r\n"
+LF = b"\n"
+
 END = b"\r\n\r\n"
 """What stands after the data of an event."""
 
@@ -134,6 +137,10 @@ def opening(name: str | None) -> bytes:
     return b"data: " if name is None else b"event: %b\r\ndata: " % name.encode()
 
 
-def encode(name: str | None, data: bytes) -> bytes:
-    """An event as it goes on the wire; the lines of ``data`` are separated by line feeds."""
-    return opening(name) + data.replace(b"\n", b"\r\ndata: ") + END
+def encode(name: str | None, data: bytes, line_end: bytes = CRLF) -> bytes:
+    """An event as it goes on the wire, its lines ended by ``line_end``.
+
+    Those of ``data`` are separated by line feeds.
+    """
+    event = opening(name) + data.replace(b"\n", b"\r\ndata: ") + END
+    return event if line_end == CRLF else event.replace(CRLF, line_end)

@@ -6,11 +6,12 @@ Deltas that are alike are translated together, as runs; every other event goes t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from ..core import jsontext
 from ..core.change import LARGEST_ANSWER, Bridge, End, Event
 from ..core.errors import ProxyError, UpstreamNonsense, refused_in_stream
-from ..core.sse import Decoder, EventTooLarge, Frame
+from ..core.sse import CRLF, Decoder, EventTooLarge, Frame
 from ..core.step import BoundStep
 from .runs import BLOCK, Run, begin_run
 
@@ -19,7 +20,8 @@ class StreamTranslation:
     """Translates one stream through ``steps``, in their order, one of which may be ``bridge``.
 
     With ``newest_only``, only the last of several snapshots that arrive together is returned. No
-    event of the upstream may be larger than ``event_limit`` bytes.
+    event of the upstream may be larger than ``event_limit`` bytes. The client's lines end in
+    ``line_end``.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class StreamTranslation:
         *,
         newest_only: bool,
         event_limit: int,
+        line_end: bytes = CRLF,
     ) -> None:
         self.events_taken = 0
         """How many events of the upstream were read."""
@@ -44,6 +47,7 @@ class StreamTranslation:
         self._bridge = bridge
         self._newest_only = newest_only
         self._event_limit = event_limit
+        self._line_end = line_end
         self._event_changes = [step.event for step in steps]  # looked up just once
         dependent = [step.change for step in steps if step.change.depends_on_text]
         self._runs_possible = all(change is bridge for change in dependent)
@@ -122,12 +126,12 @@ class StreamTranslation:
             frames, end = self._decoder.event_at(chunk, at)
             for event in self._events(frames, chunk[at:end]):
                 if self._newest_only and event.snapshot:
-                    held_back = event.encode
+                    held_back = partial(event.encode, self._line_end)
                     continue
                 if held_back is not None:
                     yield 1, held_back()
                     held_back = None
-                yield 1, event.encode()
+                yield 1, event.encode(self._line_end)
             at = end
         if more and not self.ended:
             self._held_back = held_back
@@ -181,7 +185,7 @@ class StreamTranslation:
         for event in events:
             self.failure = self.failure or event.failure
         self.events_made += len(events)
-        yield b"".join(event.encode() for event in events)
+        yield b"".join(event.encode(self._line_end) for event in events)
 
     def _translated(self, event: Event) -> Sequence[Event]:
         """The client's events for one event of the upstream."""

@@ -15,10 +15,11 @@ from ..core import jsontext
 from ..core.change import Body, Bridge, Call
 from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from ..core.redaction import beginning
-from ..core.sse import LARGEST_EVENT
+from ..core.sse import CRLF, LARGEST_EVENT
 from ..core.step import BoundStep, Step
 from ..versions import steps
 from ..versions.events_became_named import PINGS_HAVE_A_BODY, historical_ping, ping
+from ..versions.messages_became_incremental import line_end
 from .stream import StreamTranslation
 
 MOST_VALUES = 300_000
@@ -59,6 +60,8 @@ class Translation:
         """The model that the client named."""
         self.streams = False
         """Whether the client asks for a stream."""
+        self._line_end = CRLF
+        """What ends each line of the client's stream."""
         self._bridge = bridge
         self._options = options
         kind = type(bridge) if bridge else None
@@ -96,6 +99,7 @@ class Translation:
         """
         original = _object(body)
         self.streams = original.get("stream") is True
+        self._line_end = line_end(self.client, endpoint)
         if isinstance(model := original.get("model"), str):
             self.model_asked = model
         call = self._apply_changes(Call(endpoint, dict(original)))
@@ -149,16 +153,19 @@ class Translation:
 
     def stream(self) -> StreamTranslation:
         """The translation of a successful response that is streamed; called once."""
-        newest_only, event_limit = self._options.newest_only, self._options.event_limit
         return StreamTranslation(
-            self._way_back, self._bridge, newest_only=newest_only, event_limit=event_limit
+            self._way_back,
+            self._bridge,
+            newest_only=self._options.newest_only,
+            event_limit=self._options.event_limit,
+            line_end=self._line_end,
         )
 
     def keepalive(self, now: datetime) -> bytes:
         """The ping with which servers of the client's version fill a silence; ``now`` is in UTC."""
         if self.client < PINGS_HAVE_A_BODY:
             return historical_ping(now)
-        return ping().encode()
+        return ping().encode(self._line_end)
 
     def _bind(self, step: Step) -> BoundStep:
         change = self._bridge if isinstance(self._bridge, step.kind) else step.kind()

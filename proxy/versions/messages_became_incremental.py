@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core import sse
 from ..core.change import LARGEST_ANSWER, Body, End, Event, VersionChange
 from ..core.errors import InvalidRequest, ProxyError, UpstreamNonsense, refused_in_stream
 from ..formats.endings import (
@@ -37,6 +38,20 @@ NO_MESSAGE: Body = {
     "usage": {"input_tokens": 0, "output_tokens": 0},
 }
 """Stands for the Message in the last event of a stream that fails before its Message begins."""
+
+
+STREAMED_SINCE = "2023-06-01"
+"""The version from which on the API streams Messages."""
+
+
+def line_end(client: str, endpoint: str) -> bytes:
+    """What ends each line of a stream that a ``client`` of this version gets from ``endpoint``.
+
+    The API ends those of Messages by LF and all others by CRLF, and there are clients that look for
+    the one or the other, depending on the endpoint.
+    """
+    messages = endpoint == "/v1/messages" and client >= STREAMED_SINCE
+    return sse.LF if messages else sse.CRLF
 
 
 class MessagesBecameIncremental(VersionChange):

@@ -39,7 +39,8 @@ KEYS = {
         "status headers body text events stream line_end gzip cut_off silent drained fails"
     ),
     "client_receives": (
-        "status reason headers headers_missing body ordered text stream snapshots error cut_off"
+        "status reason headers headers_missing body ordered text stream line_end snapshots error"
+        " cut_off"
     ),
     "snapshots": "texts ends model log_id",
     "ends": "completion stop stop_reason exception",
@@ -359,7 +360,7 @@ class Receives:
         if "snapshots" in self.told:
             return b"".join(expanded(self.told["snapshots"]))
         text = str(self.told["stream"]).rstrip("\n") + "\n\n"
-        return text.replace("\n", "\r\n").encode()
+        return text.replace("\n", LINE_ENDS[self.told.get("line_end", "crlf")]).encode()
 
 
 @dataclass(frozen=True)
