@@ -30,6 +30,10 @@ class Continuation:
         self._space = dialogue.prefill_space
         """White space of the prefill that the text may still repeat."""
         self._needs_blank = not dialogue.prefill
+        self._blank = ""
+        """The blank that the text begins with, while nothing behind it can be sent."""
+        self._begun = False
+        """Whether any text was returned."""
 
     @property
     def stop(self) -> str | None:
@@ -37,8 +41,17 @@ class Continuation:
         return self._scanner.hit
 
     def feed(self, text: str) -> str:
-        """Append ``text`` of the Message; returns the text that can be sent now."""
-        return self._scanner.feed(self._continuing(text))
+        """Append ``text`` of the Message; returns the text that can be sent now.
+
+        A blank is not sent alone before all else, as no answer of the old API began so: there are
+        clients that tell by the first text whether those after it repeat it.
+        """
+        text = self._with_blank(self._scanner.feed(self._continuing(text)))
+        if text == " " and not self._begun and self.stop is None:
+            self._blank = text
+            return ""
+        self._begun = self._begun or bool(text)
+        return text
 
     @property
     def passes_unchanged(self) -> Callable[[str], bool]:
@@ -56,13 +69,18 @@ class Continuation:
         """
         held = self._scanner.flush()
         if not stop or self._scanner.hit is not None:
-            return held
+            return self._with_blank(held)
         scanner = StopScanner(self._ours)
         before = scanner.feed(held + self._continuing(stop[:-1]))
         if scanner.hit is None:
-            return held
+            return self._with_blank(held)
         self._scanner = scanner
-        return before
+        return self._with_blank(before)
+
+    def _with_blank(self, text: str) -> str:
+        """``text`` that can be sent, behind the blank that was not."""
+        text, self._blank = self._blank + text, ""
+        return text
 
     def _continuing(self, text: str) -> str:
         """``text`` as it continues the prompt, or the text before it; the beginning is special."""
