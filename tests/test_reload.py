@@ -404,6 +404,31 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
     assert "".join(here.proxy.said).count("no worker can be started") == 1
 
 
+UNHEARD = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a program as some parents do: with signals blocked, and without news of its children."""
+
+
+@BOTH
+async def test_what_a_parent_blocks_or_ignores_is_heard(file: Path, workers: int) -> None:
+    write_config(file, "http://127.0.0.1:9")
+    command = ("serve", "--config", str(file), "--workers", str(workers))
+    async with served(*command, within=(sys.executable, "-c", UNHEARD)) as proxy:
+        if workers > 1:
+            await both_at_work(proxy.process.pid)
+            os.kill(workers_of(proxy.process.pid)[0], signal.SIGKILL)
+            await proxy.logged("a worker has ended with code -9")
+            await both_at_work(proxy.process.pid)
+        proxy.signal(signal.SIGHUP)
+        for _ in range(workers):
+            await proxy.logged("reloaded")
+        assert await proxy.stopped() == 0
+
+
 async def test_no_storm_of_signals_and_no_frozen_worker_hides_a_stop(file: Path) -> None:
     """Far more than the socket takes that wakes the process, and a file than a worker's pipe."""
     routes = [{"path": f"/v1/{number}", "upstream": "api"} for number in range(200)]

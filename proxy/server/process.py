@@ -1,10 +1,12 @@
-"""What the process as a whole is given: how many files it may open, and how it collects garbage."""
+"""What the process as a whole is given: its signals, its files, and how it collects garbage."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import resource
+import signal
+from collections.abc import Iterable
 
 log = logging.getLogger("proxy")
 
@@ -13,6 +15,16 @@ OTHER_FILES = 50
 
 GC_THRESHOLDS = (20_000, 50, 1_000)
 """How seldom garbage is collected; see gc.set_threshold."""
+
+
+def let_signals_arrive(numbers: Iterable[signal.Signals]) -> None:
+    """Let these signals arrive, and the deaths of children be seen, whatever the parent left.
+
+    A program inherits which signals are blocked and which are ignored. While SIGCHLD is ignored,
+    the system itself buries children, and a worker that has died looks alive for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def tune_garbage_collector() -> None:

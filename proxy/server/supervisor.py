@@ -31,7 +31,7 @@ from ..observe import logs, sharedmetrics, tracing
 from ..observe.metrics import Metrics
 from . import server
 from .listeners import listen, listen_for_admin
-from .process import raise_file_limit
+from .process import let_signals_arrive, raise_file_limit
 from .reload import Load, read_again
 from .settings import longest_stop
 from .worker import Command, Common, work
@@ -59,6 +59,7 @@ def serve(load: Load, workers: int = 1) -> None:
     """
     logs.to_stderr()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is handled it would kill the process
+    let_signals_arrive(SIGNALS)
     config = load()
     if workers > 1:
         _check_working_directory()
