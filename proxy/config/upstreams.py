@@ -198,6 +198,7 @@ _OWN_FIELDS = {
         "the proxy sets it, to fit what it sends",
     ),
     **dict.fromkeys((name.decode() for name in HOP_BY_HOP), "it concerns one connection only"),
+    "accept-encoding": "whoever reads the answer names what it can read: the client, or the proxy",
     "anthropic-version": "the version is chosen from what the upstream speaks",
 }
 
