@@ -207,6 +207,16 @@ def test_an_address_that_is_taken_is_told_in_one_line(workers: str) -> None:
     )
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_log_of_tls_keys_that_cannot_be_written_is_told_in_one_line(workers: str) -> None:
+    done = run("serve", "--port", "0", "--workers", workers, SSLKEYLOGFILE="/nowhere/keys")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "anthropic-version-proxy: SSLKEYLOGFILE /nowhere/keys cannot be written: "
+        "No such file or directory\n"
+    )
+
+
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 to listen on")
 def test_all_addresses_are_those_of_both_families() -> None:
     with listen("::", 0) as listener:  # IPv6 may have no address here, as in many containers

@@ -1,12 +1,14 @@
-"""What the process as a whole is given: its signals, its files, and how it collects garbage."""
+"""What the process as a whole is given: signals, files, how it collects garbage."""
 
 from __future__ import annotations
 
 import gc
 import logging
+import os
 import resource
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 log = logging.getLogger("proxy")
 
@@ -25,6 +27,20 @@ def let_signals_arrive(numbers: Iterable[signal.Signals]) -> None:
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def check_key_log(base_urls: Iterable[str]) -> None:
+    """Check that TLS can log its keys where SSLKEYLOGFILE asks; raises OSError, which says why not.
+
+    Python opens that file for each upstream at https:, and fails without a word.
+    """
+    name = os.environ.get("SSLKEYLOGFILE")
+    if not name or not any(url.startswith("https:") for url in base_urls):
+        return
+    try:
+        Path(name).open("ab").close()
+    except OSError as error:
+        raise OSError(f"SSLKEYLOGFILE {name} cannot be written: {error.strerror}") from error
 
 
 def tune_garbage_collector() -> None:

@@ -31,7 +31,7 @@ from ..observe import logs, sharedmetrics, tracing
 from ..observe.metrics import Metrics
 from . import server
 from .listeners import listen, listen_for_admin
-from .process import let_signals_arrive, raise_file_limit
+from .process import check_key_log, let_signals_arrive, raise_file_limit
 from .reload import Load, read_again
 from .settings import longest_stop
 from .worker import Command, Common, work
@@ -65,6 +65,7 @@ def serve(load: Load, workers: int = 1) -> None:
         _check_working_directory()
         tracing.check(os.environ)  # raises here, once, and not in each worker
     journal.check(config.ledger)  # as does this
+    check_key_log(upstream.base_url for upstream in config.upstreams.values())
     raise_file_limit(config.limits.concurrent_exchanges)
     with (
         listen(config.server.host, config.server.port) as listener,
