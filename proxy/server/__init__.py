@@ -1,7 +1,7 @@
 """The processes that serve clients.
 
 listeners       listening sockets
-process         open files and garbage collection
+process         signals, files and garbage collection
 reload          the configuration, read again
 settings        uvicorn's, and those of connections
 server          one process

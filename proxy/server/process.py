@@ -1,4 +1,4 @@
-"""What the process as a whole is given: signals, files, how it collects garbage."""
+"""What the process as a whole is given: its signals, its files, how it collects garbage."""
 
 from __future__ import annotations
 
