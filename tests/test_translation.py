@@ -441,6 +441,15 @@ def test_nothing_follows_the_end_of_a_stream(blank: bytes) -> None:
     assert made.events_taken == len(events)
 
 
+def test_a_turn_of_the_human_ends_the_stream_though_the_upstream_goes_on() -> None:
+    made = translation(bridge=True).stream()
+    goes_on = {"index": 0, "delta": {"type": "text_delta", "text": " you\n\nHuman: No"}}
+    got = made.feed(begun(bridge=True) + named("content_block_delta", goes_on))
+    *_, last = snapshots(b"".join(got))
+    assert (last["completion"], last["stop"]) == (" Hi you", "\n\nHuman:")
+    assert made.ended
+
+
 def test_a_stream_that_was_ended_is_not_ended_again() -> None:
     made = translation(bridge=False).stream()
     list(made.feed(completions(["Hi"]).partition(b"\n\n")[0] + b"\n\n"))
