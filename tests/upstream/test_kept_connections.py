@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import weakref
 
 import pytest
 
 from proxy.core import errors
-from proxy.upstream import pool
+from proxy.upstream import pending, pool
 from proxy.upstream.answer import Answer
 from proxy.upstream.pending import readable
 from support import STREAM_HEAD, Certificate, Side, chunk, raw_upstream, reset, until
@@ -71,15 +72,18 @@ async def test_an_answer_that_nobody_read_does_not_stop_the_next() -> None:
         assert connection._transport.is_reading()
 
 
-async def test_an_answer_that_was_left_may_end_with_what_its_connection_leaves() -> None:
-    """The loop reads no more of it once a write has failed."""
+async def test_an_answer_that_was_left_may_end_with_what_its_connection_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop reads no more of it once a write has failed. What follows its end is nobody's."""
+    monkeypatch.setattr(pending, "UNREAD_SIZE", 16)
     stops, has_stopped = asyncio.Event(), asyncio.Event()
 
     async def play(side: Side) -> None:
         await side.request()
         await side.say(STREAM_HEAD + chunk(b"all that is wanted"))
         await stops.wait()
-        await side.say(chunk(b"more") + chunk(b""))
+        await side.say(chunk(b"more") + chunk(b"") + b"x" * 99)
         reset(side)
         has_stopped.set()
 
@@ -99,6 +103,17 @@ async def test_an_answer_that_was_left_may_end_with_what_its_connection_leaves()
             await asyncio.sleep(0)
         assert upstream.connections() == (0, 0)
     assert not untold
+
+
+async def test_of_what_a_connection_leaves_not_all_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is parsed in one turn of the loop."""
+    monkeypatch.setattr(pending, "UNREAD_SIZE", 4)
+    monkeypatch.setattr(pending, "LEFT_OVER", 10)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        theirs.send(b"0123456789abcdef")
+        assert b"".join(pending.left_over(ours, None)) == b"0123456789ab"
 
 
 async def test_an_answer_to_nothing_is_not_the_last_on_its_connection() -> None:
