@@ -11,9 +11,9 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from door.harness import CHUNKED, COMPLETE, GET, Upstream, door, serving
-from proxy.connection import intake, terms
+from proxy.connection import intake, protocol, terms
 from proxy.exchange.extensions import CONNECTION
-from support import PATIENCE, happened, old_request
+from support import PATIENCE, chunk, happened, old_request
 
 pytestmark = pytest.mark.anyio
 
@@ -128,3 +128,24 @@ async def test_an_answer_that_nobody_takes_leaves_no_garbage_of_the_requests_beh
             await happened(freed)
     finally:
         gc.enable()
+
+
+async def test_whoever_reads_a_body_that_is_refused_is_told_so_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An application that is not the proxy knows of no other notice."""
+    monkeypatch.setattr(protocol, "LINGER", 2 * PATIENCE)
+    reads: asyncio.Queue[str] = asyncio.Queue()
+
+    async def application(_: Scope, receive: Receive, __: Send) -> None:
+        while (told := await receive())["type"] == "http.request":
+            reads.put_nowait(told["type"])
+        reads.put_nowait(told["type"])
+
+    async with serving(application) as client:
+        await client.say(COMPLETE + CHUNKED + chunk(b"so far"))
+        async with asyncio.timeout(PATIENCE):
+            assert await reads.get() == "http.request"
+        await client.say(b"no chunk\r\n")
+        async with asyncio.timeout(PATIENCE):
+            assert await reads.get() == "http.disconnect"
