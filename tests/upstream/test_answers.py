@@ -65,6 +65,15 @@ async def test_blanks_around_a_coding_mean_nothing() -> None:
         assert await (await ask(upstream)).read_all(9) == b"all"
 
 
+async def test_fields_of_an_interim_answer_are_not_those_of_the_answer() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\ncontent-length: 9\r\n\r\n"
+    whole = said(hints + b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nall")
+    async with raw_upstream(whole) as url, connected(url) as upstream:
+        answer = await ask(upstream)
+        assert answer.fields == [(b"content-length", b"3")]
+        assert await answer.read_all(9) == b"all"
+
+
 class Forgetful:
     """A parser that has no memory for some of what it is fed."""
 
