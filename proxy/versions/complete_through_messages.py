@@ -102,6 +102,8 @@ class CompleteThroughMessages(Bridge):
 
         A Message mostly has a ping before its text, but no stream of 2023-06-01 ever began with
         one. Some clients skip all that arrives together with a ping: that would be the first words.
+        Only while the model thinks are those still to come, and servers in between give up an
+        answer that is silent for long.
         """
         match event.name:
             case "content_block_delta":
@@ -120,7 +122,7 @@ class CompleteThroughMessages(Bridge):
                 return self._end()
             case "error":
                 return self.downgrade_end(End(refused_in_stream(event.body)))
-            case "ping" if self._begun:
+            case "ping" if self._begun or self._others:
                 return (event,)
             case _:
                 return ()
