@@ -43,7 +43,7 @@ ABOUT = {
     "routes": "Which requests go to which upstream. The first match wins.",
     "routes[]": "Requests that are treated alike.",
     "routes[].bridge": "The API that serves an endpoint which the upstream no longer has.",
-    "routes[].keepalive": "What clients of 2023-01-01 are sent after 15 silent seconds.",
+    "routes[].keepalive": "What clients are sent after 15 silent seconds of a translated stream.",
     "routes[].methods": "The methods to match; all, if left out.",
     "routes[].methods[]": "An HTTP method.",
     "routes[].name": "The name in the log; the path, if left out.",
