@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from faults.exchanges import BRIDGED
+from faults.kinds import BRIDGED
 from proxy.app import App
 from proxy.connection import terms
 from proxy.observe.spans import Spans

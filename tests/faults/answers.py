@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from faults.exchanges import EXCHANGES, WHOLE, Exchange
+from faults.kinds import EXCHANGES, WHOLE, Exchange
 from faults.proxies import Proxy
 
 FAILED = "api_error"

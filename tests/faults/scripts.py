@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from faults.exchanges import Exchange, Moment
+from faults.kinds import Exchange, Moment
 from faults.proxies import ScriptedUpstream
 from support import Play, Side, chunk, happened, reset
 

@@ -28,7 +28,7 @@ from faults.answers import (
     check_refused,
     endings,
 )
-from faults.exchanges import (
+from faults.kinds import (
     AFTER_THE_HEAD,
     BEFORE_THE_HEAD,
     BRIDGED,

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from faults.answers import check_cut, check_good, endings
-from faults.exchanges import BYTES, STREAMS, Exchange
+from faults.kinds import BYTES, STREAMS, Exchange
 from faults.proxies import Proxy
 from proxy.exchange.client import Client
 from proxy.upstream import answer

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from faults.answers import check_cut, check_finished, check_good, check_refused, endings, parsed
-from faults.exchanges import (
+from faults.kinds import (
     AFTER_THE_HEAD,
     BYTES,
     END,

@@ -19,7 +19,7 @@ from faults.answers import (
     unchunked,
     with_length,
 )
-from faults.exchanges import BYTES, END, EXCHANGES, TRANSLATED, UPLOAD, WHOLE, Exchange
+from faults.kinds import BYTES, END, EXCHANGES, TRANSLATED, UPLOAD, WHOLE, Exchange
 from faults.proxies import Proxy
 from proxy.core.jsontext import MOST_AT_ONCE
 from support import STREAM_HEAD, Side

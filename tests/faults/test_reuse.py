@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from faults.answers import CLOSED, FAILED, NO_HTTP, check_good, check_refused, endings, with_length
-from faults.exchanges import BYTES, END, EXCHANGES, LARGE, NATIVE, WHOLE, Exchange
+from faults.kinds import BYTES, END, EXCHANGES, LARGE, NATIVE, WHOLE, Exchange
 from faults.proxies import Proxy
 from faults.scripts import closes, closes_at_reuse, resets, says, says_last
 from support import Play, Side, chunk, happened, until

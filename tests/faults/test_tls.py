@@ -22,7 +22,7 @@ from faults.answers import (
     unchunked,
     unreachable,
 )
-from faults.exchanges import BYTES, END, EXCHANGES
+from faults.kinds import BYTES, END, EXCHANGES
 from faults.proxies import ScriptedUpstream, paused, proxied
 from faults.scripts import (
     LONG,

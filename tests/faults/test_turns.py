@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from faults.answers import check_good, parsed, unchunked
-from faults.exchanges import BRIDGED, BYTES, END, NATIVE, STREAMS, WHOLE, Exchange
+from faults.kinds import BRIDGED, BYTES, END, NATIVE, STREAMS, WHOLE, Exchange
 from faults.proxies import EVENT_LIMIT, Proxy, ScriptedUpstream, proxied
 from proxy.exchange.client import Client
 from proxy.exchange.streaming import IN_A_TURN

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from faults.answers import TOO_LATE, check_refused, check_unreachable, endings, unreachable
-from faults.exchanges import NATIVE
+from faults.kinds import NATIVE
 from faults.proxies import ScriptedUpstream, proxied
 from faults.scripts import SOON, stalls
 from support import raw_upstream, until
