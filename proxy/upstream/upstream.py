@@ -131,14 +131,17 @@ class Upstream:
         """
         try:
             yield
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"upstream {self.name} did not answer in time") from error
-        except UnicodeError as error:  # from idna
-            why = "it has a host that is no name"
-            raise UpstreamUnreachable(f"upstream {self.name} cannot be reached: {why}") from error
-        except OSError as error:
-            why = _why(error)
-            raise UpstreamUnreachable(f"upstream {self.name} cannot be reached: {why}") from error
+        except (OSError, UnicodeError) as error:
+            # Of a failed handshake asyncio leaves a reference cycle, by which its traceback would
+            # keep in memory what TLS has buffered, and by frames of ours the whole request.
+            error.__traceback__ = None
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError | UnicodeError) -> UpstreamTimeout | UpstreamUnreachable:
+        if isinstance(error, TimeoutError):
+            return UpstreamTimeout(f"upstream {self.name} did not answer in time")
+        why = _why(error) if isinstance(error, OSError) else "it has a host that is no name"
+        return UpstreamUnreachable(f"upstream {self.name} cannot be reached: {why}")
 
 
 def _why(error: OSError) -> str:
