@@ -488,9 +488,12 @@ def _refusal_for(error: httptools.HttpParserError) -> ProxyError:
 
     The parser's message may quote what it received, and is not for clients.
     """
-    cause = error.__context__
+    cause, error.__context__ = error.__context__, None  # or each would be the other's
     if isinstance(cause, ProxyError):
         return cause
     if cause is not None and not isinstance(cause, httptools.HttpParserError):
-        raise cause
+        try:
+            raise cause
+        finally:  # its traceback refers to this frame: a reference cycle, with all that was sent
+            del cause
     return InvalidRequest("what was sent is not a request of HTTP/1.1")

@@ -10,8 +10,9 @@ import weakref
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from door.harness import CHUNKED, COMPLETE, GET, Upstream, door, serving
+from door.harness import CHUNKED, COMPLETE, GET, POST, Upstream, door, serving
 from proxy.connection import intake, protocol, terms
+from proxy.connection.protocol import Protocol
 from proxy.exchange.extensions import CONNECTION
 from support import PATIENCE, chunk, happened, old_request
 
@@ -149,3 +150,34 @@ async def test_whoever_reads_a_body_that_is_refused_is_told_so_at_once(
         await client.say(b"no chunk\r\n")
         async with asyncio.timeout(PATIENCE):
             assert await reads.get() == "http.disconnect"
+
+
+async def test_a_fault_of_ours_at_a_request_leaves_no_garbage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would keep all that was sent."""
+    freed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    told: list[type] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        weakref.finalize(scope["extensions"][CONNECTION], freed.set)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    def fault(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Protocol, "on_body", fault)
+    loop.set_exception_handler(lambda _, context: told.append(type(context["exception"])))
+    gc.disable()
+    try:
+        async with serving(application) as client:
+            await client.say(GET + b"\r\n")
+            await client.head()
+            await client.say(POST + b"content-length: 9\r\n\r\nx")
+            await happened(freed)
+    finally:
+        gc.enable()
+        loop.set_exception_handler(None)
+    assert told == [MemoryError]
