@@ -232,7 +232,7 @@ def read(stream: bytes) -> Got:
             case _:
                 assert name == "content_block_stop"
     for index, text in inputs.items():
-        got.content[index]["input"] = json.loads(text)
+        got.content[index]["input"] = json.loads(text or "{}")
     return got
 
 

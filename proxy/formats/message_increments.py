@@ -81,8 +81,7 @@ class MessageIncrements:
         text = jsontext.dumps(self._blocks[-1].get("input") or {}).decode()
         if text == "{}":
             return []
-        delta = {"type": "input_json_delta", "partial_json": text}
-        return [_delta(len(self._blocks) - 1, delta)]
+        return [_input_delta(len(self._blocks) - 1, text)]
 
     def _other_news(self, message: Body) -> Body:
         """Other fields that changed since the Message began, such as `context_management`."""
@@ -99,6 +98,8 @@ class MessageIncrements:
         start = _emptied(block)
         self._blocks.append(start)
         made.append(_event("content_block_start", index=index, content_block=start))
+        if block.get("type") in TOOLS:  # gateways know by it that an input without any is whole
+            made.append(_input_delta(index, ""))
         return made
 
     def _stop_block(self) -> list[Event]:
@@ -154,6 +155,10 @@ def _growth(before: Body, block: Body) -> list[Body]:
 
 def _delta(index: int, delta: Body) -> Event:
     return _event("content_block_delta", index=index, delta=delta)
+
+
+def _input_delta(index: int, text: str) -> Event:
+    return _delta(index, {"type": "input_json_delta", "partial_json": text})
 
 
 def _event(name: str, /, **members: Any) -> Event:
