@@ -6,9 +6,8 @@ peculiarity that was ever seen on the wire. More can be played from any other fo
 
     PROXY_RECORDINGS=/some/folder pytest tests/replay
 
-It is searched for ``*.sse``, ``*.json``, ``*.txt`` and the like, packed with gzip or not, each with
-a ``NAME.meta.json`` beside it that has the keys ``path``, ``status``, ``response_headers`` and
-``content_encoding_on_wire`` (see ``recording``).
+It is searched for ``*.sse``, ``*.json``, ``*.txt`` and the like, packed with gzip or not. What a
+name does not say, such as another path or status, stands in ``NAME.meta.json`` (see ``recording``).
 """
 
 from __future__ import annotations
@@ -344,6 +343,11 @@ async def test_what_needs_no_translation_passes_through(
         assert got.whole
         assert got.body == recording.wire
         assert subsequence(recording.fields, got.head.fields)
+
+
+def test_the_folder_that_was_asked_for_has_recordings() -> None:
+    """Else a misspelt name would look as if all of its recordings had passed."""
+    assert not ELSEWHERE or any(recordings(Path(ELSEWHERE))), f"none below {ELSEWHERE}"
 
 
 def test_no_recording_is_left_out() -> None:
