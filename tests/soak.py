@@ -26,9 +26,7 @@ from support.processes import served, write_config
 GROWTH = 4 << 20
 """How much the process may grow within the second half, in bytes.
 
-What is leaked by each exchange, be it 50 bytes, passes this within 100,000. Until about 90,000 the
-process grows for a good reason: connections of clients leave cycles behind, and the collector,
-which looks seldom, only then comes to those that are older.
+What is leaked by each exchange, be it 50 bytes, passes this within 100,000.
 """
 
 CLIENTS = 32
