@@ -257,6 +257,18 @@ def test_what_listens_neither_moves_nor_opens_in_a_reload(
     assert read.admin == replace(before.admin, enabled=enabled)
 
 
+def test_an_upstream_whose_tls_cannot_log_its_keys_is_not_reloaded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys")
+    before, now = settings("http://127.0.0.1:9"), settings("https://127.0.0.1:9")
+    assert read_again(lambda: now, Metrics(None, None), before) is None
+    assert caplog.messages == [
+        "SSLKEYLOGFILE /nowhere/keys cannot be written: No such file or directory",
+        "not reloaded: the configuration stays as it was",
+    ]
+
+
 async def test_the_limit_counts_the_exchanges_of_all_configurations(file: Path) -> None:
     one, two = ({"concurrent_exchanges": count} for count in (1, 2))
     async with scene(file, Service("A"), Service("B"), limits=one) as here:

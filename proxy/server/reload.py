@@ -9,7 +9,7 @@ from dataclasses import replace
 from ..config import Admin, Config
 from ..core.errors import ConfigError
 from ..observe.metrics import Metrics
-from .process import raise_file_limit
+from .process import check_key_log, raise_file_limit
 
 log = logging.getLogger("proxy")
 
@@ -18,14 +18,15 @@ Load = Callable[[], Config]
 
 
 def read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
-    """The configuration as it is now, or None if it is broken, which is logged.
+    """The configuration as it is now, or None if it is broken or cannot work, which is logged.
 
     Where to listen stays as it was ``before``, for the sockets are open and clients know them; and
     so does the ledger, whose file is open. ``metrics`` count both outcomes.
     """
     try:
         now = load()
-    except ConfigError as error:
+        check_key_log(upstream.base_url for upstream in now.upstreams.values())
+    except (ConfigError, OSError) as error:
         for line in str(error).splitlines():
             log.error("%s", line)
         log.error("not reloaded: the configuration stays as it was")
