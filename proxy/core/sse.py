@@ -40,6 +40,17 @@ class Frame(NamedTuple):
 class Decoder:
     """Decodes a stream from chunks, cut anywhere. An event has at most ``limit`` bytes."""
 
+    __slots__ = (
+        "_after_cr",
+        "_at_start",
+        "_data",
+        "_limit",
+        "_name",
+        "_partial_line",
+        "_size",
+        "between",
+    )
+
     def __init__(self, limit: int = LARGEST_EVENT) -> None:
         self._limit = limit
         self._partial_line = bytearray()

@@ -31,6 +31,33 @@ _NOTHING: Iterator[bytes] = iter(())
 class Client:
     """The client of one exchange."""
 
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_connection",
+        "_expects",
+        "_gone",
+        "_loop",
+        "_on_gone",
+        "_ping",
+        "_receive",
+        "_send",
+        "announced",
+        "bytes_received",
+        "bytes_sent",
+        "complete",
+        "ending",
+        "fields",
+        "has_body",
+        "last_write",
+        "method",
+        "named",
+        "path",
+        "query",
+        "started",
+        "unwritten",
+    )
+
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         extensions = scope.get("extensions", {})
         self._connection: Connection | None = extensions.get(CONNECTION)

@@ -66,6 +66,18 @@ _SILENT = nullcontext()
 class Exchange:
     """One request and its response, while they are under way."""
 
+    __slots__ = (
+        "__weakref__",
+        "_answer",
+        "_client",
+        "_config",
+        "_events",
+        "_learned",
+        "_nudge",
+        "_translation",
+        "record",
+    )
+
     def __init__(self, config: Config, learned: Learned, client: Client, record: Record) -> None:
         self.record = record
         self._config = config

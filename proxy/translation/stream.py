@@ -24,6 +24,24 @@ class StreamTranslation:
     ``line_end``.
     """
 
+    __slots__ = (
+        "_bridge",
+        "_decoder",
+        "_event_changes",
+        "_event_limit",
+        "_held_back",
+        "_line_end",
+        "_newest_only",
+        "_run",
+        "_runs_possible",
+        "_steps",
+        "ended",
+        "events_made",
+        "events_taken",
+        "failure",
+        "started",
+    )
+
     def __init__(
         self,
         steps: Sequence[BoundStep],

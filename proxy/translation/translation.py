@@ -45,6 +45,21 @@ class Options:
 class Translation:
     """Translates one exchange between a ``client`` version and an ``upstream`` version."""
 
+    __slots__ = (
+        "_bridge",
+        "_line_end",
+        "_options",
+        "_steps",
+        "_way_back",
+        "changes",
+        "client",
+        "dropped",
+        "model_asked",
+        "notes",
+        "streams",
+        "upstream",
+    )
+
     def __init__(
         self, client: str, upstream: str, bridge: Bridge | None = None, options: Options = Options()
     ) -> None:
