@@ -1,5 +1,9 @@
 # The base is pinned by digest. To update it, take the digest that `docker pull python:3.12-slim`
-# prints, and the tag that belongs to it; then update both lock files.
+# prints, and the tag that belongs to it; then update both lock files, and audit them:
+#
+#   pip-audit --strict --disable-pip --require-hashes -r requirements.lock -r requirements-build.lock
+#
+# Without --strict it passes what it knows nothing of.
 FROM python:3.12.15-slim-trixie@sha256:29113dcae7aad06daa8e95260fa09f27d62be33b9687ea3774f771d601a02256 AS python
 
 FROM python AS build
@@ -19,6 +23,8 @@ LABEL org.opencontainers.image.title="anthropic-version-proxy" \
       org.opencontainers.image.description="Keeps clients of old Anthropic API versions working, unchanged, against the API of today." \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT"
+# Nothing more is installed: the base's pip is only one more program to have faults.
+RUN pip uninstall --yes --root-user-action=ignore pip
 COPY --from=build /opt/proxy /opt/proxy
 ENV PATH=/opt/proxy/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 # `serve` reads config/proxy.yaml here: mount your own over it.

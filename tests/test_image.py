@@ -74,6 +74,11 @@ def test_the_process_is_not_root_and_gets_signals_itself() -> None:
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
 
 
+def test_no_pip_is_left_that_a_scanner_would_find_faults_in() -> None:
+    last_stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    assert "\nRUN pip uninstall --yes " in last_stage
+
+
 def test_the_folder_that_the_readme_keeps_the_ledger_in_is_writable_for_that_user() -> None:
     named = re.search(r"ledger: {file: (\S+)/ledger\.jsonl", (ROOT / "README.md").read_text())
     assert named
