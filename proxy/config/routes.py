@@ -86,10 +86,14 @@ def _check_endpoint(field: Fields, route: Route) -> None:
 
 def _check_effects(field: Fields, route: Route) -> None:
     if not route.translate:
-        for name in ("bridge", "strict", "keepalive", "snapshots", "nudge"):
-            if field.has(name):
-                rule = "what is not translated stays as it is"
-                field.refuse(name, "has no effect with translate: false", rule)
+        cause, rule = "translate: false", "what is not translated stays as it is"
+    elif route.methods is not None and "POST" not in route.methods and field.fine("methods"):
+        cause, rule = "methods without POST", "only POST is translated"
+    else:
+        return
+    for name in ("bridge", "strict", "keepalive", "snapshots", "nudge"):
+        if field.has(name):
+            field.refuse(name, f"has no effect with {cause}", rule)
 
 
 def _takes_all_requests_of(earlier: Route) -> Takes[Route]:
