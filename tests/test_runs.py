@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from proxy.core import jsontext
 from proxy.core.change import Event, GrowingText
 from proxy.core.errors import ProxyError, UpstreamNonsense
+from proxy.exchange import client
 from proxy.translation import runs
 from proxy.translation.translation import Options, Translation
 from proxy.versions.complete_through_messages import CompleteThroughMessages
@@ -188,7 +189,7 @@ def test_texts_longer_than_what_stands_around_them_are_read_once(
 
 @pytest.mark.parametrize("size", [100, 10_000, 40_000])
 @pytest.mark.parametrize("numbered", [False, True], ids=["alike", "unlike"])
-def test_snapshots_of_one_chunk_are_joined_as_far_as_a_block_goes(
+def test_snapshots_of_one_chunk_are_sent_together_as_far_as_a_block_goes(
     size: int, *, numbered: bool
 ) -> None:
     """Those of a chunk of 64 KiB were 25 MB at once."""
@@ -197,9 +198,10 @@ def test_snapshots_of_one_chunk_are_joined_as_far_as_a_block_goes(
     translation = Translation("2023-01-01", "2023-06-01")
     translation.request("/v1/complete", json.dumps(ASKED).encode())
     stream = translation.stream()
-    blocks = [len(block) for block in stream.feed(wire(events, [], "\n", numbered=numbered))]
-    at_once = runs.BLOCK // (size + 1000)
-    assert max(blocks) <= runs.BLOCK
+    made = stream.feed(wire(events, [], "\n", numbered=numbered))
+    blocks = [sum(map(len, block)) for block in client._blocks(made)]
+    at_once = client.BLOCK // (size + 1000)
+    assert max(blocks) <= client.BLOCK
     assert len(blocks) < 2 * len(pieces) / at_once
 
 

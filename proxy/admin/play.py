@@ -13,7 +13,7 @@ import codecs
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -193,8 +193,8 @@ class Viewer:
         self._left = True
         self._left_callback = None  # it refers to us: a reference cycle, with the request in it
 
-    def write(self, data: bytes) -> bool:
-        if text := self._decode(data):
+    def write(self, parts: Sequence[bytes]) -> bool:
+        if text := self._decode(b"".join(parts)):
             self._show({"wire": "client", "text": text})
         return True
 
@@ -204,7 +204,7 @@ class Viewer:
             fields = _shown_fields(message["headers"])
             self._show({"wire": "client", "status": message["status"], "fields": fields})
         else:
-            self.write(message["body"])
+            self.write((message["body"],))
 
 
 class TappedUpstream(Upstream):

@@ -9,7 +9,7 @@ application sees complete heads only. https://www.rfc-editor.org/rfc/rfc9112
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import unquote
@@ -118,9 +118,9 @@ class Protocol(HttpToolsProtocol):
         else:
             self._on_gone = call
 
-    def write(self, data: bytes) -> bool:
+    def write(self, parts: Sequence[bytes]) -> bool:
         # While other requests wait in the pipeline, this is the last one's, and has not begun.
-        return self.cycle.write(data)
+        return self.cycle.write(parts)
 
     # For the transport.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
@@ -66,8 +66,8 @@ class Response(RequestResponseCycle):
             else:
                 self.transport.write(head)
 
-    def write(self, data: bytes) -> bool:
-        """Write a part of a chunked body, as most are, without an ASGI message.
+    def write(self, parts: Sequence[bytes]) -> bool:
+        """Write parts of a chunked body, as most are, without an ASGI message.
 
         See exchange.extensions.Connection.
         """
@@ -75,14 +75,17 @@ class Response(RequestResponseCycle):
             return True  # there is nobody to wait for
         if not self.chunked_encoding or self.flow.write_paused:
             return False
-        size = len(data)
-        if self.head:
-            self.transport.writelines((self.head, b"%x\r\n" % size, data, b"\r\n"))
-            self.head = b""
-        elif size < WORTH_A_COPY:
-            self.transport.write(b"%x\r\n%b\r\n" % (size, data))
+        if len(parts) == 1 and not self.head and (size := len(parts[0])) < WORTH_A_COPY:
+            self.transport.write(b"%x\r\n%b\r\n" % (size, parts[0]))
+            return True
+        pieces = [self.head] if self.head else []
+        self.head = b""
+        for part in parts:
+            pieces += (b"%x\r\n" % len(part), part, b"\r\n")
+        if len(parts) == 1:
+            self.transport.writelines(pieces)
         else:
-            self.transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
+            self.transport.write(b"".join(pieces))
         return True
 
     def _begin(self, status: int, fields: Fields) -> bytes:

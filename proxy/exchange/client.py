@@ -6,7 +6,7 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,6 +24,13 @@ MUCH = 4 << 10
 """The size of a part that passes through after which others have a turn, in bytes. In one turn of
 its own uvloop reads up to 32 times 256 KiB, which may be a million chunks of the body."""
 
+
+BLOCK = 64 << 10
+"""The size up to which events are written together, in bytes. Those of one chunk of 64 KiB can be
+25 MB: together, they would all be in memory at once; one by one, each would cost a system call."""
+
+Block = Sequence[bytes]
+"""Events that are written together."""
 
 _NOTHING: Iterator[bytes] = iter(())
 
@@ -167,13 +174,17 @@ class Client:
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None] | None:
         """Send a part of the body; returns what to await before the next, None for nothing."""
-        if not self._write_at_once(data):
+        if not self._write_at_once((data,)):
             return self._write(data)
         return asyncio.sleep(0) if len(data) > MUCH else None
 
-    def write_all(self, blocks: Iterable[bytes]) -> Coroutine[Any, Any, None] | None:
-        """Send parts of the body, each made once the one before it was sent; returns as write."""
-        rest = iter(blocks)
+    def write_all(self, events: Iterable[bytes]) -> Coroutine[Any, Any, None] | None:
+        """Send events, each as a part of the body of its own; returns as write.
+
+        Some programs of 2023 take each part that they read for exactly one event. The events of a
+        block are made once the block before was sent.
+        """
+        rest = _blocks(events)
         enough = self.bytes_sent + IN_A_TURN
         for block in rest:
             late = None if self._write_at_once(block) else block
@@ -184,7 +195,7 @@ class Client:
 
     def ping(self, data: bytes) -> None:
         """Send ``data`` once the client takes more, unless something else is sent before that."""
-        if not self._write_at_once(data):
+        if not self._write_at_once((data,)):
             self._ping = self._loop.create_task(self._write(data))
 
     def drop_ping(self) -> None:
@@ -193,17 +204,17 @@ class Client:
             self._ping.cancel()
             self._ping = None
 
-    def _write_at_once(self, data: bytes) -> bool:
+    def _write_at_once(self, parts: Sequence[bytes]) -> bool:
         if self._ping is not None:  # it would come after this, which may be the end of a stream
             self.drop_ping()
-        self.bytes_sent += len(data)
+        self.bytes_sent += sum(map(len, parts))
         self.last_write = self._loop.time()
-        return self._connection is not None and self._connection.write(data)
+        return self._connection is not None and self._connection.write(parts)
 
     async def _write(self, data: bytes) -> None:
         await self._send(_part(data))
 
-    async def _write_rest(self, late: bytes | None, rest: Iterator[bytes]) -> None:
+    async def _write_rest(self, late: Block | None, rest: Iterator[Block]) -> None:
         """Send ``late``, which could not be written at once, and the rest, each in its own turn."""
         if late is not None:
             await self._write_late(late, rest)
@@ -214,13 +225,17 @@ class Client:
             await asyncio.sleep(0)
         self.unwritten = _NOTHING
 
-    async def _write_late(self, block: bytes, rest: Iterator[bytes]) -> None:
-        self._owe(block, rest)
-        await self._send(_part(block))
+    async def _write_late(self, block: Block, rest: Iterator[Block]) -> None:
+        while block:
+            self._owe(block, rest)
+            await self._send(_part(block[0]))
+            block = block[1:]
+            if block and self._connection is not None and self._connection.write(block):
+                break
         self._owe(None, rest)
 
-    def _owe(self, late: bytes | None, rest: Iterator[bytes]) -> None:
-        self.unwritten = rest if late is None else chain((late,), rest)
+    def _owe(self, late: Block | None, rest: Iterator[Block]) -> None:
+        self.unwritten = chain.from_iterable(rest if late is None else chain((late,), rest))
 
     async def end(self) -> None:
         """Send the end of the body. Without this the client can tell that it was cut."""
@@ -248,6 +263,30 @@ class Client:
             # Its body may still come or not (RFC 9110 §10.1.1), so nobody knows what comes next.
             fields.append((b"connection", b"close"))
         await self.answer(error.status, fields, error.body())
+
+
+def _blocks(events: Iterable[bytes]) -> Iterator[Block]:
+    """The events in blocks of up to BLOCK bytes; an error waits until they were returned."""
+    block: list[bytes] = []
+    size = 0
+    failed: ProxyError | None = None
+    try:
+        for event in events:
+            if block and size + len(event) > BLOCK:
+                yield block
+                block = []
+                size = 0
+            if not block and len(event) > BLOCK // 2:
+                yield (event,)
+                continue
+            block.append(event)
+            size += len(event)
+    except ProxyError as error:
+        failed = error
+    if block:
+        yield block
+    if failed is not None:
+        raise failed
 
 
 def _part(data: bytes) -> Message:

@@ -8,7 +8,7 @@ https://asgi.readthedocs.io/en/latest/extensions.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..core.errors import ProxyError
@@ -47,5 +47,8 @@ class Connection(Protocol):
         been answered with that error, unless the response had begun.
         """
 
-    def write(self, data: bytes) -> bool:
-        """Write a part of the body if that is possible without waiting; returns whether it was."""
+    def write(self, parts: Sequence[bytes]) -> bool:
+        """Write parts of the body, each in a chunk of its own, unless that has to wait.
+
+        Returns whether they were written.
+        """

@@ -58,19 +58,19 @@ class Stream:
                 return
             await asyncio.sleep(0)
 
-    def _write(self, blocks: Iterable[bytes]) -> Awaitable[None] | None:
+    def _write(self, events: Iterable[bytes]) -> Awaitable[None] | None:
         if self._client.started:
-            return self._client.write_all(blocks)
-        return self._write_first(iter(blocks))
+            return self._client.write_all(events)
+        return self._write_first(iter(events))
 
-    async def _write_first(self, blocks: Iterator[bytes]) -> None:
+    async def _write_first(self, events: Iterator[bytes]) -> None:
         first = None
         try:
-            first = next(blocks, None)
+            first = next(events, None)
         finally:  # if the first event was there, a failure right after it must end a begun stream
             if self._events.started:
                 await self._begin(first is not None)
-        if first is not None and (wait := self._client.write_all(chain((first,), blocks))):
+        if first is not None and (wait := self._client.write_all(chain((first,), events))):
             await wait
 
 

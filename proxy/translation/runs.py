@@ -36,10 +36,6 @@ from ..core.sse import BOM
 
 PassesUnchanged = Callable[[str], bool]
 
-BLOCK = 64 << 10
-"""The size up to which snapshots are joined, in bytes. Those of one chunk of 64 KiB can be 25 MB:
-joined, they would all be in memory at once; sent one by one, each would cost a system call."""
-
 LOOKAHEAD = 4 << 10
 """How far deltas are looked for at a time, in bytes. Where one of them cannot be accepted, those
 after it are looked for again."""
@@ -179,28 +175,12 @@ class Run:
         """The snapshot for the last delta; the text is copied once."""
         return b"".join((self._snapshot_before, self._text.escaped, self._snapshot_after))
 
-    def snapshots(self, accepted: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Append texts and make their snapshots: how many at a time, and these, joined.
-
-        They are joined up to BLOCK: so the text that all of them repeat is copied just once.
-        """
+    def snapshots(self, accepted: Iterable[bytes]) -> Iterator[bytes]:
+        """Append texts and make their snapshots."""
         before, text, after = self._snapshot_before, self._text.escaped, self._snapshot_after
-        at_once = BLOCK // (len(before) + len(text) + len(after))
-        if at_once <= 1:
-            for escaped in accepted:
-                text += escaped
-                yield 1, b"".join((before, text, after))
-            return
-        for start in range(0, len(accepted), at_once):
-            batch = accepted[start : start + at_once]
-            appended = b""
-            parts: list[bytes | bytearray] = []
-            for escaped in batch:
-                appended += escaped
-                parts += (before, text, appended, after)
-            block = b"".join(parts)
-            text += appended
-            yield len(batch), block
+        for escaped in accepted:
+            text += escaped
+            yield b"".join((before, text, after))
 
 
 def begin_run(

@@ -13,7 +13,7 @@ from ..core.change import LARGEST_ANSWER, Bridge, End, Event
 from ..core.errors import ProxyError, UpstreamNonsense, refused_in_stream
 from ..core.sse import CRLF, Decoder, EventTooLarge, Frame
 from ..core.step import BoundStep
-from .runs import BLOCK, Run, begin_run
+from .runs import Run, begin_run
 
 
 class StreamTranslation:
@@ -76,7 +76,7 @@ class StreamTranslation:
         self._decoder = Decoder(event_limit)
 
     def feed(self, chunk: bytes) -> Iterable[bytes]:
-        """The client's events for a chunk of the upstream's stream, in blocks of whole events.
+        """The client's events for a chunk of the upstream's stream, encoded.
 
         Lazy: they are made as they are asked for. Raises, once all events before were returned,
         UpstreamRefused for a stream that begins with an error, and UpstreamNonsense for what cannot
@@ -95,38 +95,20 @@ class StreamTranslation:
 
         That may supersede the last snapshot of this one, which is then held back.
         """
-        return self._blocks(self._encoded(chunk, more=more))
-
-    def _blocks(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
-        """Count events and join them up to BLOCK; an error waits until they were returned."""
-        block: list[bytes] = []
-        size = 0
-        failed: ProxyError | None = None
+        failed: ProxyError
         try:
-            for events, piece in pieces:
-                self.events_made += events
-                if block and size + len(piece) > BLOCK:
-                    yield b"".join(block)
-                    block.clear()
-                    size = 0
-                if not block and len(piece) > BLOCK // 2:
-                    yield piece
-                    continue
-                block.append(piece)
-                size += len(piece)
+            for event in self._encoded(chunk, more=more):
+                self.events_made += 1
+                yield event
         except EventTooLarge as error:
             failed = UpstreamNonsense(f"upstream sent {error}")
         except jsontext.NotJSON:
             failed = UpstreamNonsense("upstream sent an event that is not JSON")
-        except ProxyError as error:
-            failed = error
-        if block:
-            yield b"".join(block)
-        if failed is not None:
-            raise failed
+        else:
+            return
+        raise failed
 
-    def _encoded(self, chunk: bytes, *, more: bool) -> Iterator[tuple[int, bytes]]:
-        """The events for the client, encoded: one, or several of a run, with their number."""
+    def _encoded(self, chunk: bytes, *, more: bool) -> Iterator[bytes]:
         held_back, self._held_back = self._held_back, None
         at = 0
         while at < len(chunk) and not self.ended:
@@ -147,14 +129,14 @@ class StreamTranslation:
                     held_back = partial(event.encode, self._line_end)
                     continue
                 if held_back is not None:
-                    yield 1, held_back()
+                    yield held_back()
                     held_back = None
-                yield 1, event.encode(self._line_end)
+                yield event.encode(self._line_end)
             at = end
         if more and not self.ended:
             self._held_back = held_back
         elif held_back is not None:
-            yield 1, held_back()
+            yield held_back()
 
     def _events(self, frames: Iterable[Frame], raw: bytes) -> Iterator[Event]:
         """The events that ``frames`` become.
@@ -203,7 +185,8 @@ class StreamTranslation:
         for event in events:
             self.failure = self.failure or event.failure
         self.events_made += len(events)
-        yield b"".join(event.encode(self._line_end) for event in events)
+        for event in events:
+            yield event.encode(self._line_end)
 
     def _translated(self, event: Event) -> Sequence[Event]:
         """The client's events for one event of the upstream."""

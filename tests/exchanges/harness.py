@@ -12,6 +12,7 @@ from starlette.types import Send
 
 from proxy.app import App
 from proxy.exchange.client import Client
+from proxy.exchange.extensions import CONNECTION, Connection
 from proxy.server.server import running
 from support import (
     LAST,
@@ -90,9 +91,16 @@ async def stuck(url: str) -> AsyncIterator[Side]:
         yield client
 
 
-def client_with(send: Send) -> Client:
-    """A client whose head was sent, and to whom all the rest goes through ``send``."""
-    scope = {"method": "POST", "raw_path": b"/", "query_string": b"", "headers": []}
+def client_with(send: Send, connection: Connection | None = None) -> Client:
+    """A client whose head was sent, and to whom the rest goes by ``send`` or a ``connection``."""
+    extensions = {} if connection is None else {CONNECTION: connection}
+    scope = {
+        "method": "POST",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": [],
+        "extensions": extensions,
+    }
     client = Client(scope, AsyncMock(), send)
     client.started = True
     return client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -101,9 +101,9 @@ async def test_others_have_their_turn_while_events_repeat_a_long_text(
     written: Counter[int] = Counter()
     write = Client._write_at_once
 
-    def watched(self: Client, data: bytes) -> bool:
+    def watched(self: Client, parts: Sequence[bytes]) -> bool:
         written[turns.past] += 1
-        return write(self, data)
+        return write(self, parts)
 
     monkeypatch.setattr(Client, "_write_at_once", watched)
     monkeypatch.setattr("proxy.exchange.client.IN_A_TURN", 1)
