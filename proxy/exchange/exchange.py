@@ -103,6 +103,7 @@ class Exchange:
         if translation is None or not translates(match, self._client.method, translation):
             await self._pass_through(match, upstream)
         else:
+            translation.differs = True  # over a bridge both sides may speak the same version
             self._announce_end(match.route.nudge)
             await self._translate(match, upstream, translation)
         if self._events is not None and self._events.failure is not None:

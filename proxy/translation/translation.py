@@ -53,6 +53,7 @@ class Translation:
         "_way_back",
         "changes",
         "client",
+        "differs",
         "dropped",
         "model_asked",
         "notes",
@@ -65,6 +66,8 @@ class Translation:
     ) -> None:
         self.client = client
         self.upstream = upstream
+        self.differs = client != upstream
+        """Whether the two sides speak different versions, or are translated all the same."""
         self.dropped: Mapping[str, str] = {}
         """The parameters that were left out of the request, and why."""
         self.notes: Sequence[str] = ()
@@ -88,11 +91,6 @@ class Translation:
     def model(self) -> str | None:
         """The model that answers, where the bridge may have replaced the one asked for."""
         return self._bridge.answered_by if self._bridge else None
-
-    @property
-    def differs(self) -> bool:
-        """Whether client and upstream speak different versions, or any change was applied."""
-        return self.client != self.upstream or bool(self.changes)
 
     def concerns(self, endpoint: str) -> bool:
         """Whether requests or responses of ``endpoint`` differ between the two versions."""
