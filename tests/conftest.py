@@ -53,7 +53,7 @@ def servers_that_stop_at_once() -> Iterator[None]:
 def lines_that_are_written_as_one() -> Iterator[None]:
     """Have asyncio's sockets join the lines that they write, as they do on Windows.
 
-    The proxy serves on plain asyncio only there; elsewhere it uses uvloop. Outside Windows, Pythons
+    The proxy serves on uvloop; only the demo and these tests run on plain asyncio, too. Pythons
     3.12.0 to 3.12.8, 3.13.0 and 3.13.1 apply no back-pressure to ``writelines`` (CVE-2024-12254):
     in a test on asyncio, an endless answer to a slow client would fill the machine's memory.
     """

@@ -6,7 +6,6 @@ It is pinned to one parser and one loop, so that what the tests hold is what run
 from __future__ import annotations
 
 import math
-import sys
 
 from starlette.types import ASGIApp
 from uvicorn.protocols.http import httptools_impl
@@ -34,7 +33,7 @@ def settings_for(app: ASGIApp) -> Settings:
         app,
         _TermsOf(app) if isinstance(app, App) else Terms,
         interface="asgi3",
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        loop="uvloop",
         ws="none",
         lifespan="on" if isinstance(app, App) else "auto",
         log_config=None,

@@ -9,7 +9,6 @@ import os
 import select
 import socket
 import ssl
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -23,8 +22,6 @@ def readable(opened: socket.socket) -> bool:
     """Whether something can be read, be it the end."""
     if opened.fileno() < 0:
         return True  # it is closed; TLS reports that a turn later
-    if sys.platform == "win32":
-        return bool(select.select([opened], [], [], 0)[0])
     poll = select.poll()  # select itself fails for descriptors above 1023
     poll.register(opened, select.POLLIN)
     return bool(poll.poll(0))
@@ -36,8 +33,6 @@ def left_over(lost: socket.socket, tls: ssl.SSLObject | None) -> Iterator[bytes]
     The event loops drop it; uvloop even what TLS has taken from the socket. What TLS has not taken
     is lost: nothing is left that could decrypt it.
     """
-    if tls is None and sys.platform == "win32":
-        return
     left = LEFT_OVER
     with suppress(OSError):
         while left > 0:
