@@ -39,6 +39,7 @@ from .terms import (
     FIELDS,
     HEAD_WITHIN,
     LINGER,
+    ON_ITS_WAY,
     REQUEST,
     SLOWEST_BODY,
     UNCOUNTED,
@@ -53,6 +54,8 @@ class Settings(uvicorn.Config):
     def __init__(self, app: ASGIApp, terms: Callable[[], Terms] = Terms, **more: Any) -> None:
         super().__init__(app, http=Protocol, **more)
         self.terms = terms
+        self.draining = False
+        """Whether connections are to end once all requests on their way here are answered."""
         self.waiting = Budget(WAITING)
         """For what waits in memory outside of exchanges, of all connections together, in bytes."""
 
@@ -131,7 +134,8 @@ class Protocol(HttpToolsProtocol):
         self._intake = Intake(transport, self.flow, self._pipeline, self._read)
         self.server = self.client = None  # nobody asks, and each open stream would keep them
         self.scheme = "http"
-        self._alarm.due = self.loop.time() + self.timeout_keep_alive
+        first_within = ON_ITS_WAY if self.config.draining else self.timeout_keep_alive
+        self._alarm.due = self.loop.time() + first_within
         self._alarm.arm()
 
     def data_received(self, data: bytes) -> None:
@@ -171,11 +175,20 @@ class Protocol(HttpToolsProtocol):
     # For the server.
 
     def shutdown(self) -> None:
-        """Close once all requests are answered; linger for a client that still sends one."""
-        unread = self._framing.part == "body"
-        if unread and self.cycle.response_complete and not self._lingering:
+        """Close once all requests are answered; linger for a client that still sends one.
+
+        One whose head is incomplete counts; and a new connection was opened for one, which is on
+        its way.
+        """
+        if self._lingering:
+            return
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._framing.part == "body":
             self._linger()
-        elif not self._lingering:
+        elif idle and (self.cycle is None or self._framing.part == "head" or len(self._intake)):
+            self._alarm.due = min(self._alarm.due, self.loop.time() + ON_ITS_WAY)
+            self._alarm.arm()
+        else:
             super().shutdown()
 
     # For the parser.
@@ -187,7 +200,8 @@ class Protocol(HttpToolsProtocol):
         cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
         self._terms = self.config.terms()
         self._framing.begin_head()
-        self._alarm.due = self.loop.time() + HEAD_WITHIN
+        within = ON_ITS_WAY if self.config.draining else HEAD_WITHIN
+        self._alarm.due = self.loop.time() + within
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field, its name in lower case; drop those of a trailer (RFC 9110 §6.5.1).
@@ -319,6 +333,7 @@ class Protocol(HttpToolsProtocol):
         scope["http_version"] = version
         scope["raw_path"], scope["query_string"] = path, query
         scope["path"] = unquote(path.decode("ascii"))
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self.cycle = Response(
             scope=self.scope,
             transport=self.transport,
@@ -329,7 +344,7 @@ class Protocol(HttpToolsProtocol):
             default_headers=[],
             message_event=Signal(),  # type: ignore[arg-type]  # with the methods of asyncio.Event
             expect_100_continue=version != "1.0" and expects_continue(self.headers),
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=keep_alive and not self.config.draining,
             on_response=self.on_response_complete,
         )
         self._pipeline.add(self.cycle)

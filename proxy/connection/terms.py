@@ -15,6 +15,11 @@ PATIENCE = 120.0
 HEAD_WITHIN = 20.0
 """Seconds within which a head must arrive, from its first byte on."""
 
+ON_ITS_WAY = 1.0
+"""The same while the server stops, and seconds within which a new connection must begin its first
+request then. Closing it sooner would reset it: its client, which could connect, would be told
+nothing."""
+
 BODY_SILENCE = 30.0
 """Seconds within which more of a body must arrive."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import sys
 from contextlib import suppress
@@ -60,3 +61,12 @@ def unacknowledged(opened: socket.socket) -> int:
             amount = fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4))
             return int.from_bytes(amount, sys.byteorder)
     return 0
+
+
+def readable(opened: socket.socket) -> bool:
+    """Whether something can be read, be it the end, or a connection be accepted; does not wait."""
+    if opened.fileno() < 0:
+        return True  # it is closed; TLS reports that a turn later
+    poll = select.poll()  # select itself fails for descriptors above 1023
+    poll.register(opened, select.POLLIN)
+    return bool(poll.poll(0))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from ..config import Admin
-from ..runtime.sockets import bound_unsent, enable_keepalive
+from ..runtime.sockets import bound_unsent, enable_keepalive, readable
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
+
+TURNS = 5
+"""Turns of the event loop from accepting a connection to reading what has arrived there."""
 
 _WHAT_TO_DO = {
     errno.EADDRINUSE: "; take another port, or 0 for any free one",
@@ -44,6 +49,20 @@ def listen(host: str, port: int) -> socket.socket:
 def listen_for_admin(admin: Admin) -> AbstractContextManager[socket.socket | None]:
     """A listening socket where ``admin`` has a port of its own; raises as listen."""
     return nullcontext() if admin.port is None else listen(admin.host, admin.port)
+
+
+async def accept_waiting(listeners: Sequence[socket.socket]) -> None:
+    """Let the event loop accept the connections that wait, before ``listeners`` are closed.
+
+    Their clients are connected already, and closing resets those that nobody has accepted. Some
+    loops accept one in each turn. What has arrived at other connections is read meanwhile.
+    """
+    quiet = 0
+    for _ in range(BACKLOG):  # while clients come faster than that, some are lost
+        await asyncio.sleep(0)
+        quiet = 0 if any(map(readable, listeners)) else quiet + 1
+        if quiet == TURNS:
+            return
 
 
 def address(listener: socket.socket) -> str:

@@ -19,9 +19,10 @@ from starlette.types import ASGIApp
 
 from ..app import App
 from ..config import Config
+from ..connection.protocol import Settings
 from ..observe import logs
 from ..observe.tracing import configured
-from .listeners import address, listen
+from .listeners import accept_waiting, address, listen
 from .process import tune_garbage_collector
 from .reload import Load, read_again
 from .settings import longest_stop, settings_for
@@ -41,6 +42,8 @@ class Server(uvicorn.Server):
     At ``admin``, a listening socket, it serves what the proxy has under ``/-/`` to the very end of
     a drain, for those who want to know how it goes.
     """
+
+    config: Settings
 
     def __init__(
         self, app: ASGIApp, started: Callable[[], object], admin: socket.socket | None = None
@@ -90,10 +93,12 @@ class Server(uvicorn.Server):
         self._say_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let open exchanges finish; see App.drain."""
+        """Answer all who are connected by now, and let open exchanges finish; see App.drain."""
         loop = asyncio.get_running_loop()
         if self._reloading is not None:
             self._reloading.cancel()
+        self.config.draining = True
+        await accept_waiting(sockets or ())
         if self.app is not None:
             self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
             self.app.drain()

@@ -12,9 +12,9 @@ import socket
 import ssl
 from typing import Protocol, cast
 
-from ..runtime.sockets import bound_unsent, enable_keepalive
+from ..runtime.sockets import bound_unsent, enable_keepalive, readable
 from .answer import UNREAD_SIZE, Answer
-from .pending import ended_cleanly, left_over, nothing_pending, readable
+from .pending import ended_cleanly, left_over, nothing_pending
 
 TURNS = 4
 """How many turns of the event loop a write waits for what has arrived to be read; it takes two."""

@@ -6,7 +6,6 @@ The loop does not tell, so the socket is asked, or the TLS above it; none of thi
 from __future__ import annotations
 
 import os
-import select
 import socket
 import ssl
 from collections.abc import Iterator
@@ -16,15 +15,6 @@ from .answer import UNREAD_SIZE
 
 LEFT_OVER = 1 << 20
 """How much of an answer is still read once its connection is lost, in bytes."""
-
-
-def readable(opened: socket.socket) -> bool:
-    """Whether something can be read, be it the end."""
-    if opened.fileno() < 0:
-        return True  # it is closed; TLS reports that a turn later
-    poll = select.poll()  # select itself fails for descriptors above 1023
-    poll.register(opened, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def left_over(lost: socket.socket, tls: ssl.SSLObject | None) -> Iterator[bytes]:

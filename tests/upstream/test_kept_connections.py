@@ -10,9 +10,9 @@ import weakref
 import pytest
 
 from proxy.core import errors
+from proxy.runtime.sockets import readable
 from proxy.upstream import pending, pool
 from proxy.upstream.answer import Answer
-from proxy.upstream.pending import readable
 from support import STREAM_HEAD, Certificate, Side, chunk, raw_upstream, reset, until
 from upstream.harness import ask, connected, said, says_nothing_and_stays, silent
 

@@ -1,0 +1,132 @@
+"""Who is connected when a drain begins: nobody is told nothing, and nobody is waited for long."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+
+import pytest
+
+from proxy.app import App
+from proxy.connection import protocol
+from proxy.server.listeners import address, listen
+from proxy.server.server import Server, _serving
+from support import PATIENCE, connect, settings, until
+
+pytestmark = pytest.mark.anyio
+
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nhost: proxy\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+MANY = 30
+"""Connections that wait to be accepted: more than there are turns of the loop in a stop."""
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[Server, str]]:
+    """The proxy, with a way to tell it to stop; yields its base URL, too."""
+    with listen("127.0.0.1", 0) as listener:
+        async with _serving(App(settings("http://127.0.0.1:9")), listener) as server:
+            yield server, address(listener)
+
+
+async def drain(server: Server) -> None:
+    """Have a drain begin that ends by itself; returns once all connections were told."""
+    app = server.app
+    assert app is not None
+    server.over.set()  # type: ignore[attr-defined]
+    await until(lambda: not app.ready)
+
+
+def connected(url: str) -> socket.socket:
+    """A connection that the system has made, and nobody accepted: the event loop stands still."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE)
+
+
+async def test_those_who_wait_to_be_accepted_are_answered() -> None:
+    with ExitStack() as clients:
+        async with serving() as (_, url):
+            waiting = [clients.enter_context(connected(url)) for _ in range(MANY)]
+            for client in waiting:
+                client.sendall(HEALTHY)
+        for client in waiting:
+            answer = b"".join(iter(partial(client.recv, 1 << 10), b""))
+            assert answer.startswith(OK)
+
+
+async def test_what_arrived_at_a_kept_connection_is_answered() -> None:
+    async with serving() as (server, url), await connect(url) as client:
+        await client.say(HEALTHY)
+        await client.until(b"healthy\n")
+        opened: socket.socket = client.writer.get_extra_info("socket")
+        os.write(opened.fileno(), HEALTHY)  # while the loop stands still: it is not read yet
+        await drain(server)
+        assert OK in await client.rest()
+
+
+@pytest.mark.parametrize("first", [0, 9, len(HEALTHY) - 1])
+async def test_a_first_request_that_is_on_its_way_is_answered(first: int) -> None:
+    async with serving() as (server, url), await connect(url) as client:
+        await client.say(HEALTHY[:first])
+        await until(lambda: _has_read(server, first))
+        await drain(server)
+        await client.say(HEALTHY[first:])
+        answer = await client.rest()
+        assert answer.startswith(OK)
+        assert b"\r\nconnection: close\r\n" in answer
+
+
+async def test_so_is_a_later_one_whose_head_is_incomplete() -> None:
+    async with serving() as (server, url), await connect(url) as client:
+        await client.say(HEALTHY)
+        await client.until(b"healthy\n")
+        await client.say(HEALTHY[:9])
+        await until(lambda: _has_read(server, 9))
+        await drain(server)
+        await client.say(HEALTHY[9:])
+        assert OK in await client.rest()
+
+
+async def test_an_idle_connection_is_closed_at_once() -> None:
+    async with serving() as (server, url), await connect(url) as client:
+        await client.say(HEALTHY)
+        await client.until(b"healthy\n")
+        await drain(server)
+        assert b"HTTP/1.1" not in await client.rest()
+
+
+@pytest.mark.parametrize(("said", "told"), [(b"", b""), (HEALTHY[:9], b"HTTP/1.1 408 ")])
+async def test_whoever_asks_nothing_is_not_waited_for_long(
+    said: bytes, told: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "ON_ITS_WAY", 0.01)
+    monkeypatch.setattr(protocol, "LINGER", 0.01)
+    async with serving() as (server, url), await connect(url) as client:
+        await client.say(said)
+        await until(lambda: _has_read(server, len(said)))
+        await drain(server)
+        assert (await client.rest()).startswith(told)
+
+
+async def test_a_head_that_begins_in_a_drain_is_not_waited_for_long_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving() as (server, url), await connect(url) as client:
+        await until(lambda: _has_read(server, 0))
+        await drain(server)
+        monkeypatch.setattr(protocol, "ON_ITS_WAY", 0.01)
+        await client.say(HEALTHY[:9])
+        assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
+
+
+def _has_read(server: Server, size: int) -> bool:
+    """Whether the server has accepted its only client, and read so much of a head."""
+    return [len(c._framing.head) for c in server.server_state.connections] == [size]  # type: ignore[union-attr]
