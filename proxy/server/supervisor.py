@@ -168,6 +168,8 @@ def _signals() -> Iterator[Signals]:
             yield wait_for
         finally:
             signal.set_wakeup_fd(-1)
+            for number in SIGNALS:  # Python puts the defaults back as it exits: they would kill it
+                signal.signal(number, signal.SIG_IGN)
 
 
 class Crew:
