@@ -129,6 +129,9 @@ class Journal:
                     await thread.do(file.close)
                 finally:
                     thread.stop()
+            unwritten = self._unwritten.total()
+            if unwritten:
+                log.error("ledger: %d exchanges could not be written, and are lost", unwritten)
 
     async def _sync(self) -> None:
         async with self._sync_lock:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, Self
 
 from ..core.jsontext import dumps
@@ -89,6 +89,11 @@ class Ledger:
             self.hours.count(now, version, translated=translated)
             self.days.count(now, version, translated=translated)
         self.revision += 1
+
+    def total(self) -> int:
+        """How many exchanges were counted."""
+        entries = chain(self.entries.values(), filter(None, [self.others]))
+        return sum(entry.exchanges for entry in entries)
 
     def merging(self, other: Ledger, now: float) -> Iterator[None]:
         """Add all that ``other`` counted, in steps."""

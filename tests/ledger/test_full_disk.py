@@ -49,6 +49,22 @@ async def test_what_could_not_be_written_is_tried_again_though_nobody_asks(
     await one.close()
 
 
+async def test_what_cannot_be_written_to_the_end_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "ledger"
+    one = journal_of(file)
+    one.count(record())
+    await one.sync()
+    file.unlink()
+    file.symlink_to("/dev/full")
+    for _ in range(2):
+        one.count(record())
+        await one.sync()
+    await one.close()
+    assert "ledger: 2 exchanges could not be written, and are lost" in caplog.text
+
+
 @contextmanager
 def full_at(size: int) -> Iterator[None]:
     """Let no file grow beyond ``size``, as on a full disk: the last write is a part."""
