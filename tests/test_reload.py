@@ -394,9 +394,11 @@ async def test_a_worker_that_died_comes_back_with_the_configuration_in_force(fil
     new = Service("B")
     new.go_on.set()
     async with scene(file, Service("A"), new, workers=2) as here:
+        watcher = here.proxy.process.pid
+        await both_at_work(watcher)  # and the tracker of resources, which the signal must not end
+        assert all(ignores_stops(worker) for worker in workers_of(watcher))
         await here.reload("B", group=True)
         here.write("broken")
-        watcher = here.proxy.process.pid
         one, another = workers_of(watcher)
         before = opened(watcher)
         with no_more_descriptors(watcher, but=3):  # enough for the pipe to a worker alone
