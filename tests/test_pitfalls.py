@@ -5,11 +5,14 @@ The table lists what has broken proxies like this one, each with the defence aga
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from proxy.app import App
 from proxy.server.server import running
@@ -124,3 +127,63 @@ async def test_fields_that_some_servers_cannot_tell_apart_do_not_cross(name: byt
     heard, _ = await asked(post("/v1/messages", {}, *fields))
     assert b"x-api-key: k\r\n" in heard
     assert b"2022-01-01" not in heard
+
+
+async def test_no_cookie_that_one_client_was_sent_comes_from_another() -> None:
+    heard: list[bytes] = []
+
+    async def play(side: Side) -> None:
+        while True:
+            head, _ = await side.request()
+            heard.append(head)
+            await side.say(b"HTTP/1.1 200 OK\r\nset-cookie: a=b\r\ncontent-length: 0\r\n\r\n")
+
+    async with raw_upstream(play) as base:
+        named = base.replace("127.0.0.1", "localhost")  # an address gets no cookies of some jars
+        async with running(App(settings(named))) as url:
+            for _ in range(2):
+                async with await connect(url) as client:
+                    await client.say(post("/v1/files", {}, b"anthropic-version: 2023-06-01"))
+                    assert b"\r\nset-cookie: a=b\r\n" in await client.head()
+    assert len(heard) == 2
+    assert not any(b"cookie" in head.lower() for head in heard)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [(b"x-a", b"b\r\nx-split: c"), (b"x-a: b\r\nx-split", b"c"), (b"x-a", b"b\x00x-split")],
+    ids=["value", "name", "NUL"],
+)
+async def test_whoever_makes_a_field_none_breaks_a_head_apart(field: tuple[bytes, bytes]) -> None:
+    async def application(scope: Scope, _: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": [field]})
+            await send({"type": "http.response.body", "body": b""})
+
+    async with running(application) as url, await connect(url) as client:
+        await client.say(b"GET / HTTP/1.1\r\nhost: proxy\r\n\r\n")
+        got = await client.rest()
+    assert got.startswith(b"HTTP/1.1 500 ")
+    assert b"x-split" not in got
+
+
+def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """What is in a block, but not in functions within it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from own_nodes(node)
+
+
+def test_no_cancel_scope_spans_a_yield() -> None:
+    """Whoever iterates may stop in between, and another task, or the collector, would leave it."""
+    scopes = 0
+    for file in (HERE.parent / "proxy").rglob("*.py"):
+        for block in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(block, ast.AsyncWith):
+                continue
+            opened = " ".join(ast.unparse(item.context_expr) for item in block.items)
+            if re.search("timeout|TaskGroup|CancelScope|fail_after|move_on", opened):
+                scopes += 1
+                assert not any(isinstance(each, ast.Yield) for each in own_nodes(block)), file
+    assert scopes
