@@ -199,3 +199,24 @@ async def test_over_tls_an_end_is_heard_behind_all_that_a_slow_client_has_not_ta
     assert answer.whole
     assert (len(answer.body), answer.body[-4:]) == (sent + 4, b"last")
     assert endings(log) == ["ended=complete"]
+
+
+@pytest.mark.usefixtures("anyio_backend")
+async def test_no_other_protocol_is_offered(
+    monkeypatch: pytest.MonkeyPatch, certificates: dict[str, Certificate]
+) -> None:
+    """Whoever offers HTTP/2 gets it from most servers."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["right"].file))
+    tls = certificates["right"].serve()
+    tls.set_alpn_protocols(["h2", "http/1.1"])
+    agreed: list[str | None] = []
+    upstream = ScriptedUpstream()
+    upstream.good = BYTES.good
+
+    async def play(side: Side) -> None:
+        agreed.append(side.writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await upstream.play(side)
+
+    async with raw_upstream(play, tls) as url, proxied(upstream, url, {}) as proxy:
+        check_good(BYTES, await proxy.ask(BYTES.request))
+    assert agreed in ([None], ["http/1.1"])
