@@ -135,6 +135,38 @@ async def test_no_request_needs_a_thread_that_was_not_there_from_the_start(tmp_p
                     await asyncio.sleep(0)  # that of the look-up is about to end
 
 
+NO_THREADS = """
+import threading
+
+start = threading.Thread.start
+
+def no_more(thread):
+    if thread._target.__module__ == "proxy.runtime.daemonthread":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = no_more
+"""
+"""Has the system no thread left for a look-up."""
+
+
+async def test_a_name_is_looked_for_by_threads_that_were_there_from_the_start(
+    tmp_path: Path,
+) -> None:
+    """Those of libuv: where it cannot start one, it ends the process."""
+    file = tmp_path / "proxy.yaml"
+    (tmp_path / "sitecustomize.py").write_text(NO_THREADS)
+    path = f"{tmp_path}:{Path(__file__).parents[2]}"
+    async with raw_upstream(answer_all) as url:
+        write_config(file, url.replace("127.0.0.1", "localhost"))
+        async with served("serve", "--config", str(file), PYTHONPATH=path) as proxy:
+            before = threads(proxy.process.pid)
+            async with await connect(proxy.url) as client:
+                await client.say(old_request())
+                await client.until(b"data: [DONE]\r\n\r\n")
+            assert threads(proxy.process.pid) == before
+
+
 async def test_a_finished_exchange_makes_room_at_once() -> None:
     async def play(side: Side) -> None:
         while True:
