@@ -229,6 +229,11 @@ def test_routes_that_differ_by_capitals_are_kept_apart_whatever_they_call_a_para
     assert routes.find("GET", "/v1/Keys/a").path == "/v1/Keys/a"
 
 
+def test_a_path_that_a_later_route_names_to_the_letter_slips_past_none() -> None:
+    routes = behind("/v1/keys/{name}", "/v1/Keys/a%2fb")
+    assert routes.find("GET", "/v1/Keys/a%2fb").path == "/v1/Keys/a%2fb"
+
+
 def test_routes_that_differ_only_to_strict_servers_are_kept_apart() -> None:
     routes = with_methods(
         ("/v1/files", None),

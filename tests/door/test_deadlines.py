@@ -288,6 +288,30 @@ async def test_each_part_of_a_body_is_given_its_time_and_does_not_count_for_fram
     assert dues[:3] == sorted(set(dues[:3]))
 
 
+async def test_each_kib_of_a_body_gives_it_a_second() -> None:
+    dues: list[float] = []
+    begun = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"][CONNECTION]
+        dues.append(connection._body_due)
+        begun.set()
+        left = 10 << 10
+        while left:
+            left -= len((await receive())["body"])
+        dues.append(connection._body_due)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as client:
+        await client.say(POST + b"content-length: 20480\r\n\r\n")
+        await happened(begun)
+        await client.say(b"x" * (10 << 10))
+        assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+    before, after = dues
+    assert after - before == pytest.approx(10)
+
+
 async def test_framing_that_arrives_by_itself_counts_to_the_next_part_of_the_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import sys
 from contextlib import suppress
@@ -13,6 +14,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from door.harness import GET, POST, Upstream, door, message, serving, shorten, stay
+from proxy import config
+from proxy.app import App
 from proxy.connection import patience, protocol, terms
 from proxy.connection.patience import ENOUGH, Patience
 from proxy.exchange.extensions import CONNECTION
@@ -192,3 +195,19 @@ def test_of_what_a_client_does_not_read_little_waits_in_the_system() -> None:
             while taken < 16 << 20:
                 taken += accepted.send(bytes(16 << 10))
     assert UNSENT <= taken < 1 << 20
+
+
+def test_a_client_may_be_slow_for_as_long_as_the_most_patient_of_upstreams() -> None:
+    raw = {
+        "upstreams": {
+            name: {
+                "base_url": "http://127.0.0.1:9",
+                "speaks": ["2023-06-01"],
+                "timeouts": {"idle": idle},
+            }
+            for name, idle in (("a", 30), ("b", 300), ("c", 3))
+        },
+        "routes": [{"path": f"/{name}", "upstream": name} for name in "abc"],
+    }
+    app = App(config.parse(json.dumps(raw), "test", {}))
+    assert server_settings.settings_for(app).terms().patience == 300

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable
 import pytest
 
 from proxy.core import errors
-from support import STREAM_HEAD, Side, chunk, raw_upstream
+from support import STREAM_HEAD, Side, chunk, raw_upstream, until
 from upstream.harness import ask, connected, silent
 
 pytestmark = pytest.mark.anyio
@@ -97,3 +97,14 @@ async def test_the_last_part_is_waited_for_like_any_other() -> None:
         await answer.forward(take, enough=lambda: bool(taken))
         answer.close()
     assert sent == taken == [b"so far"]
+
+
+async def test_what_came_in_time_is_read_though_all_of_it_took_too_long() -> None:
+    """As by a client that is slow, for which the answer may have waited."""
+    async with raw_upstream(silent) as url, connected(url, total=0.05) as upstream:
+        answer = await ask(upstream)
+        await until(lambda: answer._error is not None)
+        assert await answer.read() == b"so far"
+        with pytest.raises(errors.UpstreamTimeout, match="did not finish"):
+            await answer.read()
+        answer.close()
