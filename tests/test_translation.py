@@ -602,6 +602,29 @@ def test_what_grows_is_not_copied_for_each_event(grows: str) -> None:
     assert peak - before < 100_000
 
 
+@pytest.mark.parametrize("in_a_run", [False, True], ids=["alone", "in a run"])
+@pytest.mark.parametrize("bridge", [False, True], ids=["native", "bridge"])
+def test_a_text_is_not_copied_for_each_delta(*, bridge: bool, in_a_run: bool) -> None:
+    """Here, too, only the last snapshot is sent. A delta in another spelling is in no run."""
+    made = translation(bridge=bridge, newest_only=True).stream()
+    stream = (messages if bridge else completions)(["Hi", "x" * 1_000_000, *["y" * 9] * 9])
+    events = [event + b"\n\n" for event in stream.split(b"\n\n")]
+    deltas = [event for event in events if b"yyy" in event]
+    alike = [delta.replace(b": ", b":", 1) for delta in deltas]
+    begun = [*events[: events.index(deltas[0])], alike[0]]
+    tracemalloc.start()
+    try:
+        list(made.feed_piece(b"".join(begun), more=True))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        for delta in alike[1:] if in_a_run else deltas[:1]:
+            list(made.feed_piece(delta, more=True))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - before < 200_000
+
+
 def test_no_snapshot_is_larger_than_others_can_wait_for() -> None:
     """A delta of ninety bytes had one of 64 MiB printed, for which all others waited."""
     asked = Translation("2023-01-01", "2023-06-01")

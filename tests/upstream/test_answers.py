@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -125,3 +126,23 @@ async def test_what_stands_beside_the_parts_of_a_body_is_counted_from_each() -> 
         connection.data_received(chunk(b""))
         assert await answer.read() == b""
         answer.close()
+
+
+async def test_an_answer_in_drips_takes_no_more_memory_than_it_is_long() -> None:
+    """Two bytes are some fifty more where each part is kept by itself."""
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()
+        answer = connection.call(b"", "api", 9, 99, bodiless=False)
+        connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 20000\r\n\r\n")
+        tracemalloc.start()
+        try:
+            reading = asyncio.create_task(answer.read_all(1 << 20))
+            for number in range(10_000):
+                await asyncio.sleep(0)
+                connection.data_received(b"%02d" % (number % 100))
+            assert len(await reading) == 20_000
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        answer.close()
+    assert peak < 5 * 20_000
