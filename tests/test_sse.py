@@ -20,7 +20,7 @@ NASTY = (
     "data\n\n"
     "data:no blank\rdata:  two blanks\r\r"
     "event: nothing follows\n\n"
-    "id: 7\nretry: 10\nunknown: field\ndata: \u2028 \u0085 é 日本 🙂\n\n"
+    "id: 7\nretry: 10\nunknown: field\ndata: \u2028 \u0085 \f \v é 日本 🙂\n\n"
     "data: never ended"
 ).encode()
 
@@ -30,7 +30,7 @@ FRAMES = [
     Frame(None, b"two\nlines"),
     Frame(None, b""),
     Frame(None, b"no blank\n two blanks"),
-    Frame(None, "\u2028 \u0085 é 日本 🙂".encode()),
+    Frame(None, "\u2028 \u0085 \f \v é 日本 🙂".encode()),
 ]
 
 

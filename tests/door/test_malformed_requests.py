@@ -85,6 +85,8 @@ NO_REQUESTS = {
     "obs-fold": with_field(b"x-a: b\r\n c"),
     "bare LF behind a field": with_field(b"x-a: b\nx-c: d"),
     "bare CR in a value": with_field(b"x-a: b\rc"),
+    "bare CR behind a field": with_field(b"x-a: b\rx-c: d"),
+    "bare CR behind the version": b"GET / HTTP/1.1\rhost: proxy\r\n\r\n",
     "NUL in a value": with_field(b"x-a: b\x00c"),
     "control character in a value": with_field(b"x-a: b\x01c"),
     "DEL in a value": with_field(b"x-a: b\x7fc"),
@@ -163,6 +165,8 @@ async def test_the_refusal_of_what_stands_behind_a_head_request_has_its_body() -
 
 BROKEN_BODIES = {
     "LF behind a size": b"3\nabc\r\n0\r\n\r\n",
+    "CR behind a size": b"3\rabc\r\n0\r\n\r\n",
+    "CR behind a chunk": b"3\r\nabc\r0\r\n\r\n",
     "LF behind a chunk": b"3\r\nabc\n0\r\n\r\n",
     "chunk longer than its size": b"3\r\nabcd\r\n0\r\n\r\n",
     "prefixed size": b"0x3\r\nabc\r\n0\r\n\r\n",

@@ -104,6 +104,20 @@ async def test_two_versions_are_none() -> None:
     assert not upstream.asked
 
 
+@pytest.mark.parametrize(
+    "version", [b"20990101", b"2099-W01-1", b"2099-01-01T00", b"\xef\xbc\x92099-01-01", b"latest"]
+)
+async def test_what_is_written_as_no_date_is_no_version(version: bytes) -> None:
+    """Not even a new one, which the upstream would be asked for."""
+    upstream = Upstream()
+    async with door(upstream) as client:
+        await client.say(GET.replace(b"2023-06-01", version) + b"\r\n")
+        head, body = await answer(client)
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert "is not a date" in envelope(body, "invalid_version")
+    assert not upstream.asked
+
+
 async def test_trailer_fields_do_not_join_those_of_the_head() -> None:
     upstream = Upstream(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n")
     body = json.dumps({"model": "m", "prompt": "\n\nHuman: Hi\n\nAssistant:"}).encode()
