@@ -464,7 +464,7 @@ async def test_of_a_large_part_the_newest_snapshot_does_not_wait_for_the_next() 
     client.write_all = taken.extend
     part = completions(["0123456789" * 9] * 300).rpartition(b"event:")[0]
     made = translation(bridge=False, newest_only=True).stream()
-    wait = Stream(client, made, AsyncMock()).take(part)
+    wait = Stream(client, made, AsyncMock()).take([part])
     assert wait is not None
     await wait
     assert len(taken) == 1

@@ -21,9 +21,12 @@ IN_A_TURN = 256 << 10
 makes it wait, and each of many events may repeat a long text."""
 
 MUCH = 4 << 10
-"""The size of a part that passes through after which others have a turn, in bytes. In one turn of
-its own uvloop reads up to 32 times 256 KiB, which may be a million chunks of the body."""
+"""How much may pass through before others have a turn, in bytes. In one turn of its own uvloop
+reads up to 32 times 256 KiB, which may be a million chunks of the body."""
 
+MOST_APART = 4000
+"""How many parts that arrived together pass through in chunks of their own. If a read of 256 KiB
+has more, they are too small to be events, and to frame each would take as long as to read it."""
 
 BLOCK = 64 << 10
 """The size up to which events are written together, in bytes. Those of one chunk of 64 KiB can be
@@ -172,11 +175,17 @@ class Client:
         await self._send({**message, FOLLOWED: followed})
         self.started = True
 
-    def write(self, data: bytes) -> Coroutine[Any, Any, None] | None:
-        """Send a part of the body; returns what to await before the next, None for nothing."""
-        if not self._write_at_once((data,)):
-            return self._write(data)
-        return asyncio.sleep(0) if len(data) > MUCH else None
+    def write(self, parts: Sequence[bytes]) -> Coroutine[Any, Any, None] | None:
+        """Send parts of the body, as write_all does; returns what to await before the next.
+
+        None stands for nothing.
+        """
+        if len(parts) > MOST_APART:
+            parts = (b"".join(parts),)
+        before = self.bytes_sent
+        if self._write_at_once(parts):
+            return asyncio.sleep(0) if self.bytes_sent - before > MUCH else None
+        return self._write(parts[0]) if len(parts) == 1 else self._write_rest(parts, iter(()))
 
     def write_all(self, events: Iterable[bytes]) -> Coroutine[Any, Any, None] | None:
         """Send events, each as a part of the body of its own; returns as write.

@@ -8,11 +8,11 @@ gives others a turn within large parts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 from ..translation.stream import StreamTranslation
-from ..upstream.answer import Enough, Take
+from ..upstream.answer import Enough, Take, joined
 from .client import Client
 
 IN_A_TURN = 8 << 10
@@ -38,8 +38,9 @@ class Stream:
         self._events = events
         self._begin = begin
 
-    def take(self, part: bytes) -> Awaitable[None] | None:
-        """Translate and write ``part``; returns what to await before the next, None for nothing."""
+    def take(self, parts: Sequence[bytes]) -> Awaitable[None] | None:
+        """Translate and write ``parts``; returns what to await before more, None for nothing."""
+        part = joined(parts)
         if len(part) > IN_A_TURN:
             return self._take_in_turns(part)
         return self._write(self._events.feed(part))
@@ -80,9 +81,9 @@ def in_turns(pieces: Callable[[bytes], Iterator[bytes]], take: Take, enough: Eno
     Decompressed, a part may be a thousand times as large.
     """
 
-    async def take_pieces(part: bytes) -> None:
-        for piece in pieces(part):
-            if (wait := take(piece)) is not None:
+    async def take_pieces(parts: Sequence[bytes]) -> None:
+        for piece in pieces(joined(parts)):
+            if (wait := take((piece,))) is not None:
                 await wait
             if enough():
                 return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ..core.errors import UpstreamNonsense, UpstreamTimeout
@@ -21,8 +21,8 @@ UNREAD_SIZE = 64 << 10
 CLOSE_SOON = 0.25
 """Seconds that an answer of which nothing more is wanted may take to end by itself."""
 
-Take = Callable[[bytes], Awaitable[None] | None]
-"""Takes a part of a body; returns what to wait for before the next, None for nothing."""
+Take = Callable[[Sequence[bytes]], Awaitable[None] | None]
+"""Takes parts of a body; returns what to wait for before the next, None for nothing."""
 
 Enough = Callable[[], bool]
 """Says whether no more is wanted."""
@@ -47,6 +47,11 @@ class Connection(Protocol):
 
     def close(self) -> None:
         """Close it without another word."""
+
+
+def joined(parts: Sequence[bytes]) -> bytes:
+    """``parts`` as one; the only one, as there mostly is, is not copied."""
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def never() -> bool:
@@ -157,13 +162,14 @@ class Answer(Response):
             if self._complete:
                 return b""
             await self._change()
-        return self._taken()
+        return joined(self._taken())
 
     async def forward(self, take: Take, enough: Enough = never) -> None:
-        """Call ``take`` with each part as it arrives, until the end or until it is ``enough``.
+        """Call ``take`` with the parts as they arrive, until the end or until it is ``enough``.
 
-        That saves waking a task for each. While what ``take`` returned is awaited, parts are kept,
-        and the upstream waits once they are many. Raises as read does, and what ``take`` raises.
+        That saves waking a task for each. A part holds no more than one chunk of a chunked body.
+        While what ``take`` returned is awaited, parts are kept, and the upstream waits once they
+        are many. Raises as read does, and what ``take`` raises.
         """
         self._enough = enough
         while True:
@@ -285,18 +291,17 @@ class Answer(Response):
         super().lost(clean=clean)
         self._wake()
 
-    def _taken(self) -> bytes:
-        """All parts that have arrived, as one; the upstream may go on."""
+    def _taken(self) -> Sequence[bytes]:
+        """All parts that have arrived; the upstream may go on."""
         self._silence_due = self._loop.time() + self._idle
         self._framing = 0
         parts, self._parts, self._unread = self._parts, [], 0
         if self._paused:
             self._paused = False
             self._connection.resume_reading()
-        taken = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._tap is not None:
-            self._tap(taken)
-        return taken
+            self._tap(joined(parts))
+        return parts
 
     # Waits and their deadlines.
 
@@ -345,5 +350,5 @@ async def _raise(error: Exception) -> None:
     raise error
 
 
-def _discard(_: bytes) -> None:
-    """Take a part that nobody wants."""
+def _discard(_: Sequence[bytes]) -> None:
+    """Take parts that nobody wants."""

@@ -220,7 +220,7 @@ class ScriptedAnswer(Answer):
 
     async def forward(self, take: Take, enough: Callable[[], bool] = never) -> None:
         while not enough() and (part := await self.read()):
-            if (wait := take(part)) is not None:
+            if (wait := take((part,))) is not None:
                 await wait
 
     async def _pass(self, silence: float) -> None:

@@ -6,13 +6,15 @@ Node.js hands its programs the chunks of a body one by one, even if they arrive 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from starlette.types import Message
 
 from exchanges.harness import client_with, proxy_to
+from proxy.exchange.client import MOST_APART
 from proxy.exchange.extensions import Gone
-from support import LAST, STREAM_HEAD, Side, chunk, completion, connect, old_request
+from support import LAST, STREAM_HEAD, Side, chunk, completion, connect, old_request, post
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +53,28 @@ async def test_events_that_arrived_together_are_sent_apart(name: str) -> None:
         found = await chunks(client)
         assert_one_each(found)
         assert len(found) == len(events) + 2
+
+
+async def test_chunks_that_arrived_together_pass_apart() -> None:
+    """What passes through is not known to hold events, but its chunks may, one each."""
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + b"".join(EVENTS) + chunk(b""))
+
+    async with proxy_to(play) as (_, url), await connect(url) as client:
+        await client.say(post("/v1/complete", b"{}", b"anthropic-version: 2023-06-01"))
+        await client.head()
+        assert [chunk(each) for each in await chunks(client)] == EVENTS
+
+
+async def test_chunks_too_small_to_be_events_pass_together() -> None:
+    """Framing each would take as long as reading it."""
+    connection = Mock()
+    wait = client_with(AsyncMock(), connection).write([b"x"] * (MOST_APART + 1))
+    if wait is not None:
+        await wait
+    connection.write.assert_called_once_with((b"x" * (MOST_APART + 1),))
 
 
 async def test_events_that_had_to_wait_are_sent_apart() -> None:

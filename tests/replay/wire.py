@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -179,8 +179,8 @@ def _in_step() -> Iterator[_Pace]:
             await wait
             pace.want()
 
-        def wanting(part: bytes) -> Awaitable[None] | None:
-            if (wait := take(part)) is not None:
+        def wanting(parts: Sequence[bytes]) -> Awaitable[None] | None:
+            if (wait := take(parts)) is not None:
                 return taken(wait)
             pace.want()
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import pytest
 
@@ -85,12 +85,12 @@ async def test_the_last_part_is_waited_for_like_any_other() -> None:
     sent: list[bytes] = []
     taken: list[bytes] = []
 
-    async def send(part: bytes) -> None:
-        sent.append(part)
+    async def send(parts: Sequence[bytes]) -> None:
+        sent.extend(parts)
 
-    def take(part: bytes) -> Awaitable[None]:
-        taken.append(part)
-        return send(part)
+    def take(parts: Sequence[bytes]) -> Awaitable[None]:
+        taken.extend(parts)
+        return send(parts)
 
     async with raw_upstream(silent) as url, connected(url) as upstream:
         answer = await ask(upstream)
