@@ -67,13 +67,18 @@ class Response(RequestResponseCycle):
                 self.transport.write(head)
 
     def write(self, parts: Sequence[bytes]) -> bool:
-        """Write parts of a chunked body, as most are, without an ASGI message.
+        """Write parts of a body that has no length, as most have none, without an ASGI message.
 
         See exchange.extensions.Connection.
         """
         if self.disconnected:
             return True  # there is nobody to wait for
-        if not self.chunked_encoding or self.flow.write_paused:
+        if self.flow.write_paused:
+            return False
+        if self._unframed:
+            self.transport.write(b"".join(parts))
+            return True
+        if not self.chunked_encoding:
             return False
         if len(parts) == 1 and not self.head and (size := len(parts[0])) < WORTH_A_COPY:
             self.transport.write(b"%x\r\n%b\r\n" % (size, parts[0]))

@@ -48,7 +48,7 @@ class Connection(Protocol):
         """
 
     def write(self, parts: Sequence[bytes]) -> bool:
-        """Write parts of the body, each in a chunk of its own, unless that has to wait.
+        """Write parts of the body, unless that has to wait; returns whether they were written.
 
-        Returns whether they were written.
+        Each is in a chunk of its own, unless the client knows no chunks.
         """

@@ -26,6 +26,22 @@ async def test_a_client_of_http_1_0_gets_a_body_that_ends_with_its_connection() 
     assert body == b"to the end"
 
 
+async def test_parts_are_written_together_to_a_client_of_http_1_0() -> None:
+    """It cannot tell them apart, and a message for each would cost twenty times the time."""
+    together: list[bool] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        together.append(scope["extensions"][CONNECTION].write([b"to ", b"the ", b"end"]))
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as client:
+        await client.say(GET.replace(b"1.1", b"1.0") + b"\r\n")
+        assert (await client.rest()).endswith(b"\r\n\r\nto the end")
+    assert together == [True]
+
+
 async def test_two_who_write_at_once_to_a_slow_client_of_http_1_0_are_both_heard() -> None:
     waiting = asyncio.Event()
 
