@@ -15,6 +15,11 @@ from ..runtime.sockets import bound_unsent, enable_keepalive, readable
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
+ACCEPT_WITHIN = 1.0
+"""Seconds for which a stop accepts those who wait. Under load a turn of the event loop may take a
+tenth of that, and those who were answered may connect again: they would put the drain off until the
+process is killed."""
+
 TURNS = 5
 """Turns of the event loop from accepting a connection to reading what has arrived there."""
 
@@ -57,8 +62,10 @@ async def accept_waiting(listeners: Sequence[socket.socket]) -> None:
     Their clients are connected already, and closing resets those that nobody has accepted. Some
     loops accept one in each turn. What has arrived at other connections is read meanwhile.
     """
+    loop = asyncio.get_running_loop()
+    due = loop.time() + ACCEPT_WITHIN
     quiet = 0
-    for _ in range(BACKLOG):  # while clients come faster than that, some are lost
+    while loop.time() < due:  # if clients come faster than that, some are lost
         await asyncio.sleep(0)
         quiet = 0 if any(map(readable, listeners)) else quiet + 1
         if quiet == TURNS:

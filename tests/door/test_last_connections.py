@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 
 from proxy.app import App
 from proxy.connection import protocol
+from proxy.server import listeners
 from proxy.server.listeners import address, listen
 from proxy.server.server import Server, _serving
 from support import PATIENCE, connect, settings, until
@@ -60,6 +62,25 @@ async def test_those_who_wait_to_be_accepted_are_answered() -> None:
         for client in waiting:
             answer = b"".join(iter(partial(client.recv, 1 << 10), b""))
             assert answer.startswith(OK)
+
+
+async def test_a_stop_does_not_wait_for_clients_that_come_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listeners, "ACCEPT_WITHIN", 0, raising=False)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    with listen("127.0.0.1", 0) as listener, connected(address(listener)):  # and stays so
+        counting = asyncio.create_task(count())
+        await listeners.accept_waiting([listener])
+        counting.cancel()
+    assert turns < 10
 
 
 async def test_what_arrived_at_a_kept_connection_is_answered() -> None:
