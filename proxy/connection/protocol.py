@@ -55,7 +55,7 @@ class Settings(uvicorn.Config):
         super().__init__(app, http=Protocol, **more)
         self.terms = terms
         self.draining = False
-        """Whether connections are to end once all requests on their way here are answered."""
+        """Whether each connection is to end with its next answer."""
         self.waiting = Budget(WAITING)
         """For what waits in memory outside of exchanges, of all connections together, in bytes."""
 

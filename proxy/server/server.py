@@ -97,16 +97,15 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if self._reloading is not None:
             self._reloading.cancel()
-        self.config.draining = True
-        began = loop.time()
-        await accept_waiting(sockets or ())
         if self.app is not None:
             self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
             self.app.drain()
         stop = self.config.timeout_graceful_shutdown or 0
-        due = began + stop
+        due = loop.time() + stop
         # Clients that still take nothing go first, or uvicorn would cancel what waits for them.
-        loop.call_at(due - LAST_SECONDS, self.abort_connections)
+        loop.call_later(stop - LAST_SECONDS, self.abort_connections)
+        self.config.draining = True
+        await accept_waiting(sockets or ())
         await super().shutdown(sockets)
         if self._for_admin is not None:
             left = math.ceil(due - loop.time())

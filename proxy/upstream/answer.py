@@ -209,7 +209,7 @@ class Answer(Response):
         return bytes(body)
 
     def tap(self, tap: Callable[[bytes], None]) -> None:
-        """Have ``tap`` called with each part of the body, too, when it is read."""
+        """Have ``tap`` called with all that is read of the body, too, when it is read."""
         self._tap = tap
 
     def close_soon(self) -> None:
