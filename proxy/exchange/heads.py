@@ -24,7 +24,7 @@ RESENT = frozenset((b"content-length",))
 REASKED = RESENT | {b"accept-encoding"}
 """The same, where its answer will be translated, too."""
 
-REMADE = frozenset((b"content-type", b"content-length", b"content-encoding", b"etag"))
+REMADE = frozenset((b"content-type", b"content-length", b"content-encoding", b"etag", VERSION))
 """Fields of an answer that are not true of its translation."""
 
 LONGEST_LIST = 1000
@@ -61,6 +61,9 @@ def of_answer(
     if nudge is not None:
         fields += nudge.fields(fields)
     if translation is not None and translation.differs:
+        if answer is not None and VERSION in removed and VERSION in answer.named:
+            # A service may say which version it spoke, and a client read by what it says.
+            fields.append((VERSION, translation.client.encode()))
         fields += _of_translation(translation)
     return fields
 
