@@ -259,7 +259,7 @@ def test_a_stream_without_an_end_ends_as_a_failure(bridge: bool) -> None:
     assert last["exception"].startswith("api_error: ")
     assert isinstance(made.failure, UpstreamNonsense)
     assert (last["log_id"], last["model"]) == (
-        ("msg_1", "claude-v1") if bridge else ("compl_1", "claude-2")
+        ("compl_1", "claude-v1") if bridge else ("compl_1", "claude-2")
     )
 
 

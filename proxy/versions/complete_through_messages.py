@@ -203,7 +203,7 @@ class CompleteThroughMessages(Bridge):
         return (self._event(text),)
 
     def _read_ids(self, message: Body) -> None:
-        self._id = as_text(message.get("id"))
+        self._id = _completion_id(as_text(message.get("id")))
         self.answered_by = as_text(message.get("model")) or None
 
     def _take_stop(self, delta: Any) -> None:
@@ -240,6 +240,12 @@ class CompleteThroughMessages(Bridge):
             "stop": sequence,
             "log_id": self._id,
         }
+
+
+def _completion_id(message_id: str) -> str:
+    """The id of a message as that of a completion: programs in R look for its ``compl_``."""
+    number = message_id.removeprefix("msg_")
+    return message_id if number == message_id else f"compl_{number}"
 
 
 def _text(block: Any) -> str:

@@ -136,7 +136,7 @@ def streamed_completion(stream: bytes) -> Told:
 def message_as_completion(message: Json, model: str) -> Told:
     """The completion that a Message amounts to, for a client that asked for ``model``."""
     text = "".join(map(_text, message["content"]))
-    return _stopped(message, Told(_spaced(text), None, None, message["id"], model))
+    return _stopped(message, Told(_spaced(text), None, None, _log_id(message), model))
 
 
 def streamed_message_as_completion(stream: bytes, model: str) -> Told:
@@ -147,7 +147,7 @@ def streamed_message_as_completion(stream: bytes, model: str) -> Told:
         match event.name:
             case "message_start" if not log_id:
                 message = event.body["message"]
-                log_id, stop = message["id"], message
+                log_id, stop = _log_id(message), message
                 text = "".join(map(_text, message["content"]))
             case "content_block_start":
                 text += _text(event.body["content_block"])
@@ -162,6 +162,10 @@ def streamed_message_as_completion(stream: bytes, model: str) -> Told:
                 break
     told = Told(_spaced(text), None, None, log_id, model)
     return _stopped(stop, told) if stop.get("stop_reason") else told.failed(exception)
+
+
+def _log_id(message: Json) -> str:
+    return re.sub("^msg_", "compl_", message["id"])
 
 
 def _stopped(message: Json, told: Told) -> Told:
