@@ -64,7 +64,7 @@ def unacknowledged(opened: socket.socket) -> int:
 
 
 def readable(opened: socket.socket) -> bool:
-    """Whether something can be read, be it the end, or a connection be accepted; does not wait."""
+    """Whether something can be read, be it the end; does not wait."""
     if opened.fileno() < 0:
         return True  # it is closed; TLS reports that a turn later
     poll = select.poll()  # select itself fails for descriptors above 1023

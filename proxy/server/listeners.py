@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from ..config import Admin
-from ..runtime.sockets import bound_unsent, enable_keepalive, readable
+from ..runtime.sockets import bound_unsent, enable_keepalive
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
-
-ACCEPT_WITHIN = 1.0
-"""Seconds for which a stop accepts those who wait. Under load a turn of the event loop may take a
-tenth of that, and those who were answered may connect again: they would put the drain off until the
-process is killed."""
-
-TURNS = 5
-"""Turns of the event loop from accepting a connection to reading what has arrived there."""
 
 _WHAT_TO_DO = {
     errno.EADDRINUSE: "; take another port, or 0 for any free one",
@@ -56,20 +47,14 @@ def listen_for_admin(admin: Admin) -> AbstractContextManager[socket.socket | Non
     return nullcontext() if admin.port is None else listen(admin.host, admin.port)
 
 
-async def accept_waiting(listeners: Sequence[socket.socket]) -> None:
-    """Let the event loop accept the connections that wait, before ``listeners`` are closed.
+def waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept the connections that wait: their clients are connected, and closing resets them.
 
-    Their clients are connected already, and closing resets those that nobody has accepted. Some
-    loops accept one in each turn. What has arrived at other connections is read meanwhile.
+    Event loops would take turns for it, in which all else goes on, and more clients connect.
     """
-    loop = asyncio.get_running_loop()
-    due = loop.time() + ACCEPT_WITHIN
-    quiet = 0
-    while loop.time() < due:  # if clients come faster than that, some are lost
-        await asyncio.sleep(0)
-        quiet = 0 if any(map(readable, listeners)) else quiet + 1
-        if quiet == TURNS:
-            return
+    with suppress(OSError):  # none waits any more, or no descriptor is left
+        for _ in range(BACKLOG):
+            yield listener.accept()[0]
 
 
 def address(listener: socket.socket) -> str:

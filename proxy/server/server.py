@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
@@ -19,10 +19,10 @@ from starlette.types import ASGIApp
 
 from ..app import App
 from ..config import Config
-from ..connection.protocol import Settings
+from ..connection.protocol import Protocol, Settings
 from ..observe import logs
 from ..observe.tracing import configured
-from .listeners import accept_waiting, address, listen
+from .listeners import address, listen, waiting_at
 from .process import tune_garbage_collector
 from .reload import Load, read_again
 from .settings import longest_stop, settings_for
@@ -31,6 +31,9 @@ log = logging.getLogger("proxy")
 
 LAST_SECONDS = 1
 """Seconds that exchanges which a second signal has cut have to send their last event."""
+
+TURNS = 5
+"""Turns of the event loop in which all is read that has arrived at connections."""
 
 Next = Callable[[Config], Config | None]
 """Takes the configuration in force and returns the next; None leaves it in force."""
@@ -105,12 +108,32 @@ class Server(uvicorn.Server):
         # Clients that still take nothing go first, or uvicorn would cancel what waits for them.
         loop.call_later(stop - LAST_SECONDS, self.abort_connections)
         self.config.draining = True
-        await accept_waiting(sockets or ())
+        await self._accept_waiting(sockets or ())
         await super().shutdown(sockets)
         if self._for_admin is not None:
             left = math.ceil(due - loop.time())
             self._for_admin.config.timeout_graceful_shutdown = max(LAST_SECONDS, left)
             await self._exits.aclose()
+
+    async def _accept_waiting(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept the connections that wait and no more, and read what has arrived at all of them.
+
+        However many clients keep coming, this ends at once: the time of a drain has begun.
+        """
+        waiting = [connection for each in listeners for connection in waiting_at(each)]
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        made = partial(
+            Protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        accepted = (loop.connect_accepted_socket(made, connection) for connection in waiting)
+        await asyncio.gather(*accepted, return_exceptions=True)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
