@@ -178,7 +178,8 @@ class Protocol(HttpToolsProtocol):
         """Close once all requests are answered; linger for a client that still sends one.
 
         One whose head is incomplete counts; and a new connection was opened for one, which is on
-        its way.
+        its way. A response whose head is sent has not said that it is the last: requests that come
+        until its end are answered, too.
         """
         if self._lingering:
             return
@@ -186,10 +187,11 @@ class Protocol(HttpToolsProtocol):
         if idle and self._framing.part == "body":
             self._linger()
         elif idle and (self.cycle is None or self._framing.part == "head" or len(self._intake)):
-            self._alarm.due = min(self._alarm.due, self.loop.time() + ON_ITS_WAY)
-            self._alarm.arm()
-        else:
+            self._expect_soon()
+        elif idle or not self.cycle.response_started or self._framing.part == "body":
             super().shutdown()
+        elif self._framing.part == "head":
+            self._expect_soon()
 
     # For the parser.
 
@@ -271,8 +273,11 @@ class Protocol(HttpToolsProtocol):
             self._intake.resume()
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
+        elif self._framing.part is None and self.config.draining and not len(self._intake):
+            self._close()
         elif self._framing.part is None:
-            self._alarm.due = self.loop.time() + self.timeout_keep_alive
+            within = ON_ITS_WAY if self.config.draining else self.timeout_keep_alive
+            self._alarm.due = self.loop.time() + within
             self._alarm.arm()
         if self._waits.taken:
             self._account()
@@ -392,6 +397,10 @@ class Protocol(HttpToolsProtocol):
         return HeaderTooLarge(f"the header is larger than {self._terms.head_size} bytes")
 
     # Deadlines.
+
+    def _expect_soon(self) -> None:
+        self._alarm.due = min(self._alarm.due, self.loop.time() + ON_ITS_WAY)
+        self._alarm.arm()
 
     def _expect_body(self) -> None:
         self._alarm.due = min(self.loop.time() + BODY_SILENCE, self._body_due)

@@ -15,7 +15,19 @@ from proxy.app import App
 from proxy.connection import protocol
 from proxy.server.listeners import address, listen
 from proxy.server.server import Server, _serving
-from support import PATIENCE, connect, settings, until
+from support import (
+    LAST,
+    PATIENCE,
+    STREAM_HEAD,
+    Side,
+    chunk,
+    completion,
+    connect,
+    old_request,
+    raw_upstream,
+    settings,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -31,10 +43,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[Server, str]]:
+async def serving(upstream: str = "http://127.0.0.1:9") -> AsyncIterator[tuple[Server, str]]:
     """The proxy, with a way to tell it to stop; yields its base URL, too."""
     with listen("127.0.0.1", 0) as listener:
-        async with _serving(App(settings("http://127.0.0.1:9")), listener) as server:
+        async with _serving(App(settings(upstream)), listener) as server:
             yield server, address(listener)
 
 
@@ -141,6 +153,81 @@ async def test_a_head_that_begins_in_a_drain_is_not_waited_for_long_either(
         monkeypatch.setattr(protocol, "ON_ITS_WAY", 0.01)
         await client.say(HEALTHY[:9])
         assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
+
+
+class Stream:
+    """An upstream whose stream has begun, and goes on once it is let ``go_on``."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def play(self, side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi"))
+        await self.go_on.wait()
+        await side.say(LAST + chunk(b""))
+        await side.rest()
+
+
+@pytest.mark.parametrize("before", [0, 9, len(HEALTHY)])
+async def test_what_is_asked_behind_a_stream_that_had_begun_is_answered(before: int) -> None:
+    """The stream's head did not say that it is the last, and nobody was told anything."""
+    stream = Stream()
+    async with (
+        raw_upstream(stream.play) as upstream,
+        serving(upstream) as (server, url),
+        await connect(url) as client,
+    ):
+        await client.say(old_request())
+        await client.until(b"\r\n\r\n\r\n")
+        await client.say(HEALTHY[:before])
+        if 0 < before < len(HEALTHY):
+            await until(lambda: _has_read(server, before))
+        await drain(server)
+        await client.say(HEALTHY[before:])
+        await until(lambda: _waiting(server) == 1)
+        stream.go_on.set()
+        answer = (await client.rest()).partition(b"data: [DONE]")[2]
+        assert OK in answer
+        assert b"\r\nconnection: close\r\n" in answer
+
+
+async def test_half_a_head_behind_a_stream_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "ON_ITS_WAY", 0.01)
+    stream = Stream()
+    async with (
+        raw_upstream(stream.play) as upstream,
+        serving(upstream) as (server, url),
+        await connect(url) as client,
+    ):
+        await client.say(old_request())
+        await client.until(b"\r\n\r\n\r\n")
+        await client.say(HEALTHY[:9])
+        await until(lambda: _has_read(server, 9))
+        await drain(server)
+        stream.go_on.set()
+        assert b"HTTP/1.1 408 " in await client.rest()
+
+
+async def test_a_stream_that_had_begun_ends_its_connection_if_nothing_more_is_asked() -> None:
+    stream = Stream()
+    async with (
+        raw_upstream(stream.play) as upstream,
+        serving(upstream) as (server, url),
+        await connect(url) as client,
+    ):
+        await client.say(old_request())
+        await client.until(b"\r\n\r\n\r\n")
+        await drain(server)
+        stream.go_on.set()
+        assert (await client.rest()).endswith(b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
+
+
+def _waiting(server: Server) -> int:
+    """How many requests wait behind another at the server's only client."""
+    return sum(c._pipeline.waiting for c in server.server_state.connections)  # type: ignore[union-attr]
 
 
 def _has_read(server: Server, size: int) -> bool:
