@@ -338,7 +338,6 @@ class Protocol(HttpToolsProtocol):
         scope["http_version"] = version
         scope["raw_path"], scope["query_string"] = path, query
         scope["path"] = unquote(path.decode("ascii"))
-        keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self.cycle = Response(
             scope=self.scope,
             transport=self.transport,
@@ -349,7 +348,7 @@ class Protocol(HttpToolsProtocol):
             default_headers=[],
             message_event=Signal(),  # type: ignore[arg-type]  # with the methods of asyncio.Event
             expect_100_continue=version != "1.0" and expects_continue(self.headers),
-            keep_alive=keep_alive and not self.config.draining,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         self._pipeline.add(self.cycle)
@@ -361,6 +360,7 @@ class Protocol(HttpToolsProtocol):
             self.flow.full = True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.keep_alive &= not self.config.draining
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self._application_done)
         self.tasks.add(task)
