@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 
@@ -50,13 +51,13 @@ def parsed(got: bytes) -> Answer:
         length = int(lower.partition(b"content-length: ")[2].partition(b"\r\n")[0])
         return Answer(status, body, len(body) == length)
     parts: list[bytes] = []
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        length = int(size, 16)
+    rest = io.BytesIO(body)
+    while line := rest.readline():
+        length = int(line, 16)
         if not length:
-            return Answer(status, b"".join(parts), rest == b"\r\n")
-        parts.append(rest[:length])
-        body = rest[length + 2 :]
+            return Answer(status, b"".join(parts), rest.read() == b"\r\n")
+        parts.append(rest.read(length))
+        rest.read(len(b"\r\n"))
     return Answer(status, b"".join(parts), whole=False)
 
 
