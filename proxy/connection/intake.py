@@ -57,6 +57,11 @@ class Intake:
         if self._flow.full and self._next_turn is None:
             self._next_turn = asyncio.get_running_loop().call_soon(self._read_on)
 
+    def drop(self) -> None:
+        """Throw away what is yet to be read, so that more arrives."""
+        self._unread = _NOTHING
+        self._flow.full = False
+
     def stop(self) -> None:
         """Read no more, nor keep in memory what ``read`` belongs to."""
         if self._next_turn is not None:

@@ -265,7 +265,10 @@ class Protocol(HttpToolsProtocol):
             self.cycle = answered
             self._pipeline.clear()
             return
-        if self.cycle.needs_linger:
+        if answered.needs_linger:
+            self.cycle = answered
+            self._pipeline.clear()
+            self._intake.drop()
             self._linger()
         elif self._pipeline.first is not None:
             self._start_asgi_task(self._pipeline.first, self.app)

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from ..core.fields import BODILESS, Fields, controls
 from ..exchange.extensions import FOLLOWED
+from .flow import Flow
 
 WORTH_A_COPY = 16 << 10
 """The size in bytes below which joining a part with its framing costs less than writing three."""
@@ -33,6 +34,8 @@ class Response(RequestResponseCycle):
     with the connection. Only a reset shows then that it was cut.
     """
 
+    flow: Flow
+
     head = b""
     """The head, while it is kept back to be written together with the first part of the body: each
     write costs a system call and wakes the client."""
@@ -42,7 +45,7 @@ class Response(RequestResponseCycle):
 
     _unframed = False
     needs_linger = False
-    """Whether it is complete and the connection's last, though its request has not all arrived."""
+    """Whether it is complete and the connection's last, though more is yet to be read there."""
 
     @property
     def ends_with_connection(self) -> bool:
@@ -144,7 +147,8 @@ class Response(RequestResponseCycle):
             await self._send_more({**message, "body": b""})
 
     async def _send_more(self, message: Any) -> None:
-        if self.more_body and not self.keep_alive and not message.get("more_body", False):
+        unread = self.more_body or self.flow.full
+        if unread and not self.keep_alive and not message.get("more_body", False):
             self.keep_alive = self.needs_linger = True  # closing would reset it: answer lost
         if self.head:
             message = self._sent_with_head(message)

@@ -192,6 +192,26 @@ async def test_what_is_asked_behind_a_stream_that_had_begun_is_answered(before: 
         assert b"\r\nconnection: close\r\n" in answer
 
 
+async def test_many_that_ask_behind_a_stream_do_not_have_its_end_reset() -> None:
+    """Closing while some of what they asked is not read would throw away what is on its way."""
+    stream = Stream()
+    async with (
+        raw_upstream(stream.play) as upstream,
+        serving(upstream) as (server, url),
+        await connect(url) as client,
+    ):
+        await client.say(old_request())
+        await client.until(b"\r\n\r\n\r\n")
+        await client.say(MANY * HEALTHY)
+        await until(lambda: _waiting(server) == MANY)
+        await client.say(HEALTHY)  # nothing reads that
+        await drain(server)
+        stream.go_on.set()
+        answer = await client.rest()
+        assert b"data: [DONE]" in answer
+        assert answer.count(OK) == 1
+
+
 async def test_half_a_head_behind_a_stream_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
