@@ -363,7 +363,8 @@ class Protocol(HttpToolsProtocol):
             self.flow.full = True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.keep_alive &= not self.config.draining
+        if self.config.draining and not self._pipeline.waiting:
+            cycle.keep_alive = False
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self._application_done)
         self.tasks.add(task)
