@@ -55,7 +55,7 @@ class Settings(uvicorn.Config):
         super().__init__(app, http=Protocol, **more)
         self.terms = terms
         self.draining = False
-        """Whether each connection is to end with its next answer."""
+        """Whether each connection is to end once the requests that were read are answered."""
         self.waiting = Budget(WAITING)
         """For what waits in memory outside of exchanges, of all connections together, in bytes."""
 

@@ -14,7 +14,7 @@ import pytest
 from proxy.app import App
 from proxy.connection import protocol
 from proxy.server.listeners import address, listen
-from proxy.server.server import Server, _serving
+from proxy.server.server import TURNS, Server, _serving
 from support import (
     LAST,
     PATIENCE,
@@ -56,6 +56,8 @@ async def drain(server: Server) -> None:
     assert app is not None
     server.over.set()  # type: ignore[attr-defined]
     await until(lambda: not app.ready)
+    for _ in range(2 * TURNS):  # in which the server reads what has arrived, and tells them
+        await asyncio.sleep(0)
 
 
 def connected(url: str) -> socket.socket:
@@ -155,38 +157,39 @@ async def test_a_head_that_begins_in_a_drain_is_not_waited_for_long_either(
         assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
 
 
-class Stream:
-    """An upstream whose stream has begun, and goes on once it is let ``go_on``."""
+@asynccontextmanager
+async def streaming() -> AsyncIterator[tuple[Server, Side, asyncio.Event]]:
+    """The proxy and a client whose stream has begun; it ends once the event is set."""
+    go_on = asyncio.Event()
 
-    def __init__(self) -> None:
-        self.go_on = asyncio.Event()
-
-    async def play(self, side: Side) -> None:
+    async def play(side: Side) -> None:
         await side.request()
         await side.say(STREAM_HEAD + completion(" Hi"))
-        await self.go_on.wait()
+        await go_on.wait()
         await side.say(LAST + chunk(b""))
         await side.rest()
 
-
-@pytest.mark.parametrize("before", [0, 9, len(HEALTHY)])
-async def test_what_is_asked_behind_a_stream_that_had_begun_is_answered(before: int) -> None:
-    """The stream's head did not say that it is the last, and nobody was told anything."""
-    stream = Stream()
     async with (
-        raw_upstream(stream.play) as upstream,
+        raw_upstream(play) as upstream,
         serving(upstream) as (server, url),
         await connect(url) as client,
     ):
         await client.say(old_request())
         await client.until(b"\r\n\r\n\r\n")
+        yield server, client, go_on
+
+
+@pytest.mark.parametrize("before", [0, 9, len(HEALTHY)])
+async def test_what_is_asked_behind_a_stream_that_had_begun_is_answered(before: int) -> None:
+    """The stream's head did not say that it is the last, and nobody was told anything."""
+    async with streaming() as (server, client, go_on):
         await client.say(HEALTHY[:before])
         if 0 < before < len(HEALTHY):
             await until(lambda: _has_read(server, before))
         await drain(server)
         await client.say(HEALTHY[before:])
         await until(lambda: _waiting(server) == 1)
-        stream.go_on.set()
+        go_on.set()
         answer = (await client.rest()).partition(b"data: [DONE]")[2]
         assert OK in answer
         assert b"\r\nconnection: close\r\n" in answer
@@ -194,19 +197,12 @@ async def test_what_is_asked_behind_a_stream_that_had_begun_is_answered(before: 
 
 async def test_many_that_ask_behind_a_stream_do_not_have_its_end_reset() -> None:
     """Closing while some of what they asked is not read would throw away what is on its way."""
-    stream = Stream()
-    async with (
-        raw_upstream(stream.play) as upstream,
-        serving(upstream) as (server, url),
-        await connect(url) as client,
-    ):
-        await client.say(old_request())
-        await client.until(b"\r\n\r\n\r\n")
+    async with streaming() as (server, client, go_on):
         await client.say(MANY * HEALTHY)
         await until(lambda: _waiting(server) == MANY)
         await client.say(HEALTHY)  # nothing reads that
         await drain(server)
-        stream.go_on.set()
+        go_on.set()
         answer = await client.rest()
         assert b"data: [DONE]" in answer
         assert answer.count(OK) == MANY
@@ -217,32 +213,18 @@ async def test_half_a_head_behind_a_stream_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(protocol, "ON_ITS_WAY", 0.01)
-    stream = Stream()
-    async with (
-        raw_upstream(stream.play) as upstream,
-        serving(upstream) as (server, url),
-        await connect(url) as client,
-    ):
-        await client.say(old_request())
-        await client.until(b"\r\n\r\n\r\n")
+    async with streaming() as (server, client, go_on):
         await client.say(HEALTHY[:9])
         await until(lambda: _has_read(server, 9))
         await drain(server)
-        stream.go_on.set()
+        go_on.set()
         assert b"HTTP/1.1 408 " in await client.rest()
 
 
 async def test_a_stream_that_had_begun_ends_its_connection_if_nothing_more_is_asked() -> None:
-    stream = Stream()
-    async with (
-        raw_upstream(stream.play) as upstream,
-        serving(upstream) as (server, url),
-        await connect(url) as client,
-    ):
-        await client.say(old_request())
-        await client.until(b"\r\n\r\n\r\n")
+    async with streaming() as (server, client, go_on):
         await drain(server)
-        stream.go_on.set()
+        go_on.set()
         assert (await client.rest()).endswith(b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
 
 
