@@ -87,7 +87,7 @@ def post(address: str, version: str = "2023-01-01", *, stream: bool = True) -> s
 
 
 def test_the_demo_shows_both_wires_and_the_answer() -> None:
-    done = run("demo")
+    done = run("demo", COLUMNS="120")
     assert done.returncode == 0, done.stderr
     assert "event: message_start" in done.stdout
     assert "event: content_block_delta" in done.stdout
