@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,9 @@ from proxy.config import Upstream as Settings
 from proxy.observe.metrics import Metrics
 from proxy.server.reload import read_again
 from proxy.server.server import running
+from proxy.server.settings import longest_stop
+from proxy.server.supervisor import Crew
+from proxy.server.worker import Common
 from proxy.upstream.upstream import Upstream
 from support import (
     LAST,
@@ -304,6 +308,15 @@ async def test_a_drain_lasts_as_long_as_the_file_says_now(file: Path) -> None:
         here.proxy.signal(signal.SIGTERM)
         assert b"the proxy is shutting down" in await stream.until(DONE)
         assert await here.proxy.ended() == 0
+
+
+def test_workers_that_still_have_the_file_before_may_drain_as_long_as_it_says() -> None:
+    """They may wait for an upstream's models before they take up the new one."""
+    before, now = (settings("http://h", more={"server": {"drain": n}}) for n in (300, 0))
+    with socket.socket() as listener:
+        crew = Crew(before, Common(listener, None, None))
+        crew.reload(now)
+    assert crew.longest_stop == longest_stop(before)
 
 
 @BOTH

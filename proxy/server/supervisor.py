@@ -102,7 +102,7 @@ def _supervise(crew: Crew, load: Load, metrics: Metrics, signals: Signals) -> No
 def _stop(crew: Crew, signals: Signals) -> None:
     """Let all workers drain, end them at a second signal, and kill those that are too slow."""
     crew.send(Command.STOP)
-    deadline = time.monotonic() + longest_stop(crew.config)
+    deadline = time.monotonic() + crew.longest_stop
     while (alive := crew.alive()) and (left := deadline - time.monotonic()) > 0:
         if signals(left, alive) & {signal.SIGINT, signal.SIGTERM}:
             crew.send(Command.END)
@@ -177,6 +177,8 @@ class Crew:
 
     def __init__(self, config: Config, common: Common) -> None:
         self.config = config
+        self.longest_stop = longest_stop(config)
+        """The seconds within which all workers have stopped, whichever configuration they have."""
         self._common = common
         self._workers: dict[str, tuple[SpawnProcess, Channel]] = {}
         self._missing: set[str] = set()
@@ -234,6 +236,8 @@ class Crew:
     def reload(self, config: Config) -> None:
         """Give all workers another configuration, including those started later."""
         self.config = config
+        # A worker may be long in taking it up, and is told to stop while it has the one before.
+        self.longest_stop = max(self.longest_stop, longest_stop(config))
         self.send(_picklable(config))
 
     def send(self, command: Command | Config) -> None:
