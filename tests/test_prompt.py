@@ -10,8 +10,9 @@ from proxy.bridge.prompt import ASSISTANT, MOST_SPACE, NO_TEXT, parse
 from proxy.core.errors import InvalidRequest
 from proxy.formats.parameters import HUMAN
 
-FIRST = r'prompt must start with "\n\nHuman:" turn after an optional system prompt'
-LAST = r'prompt must end with "\n\nAssistant:" turn'
+FIRST = 'prompt must start with "\n\nHuman:" turn'
+LAST = 'prompt must end with "\n\nAssistant:" turn'
+"""As the old API worded them, real line breaks in them: programs compare them with ``==``."""
 
 DIALOGUES = {
     "one question": (f"{HUMAN} Hi{ASSISTANT}", "", [("user", "Hi")], "", ""),

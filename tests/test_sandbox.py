@@ -434,8 +434,8 @@ def test_messages_does_not_know_retired_models(client: httpx.Client, name: str) 
     assert refused(answer) == (404, "not_found_error", f"model: {name}")
 
 
-MUST_START = r'prompt must start with "\n\nHuman:" turn after an optional system prompt'
-MUST_END = r'prompt must end with "\n\nAssistant:" turn'
+MUST_START = 'prompt must start with "\n\nHuman:" turn after an optional system prompt'
+MUST_END = 'prompt must end with "\n\nAssistant:" turn'
 
 
 @pytest.mark.parametrize(

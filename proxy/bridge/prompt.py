@@ -60,7 +60,7 @@ def parse(prompt: str) -> Dialogue:
     marked = _with_last_marker(begun)
     system, (*before, last) = _split(marked)
     if last.role != "assistant":
-        raise InvalidRequest(r'prompt must end with "\n\nAssistant:" turn')
+        raise InvalidRequest(f'prompt must end with "{ASSISTANT}" turn')
     answer = last.text
     not_blank = [turn for turn in before if turn.text.strip()]
     turns = _merged(not_blank)
@@ -89,9 +89,8 @@ def _split(prompt: str) -> tuple[str, list[Turn]]:
     """The text before the first turn, and all turns as they stand; raises InvalidRequest."""
     system, *questions = prompt.split(HUMAN, MOST_TURNS + 1)
     if not questions or ASSISTANT in system:
-        raise InvalidRequest(
-            r'prompt must start with "\n\nHuman:" turn after an optional system prompt'
-        )
+        # Gateways of 2023 look for exactly this, line breaks and all, and ask again with the turn.
+        raise InvalidRequest(f'prompt must start with "{HUMAN}" turn')
     turns: list[Turn] = []
     for question in questions:
         text, *answers = question.split(ASSISTANT, MOST_TURNS + 1)

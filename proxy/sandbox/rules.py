@@ -124,10 +124,10 @@ def _dialogue(prompt: str) -> tuple[str, str]:
         prompt = "\n\n" + prompt.lstrip()
     first, last = prompt.find(HUMAN), prompt.rfind(HUMAN)
     if first < 0 or ASSISTANT in prompt[:first]:
-        raise invalid(r'prompt must start with "\n\nHuman:" turn after an optional system prompt')
+        raise invalid(f'prompt must start with "{HUMAN}" turn after an optional system prompt')
     said, assistant, prefill = prompt[last + len(HUMAN) :].rpartition(ASSISTANT)
     if not assistant:
-        raise invalid(r'prompt must end with "\n\nAssistant:" turn')
+        raise invalid(f'prompt must end with "{ASSISTANT}" turn')
     return said.partition(ASSISTANT)[0], prefill
 
 
