@@ -35,6 +35,7 @@ def settings_for(app: ASGIApp) -> Settings:
         interface="asgi3",
         loop="uvloop",
         ws="none",
+        workers=1,  # or uvicorn would read WEB_CONCURRENCY, and fail where that is no number
         lifespan="on" if isinstance(app, App) else "auto",
         log_config=None,
         access_log=False,
