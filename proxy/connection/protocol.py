@@ -179,9 +179,9 @@ class Protocol(HttpToolsProtocol):
 
         One whose head is incomplete counts; and a new connection was opened for one, which is on
         its way. A response whose head is sent has not said that it is the last: requests that come
-        until its end are answered, too.
+        until its end are answered, too. A refusal that waits for its turn is the last by itself.
         """
-        if self._lingering:
+        if self._lingering or self._refusal is not None:
             return
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._framing.part == "body":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -219,6 +220,21 @@ async def test_half_a_head_behind_a_stream_is_not_waited_for_long(
         await drain(server)
         go_on.set()
         assert b"HTTP/1.1 408 " in await client.rest()
+
+
+async def test_what_is_refused_behind_a_stream_is_told_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its head is not read to its end, but that is not why."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(protocol, "ON_ITS_WAY", 0)
+    async with streaming() as (server, client, go_on):
+        await client.say(b"GET / HTTP/1.1\r\nhost : proxy\r\n\r\n")
+        await until(lambda: "status=400" in caplog.text)
+        await drain(server)
+        go_on.set()
+        assert b"HTTP/1.1 400 " in await client.rest()
+    assert "status=408" not in caplog.text
 
 
 async def test_a_stream_that_had_begun_ends_its_connection_if_nothing_more_is_asked() -> None:
