@@ -363,7 +363,7 @@ class Protocol(HttpToolsProtocol):
             self.flow.full = True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if self.config.draining and not self._pipeline.waiting:
+        if self.config.draining and not self._pipeline.waiting and self._refusal is None:
             cycle.keep_alive = False
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self._application_done)

@@ -222,14 +222,15 @@ async def test_half_a_head_behind_a_stream_is_not_waited_for_long(
         assert b"HTTP/1.1 408 " in await client.rest()
 
 
+@pytest.mark.parametrize("before", [b"", HEALTHY], ids=["next", "later"])
 async def test_what_is_refused_behind_a_stream_is_told_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, before: bytes
 ) -> None:
     """Its head is not read to its end, but that is not why."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(protocol, "ON_ITS_WAY", 0)
     async with streaming() as (server, client, go_on):
-        await client.say(b"GET / HTTP/1.1\r\nhost : proxy\r\n\r\n")
+        await client.say(before + b"GET / HTTP/1.1\r\nhost : proxy\r\n\r\n")
         await until(lambda: "status=400" in caplog.text)
         await drain(server)
         go_on.set()
