@@ -190,7 +190,8 @@ def times_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]
         nonlocal left
         left -= 1
         if not left:
-            monkeypatch.setattr(protocol, "BODY_SILENCE", PATIENCE)
+            for name in ("BODY_SILENCE", "BODY_WITHIN"):
+                monkeypatch.setattr(protocol, name, PATIENCE)
             over.set()
         expire(connection)
 
@@ -237,9 +238,14 @@ async def test_a_body_that_the_upstream_does_not_take_does_not_stall(
     [b"content-length: 4\r\n\r\nab", b"expect: 100-continue\r\ncontent-length: 4\r\n\r\n"],
     ids=["begun", "asks first"],
 )
+@pytest.mark.parametrize("deadline", ["BODY_SILENCE", "BODY_WITHIN"])
 async def test_a_body_that_nobody_reads_does_not_stall(
-    times_over: Callable[[], Awaitable[None]], begun: bytes
+    times_over: Callable[[], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    begun: bytes,
+    deadline: str,
 ) -> None:
+    shorten(monkeypatch, deadline)
     reads = asyncio.Event()
 
     async def application(_: Scope, receive: Receive, send: Send) -> None:

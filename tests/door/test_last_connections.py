@@ -124,6 +124,28 @@ async def test_so_is_a_later_one_whose_head_is_incomplete() -> None:
         assert OK in await client.rest()
 
 
+async def test_so_is_one_whose_body_is_on_its_way() -> None:
+    request = old_request()
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + LAST + chunk(b""))
+        await side.rest()
+
+    async with (
+        raw_upstream(play) as upstream,
+        serving(upstream) as (server, url),
+        await connect(url) as client,
+    ):
+        await client.say(request[:-9])
+        await until(lambda: _reads_a_body(server))
+        await drain(server)
+        await client.say(request[-9:])
+        answer = await client.rest()
+        assert b"\r\nconnection: close\r\n" in answer
+        assert answer.endswith(b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n")
+
+
 async def test_an_idle_connection_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its client nothing is on its way."""
     monkeypatch.setattr(protocol, "ON_ITS_WAY", 2 * PATIENCE)
@@ -253,3 +275,8 @@ def _waiting(server: Server) -> int:
 def _has_read(server: Server, size: int) -> bool:
     """Whether the server has accepted its only client, and read so much of a head."""
     return [len(c._framing.head) for c in server.server_state.connections] == [size]  # type: ignore[union-attr]
+
+
+def _reads_a_body(server: Server) -> bool:
+    """Whether the server has read the head of its only client's request, and waits for more."""
+    return [c._framing.part for c in server.server_state.connections] == ["body"]  # type: ignore[union-attr]
