@@ -9,12 +9,13 @@ behind. So no installation outlives the tests, in whatever way they end.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +26,9 @@ AT_ONCE = 2
 
 INSTALL_WITHIN = 240
 """Seconds that an installation may take."""
+
+LOOK_AGAIN = 0.2
+"""Seconds until a place that another process installs is looked at again."""
 
 
 async def install_all(places: Iterable[Place]) -> None:
@@ -47,22 +51,35 @@ async def install(place: Place) -> str:
         return ""
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as scratch:
-            new = Path(scratch, "new")
-            new.mkdir()  # noqa: ASYNC240  (quick)
-            trouble = await run(place.command(new), scratch)
-            return trouble or move(new, place.path)
+        async with alone(place):
+            return "" if place.path.exists() else await install_anew(place)
     except OSError as error:
         return str(error)
 
 
-def move(new: Path, path: Path) -> str:
-    """Rename it to its path, unless another run was faster; returns the error, or nothing."""
-    try:
-        new.rename(path)
-    except OSError as error:
-        return "" if path.exists() else str(error)
-    return ""
+@asynccontextmanager
+async def alone(place: Place) -> AsyncIterator[None]:
+    """Keep other processes from installing the place: each worker of pytest-xdist would."""
+    with Path(f"{place.path}.lock").open("w") as lock:  # noqa: ASYNC230  (quick)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(LOOK_AGAIN)
+            else:
+                break
+        yield
+
+
+async def install_anew(place: Place) -> str:
+    """Install a place that does not exist; returns the error, or nothing."""
+    with TemporaryDirectory(dir=CACHE, ignore_cleanup_errors=True) as scratch:
+        new = Path(scratch, "new")
+        new.mkdir()  # noqa: ASYNC240  (quick)
+        if trouble := await run(place.command(new), scratch):
+            return trouble
+        new.rename(place.path)  # noqa: ASYNC240  (quick)
+        return ""
 
 
 async def run(command: tuple[str, ...], scratch: str) -> str:

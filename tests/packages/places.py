@@ -2,7 +2,7 @@
 
 A place is a directory in ``.cache/clients``. If it exists it is complete, for it is renamed there
 only once the installation is done. Each recipe has a place of its own, under each Python. So a
-place never changes, and two runs of the tests may install at the same time.
+place never changes, and several runs of the tests may need it at the same time.
 """
 
 from __future__ import annotations
