@@ -11,10 +11,15 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+import pytest
 
 from proxy import config
 from proxy.app import App
+from proxy.exchange import relay
+from proxy.exchange.exchange import Exchange
 from proxy.server.server import running
 from proxy.upstream.upstream import Upstream
 from support import Play, Side, connect, raw_upstream, until
@@ -75,6 +80,16 @@ class ScriptedUpstream:
         await side.say(answer or self.good)
 
 
+class Counted(Exchange):
+    """An exchange that is counted for as long as it is in memory, with all that it refers to."""
+
+    in_memory: ClassVar[WeakSet[Exchange]] = WeakSet()
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.in_memory.add(self)
+
+
 class Proxy:
     """A running proxy in front of a scripted upstream."""
 
@@ -116,14 +131,21 @@ class Proxy:
         }
 
     @asynccontextmanager
-    async def nothing_left(self) -> AsyncIterator[None]:
-        """Check that a block leaves nothing open but free connections, once all has been closed."""
+    async def nothing_left(self, *, but_in_memory: bool = False) -> AsyncIterator[None]:
+        """Check that a block leaves nothing open but free connections, once all has been closed.
+
+        And nothing of an exchange in memory, but where the test itself keeps it.
+        """
+        Counted.in_memory.clear()  # tests before this one may have kept theirs
         yield
         await until(lambda: len(self.pool._free) == len(self.pool._all))
         self.close_free()
         with suppress(TimeoutError):
             await until(lambda: self.open_now() == self.before)
         assert self.open_now() == self.before
+        with suppress(TimeoutError):
+            await until(lambda: but_in_memory or not Counted.in_memory)
+        assert but_in_memory or not list(Counted.in_memory)
 
     def close_free(self) -> None:
         """Close the free connections, so that the next call opens one."""
@@ -137,9 +159,11 @@ async def proxied(
 ) -> AsyncIterator[Proxy]:
     """A running proxy in front of what is served at ``url``."""
     proxy = Proxy(upstream, configuration(url, timeouts, drain))
-    async with running(proxy.app) as proxy.url:
-        proxy.before = proxy.open_now()
-        yield proxy
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(relay, "Exchange", Counted)
+        async with running(proxy.app) as proxy.url:
+            proxy.before = proxy.open_now()
+            yield proxy
 
 
 @asynccontextmanager

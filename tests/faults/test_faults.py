@@ -2,8 +2,9 @@
 
 The tests are a table: each fault, the moments at which it can happen, and its effect on each kind
 of exchange. Each case runs over real sockets; afterwards the proxy must have open what it had
-before, and must serve the next request. Signals need a process of their own: test_cli and
-test_reload have SIGTERM, once and twice, and SIGHUP with a good and with a broken file.
+before, hold nothing of it in memory, and must serve the next request. Beside these there are used
+connections (test_reuse), drains and reloads (test_in_between). Signals need a process of their own:
+test_cli and test_reload have SIGTERM, once and twice, and SIGHUP with a good and a broken file.
 """
 
 from __future__ import annotations
@@ -299,6 +300,7 @@ async def test_a_fault_of_the_upstream(
     proxy.upstream.scripts.clear()
     async with proxy.nothing_left():
         proxy.close_free()
+        connections = proxy.upstream.connections
         proxy.upstream.scripts.append(scripted(exchange, moment, seen, fault.play))
         async with await proxy.client(exchange.request) as client:
             known = exchange.seen(moment)
@@ -306,6 +308,7 @@ async def test_a_fault_of_the_upstream(
             seen.set()
             got += await client.rest()
         ended = check_told(fault, moment, exchange, got)
+        assert proxy.upstream.connections == connections + 1  # it is not asked once more
         check_good(exchange, await proxy.ask(exchange.request))
     assert endings(log) == [ended, "ended=complete"]
 

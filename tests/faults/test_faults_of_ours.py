@@ -34,7 +34,8 @@ async def good_with_a_fault_of_ours(
         raise MemoryError
 
     proxy.upstream.scripts.append(play)
-    async with proxy.nothing_left(), await proxy.client(exchange.request) as client:
+    left = proxy.nothing_left(but_in_memory=True)  # the test has the fault with its traceback
+    async with left, await proxy.client(exchange.request) as client:
         got = await client.until(exchange.begun or b"")
         monkeypatch.setattr(*where, fault)
         begun.set()
