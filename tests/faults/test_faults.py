@@ -261,6 +261,13 @@ FAULTS = (
         exchanges=STREAMS,
     ),
     Fault(
+        "gzip that is none",
+        (Moment.ASKED,),
+        says_last(JSON_HEAD[:-2] + b"content-encoding: gzip\r\n\r\n" + chunk(COMPLETION) + END),
+        "upstream's answer is not in its content-encoding",
+        exchanges=(WHOLE,),
+    ),
+    Fault(
         "a redirection",
         (Moment.ASKED,),
         says_last(
@@ -317,8 +324,11 @@ OVERLOADED = b'{"type":"error","error":{"type":"overloaded_error","message":"Ove
 REFUSED = 'ended="upstream refused" error=overloaded_error'
 
 
-@pytest.mark.parametrize("moment", UP_TO_BEGUN, ids=lambda at: at.name)
-@pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
+ERRORS = [(exchange, moment) for exchange in STREAMS for moment in UP_TO_BEGUN]
+ERRORS += [(WHOLE, Moment.ASKED)]
+
+
+@pytest.mark.parametrize(("exchange", "moment"), ERRORS, ids=lambda each: each.name)
 async def test_an_error_of_the_upstream_itself(
     proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange, moment: Moment
 ) -> None:
@@ -333,3 +343,14 @@ async def test_an_error_of_the_upstream_itself(
     else:
         check_refused(got, 529, "overloaded_error", "Overloaded")
     assert endings(log) == [REFUSED]
+
+
+@pytest.mark.parametrize("exchange", STREAMS, ids=lambda exchange: exchange.name)
+async def test_an_error_behind_the_last_event_spoils_nothing(
+    proxy: Proxy, log: pytest.LogCaptureFixture, exchange: Exchange
+) -> None:
+    error = chunk(b"event: error\ndata: " + OVERLOADED + b"\n\n") + END
+    proxy.upstream.good = b"".join(exchange.parts[:3]) + error
+    async with proxy.nothing_left():
+        check_good(exchange, await proxy.ask(exchange.request))
+    assert endings(log) == ["ended=complete"]

@@ -16,11 +16,13 @@ from faults.kinds import (
     EXCHANGES,
     JSON_HEAD,
     NATIVE,
+    STREAMS,
     UP_TO_BEGUN,
     UPLOAD,
     WHOLE,
     Exchange,
     Moment,
+    events,
 )
 from faults.proxies import Proxy, new_proxy, paused
 from faults.scripts import LONG, SOON, scripted
@@ -83,18 +85,30 @@ async def test_a_client_that_leaves_its_upload_takes_its_call_along(
     assert endings(log) == ['ended="client left before the first byte"', "ended=complete"]
 
 
+DELTA = {
+    "type": "content_block_delta",
+    "index": 0,
+    "delta": {"type": "text_delta", "text": " and so on"},
+}
+AND_SO_ON = {
+    "native": completion(" and so on") * 99,
+    "bridged": events(DELTA) * 99,
+    "bytes": chunk(LONG),
+}
+
+
 def endless(exchange: Exchange) -> Play:
     async def play(side: Side) -> None:
         await side.request()
         await side.say(b"".join(exchange.parts[:2]))
-        part = completion(" and so on") * 99 if exchange is NATIVE else chunk(LONG)
+        part = AND_SO_ON[exchange.name]
         while not side.writer.is_closing():
             await side.say(part)
 
     return play
 
 
-@pytest.mark.parametrize("exchange", [NATIVE, BYTES], ids=lambda exchange: exchange.name)
+@pytest.mark.parametrize("exchange", [*STREAMS, BYTES], ids=lambda exchange: exchange.name)
 async def test_a_client_that_takes_nothing_makes_the_upstream_wait_and_is_left(
     log: pytest.LogCaptureFixture, exchange: Exchange, anyio_backend: object
 ) -> None:
