@@ -7,10 +7,32 @@ from dataclasses import dataclass
 
 import pytest
 
-from faults.answers import CLOSED, FAILED, NO_HTTP, check_good, check_refused, endings, with_length
-from faults.kinds import BYTES, END, EXCHANGES, LARGE, NATIVE, WHOLE, Exchange
-from faults.proxies import Proxy
-from faults.scripts import closes, closes_at_reuse, resets, says, says_last
+from faults.answers import (
+    BROKE_OFF,
+    CLOSED,
+    FAILED,
+    LATE,
+    NO_HTTP,
+    TOO_LATE,
+    check_cut,
+    check_finished,
+    check_good,
+    check_refused,
+    endings,
+    with_length,
+)
+from faults.kinds import BYTES, END, EXCHANGES, LARGE, NATIVE, WHOLE, Exchange, Moment
+from faults.proxies import Proxies, Proxy
+from faults.scripts import (
+    closes,
+    closes_at_reuse,
+    half_closes,
+    resets,
+    says,
+    says_last,
+    scripted,
+    stalls,
+)
 from support import Play, Side, chunk, happened, until
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +55,7 @@ async def asked_and_closes(side: Side) -> None:
 REUSES = {
     "closes": Reuse(closes, 2),
     "resets": Reuse(resets, 2),
+    "half-closes": Reuse(half_closes, 2),
     "closes again": Reuse(closes, 1, CLOSED, (asked_and_closes,)),
     "begins to answer": Reuse(says_last(b"HTTP/1.1 2"), 1, CLOSED),
     "answers with garbage": Reuse(says(b"garbage"), 1, NO_HTTP),
@@ -59,6 +82,69 @@ async def test_a_request_is_repeated_once_if_nothing_was_heard_of_it(
         assert not upstream.scripts
         check_good(exchange, await proxy.ask(exchange.request))
     assert len(endings(log)) == 3
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
+async def test_a_request_that_nothing_is_heard_of_is_not_repeated(
+    proxies: Proxies, log: pytest.LogCaptureFixture, exchange: Exchange
+) -> None:
+    """As long as the connection is there, somebody may be at work on it."""
+    proxy = proxies["first_byte"]
+    upstream = proxy.upstream
+    upstream.good = exchange.good
+    async with proxy.nothing_left():
+        upstream.scripts.append(closes_at_reuse(upstream, stalls))
+        check_good(exchange, await proxy.ask(exchange.request))
+        requests = upstream.requests
+        check_refused(await proxy.ask(exchange.request), 504, LATE, TOO_LATE)
+        assert upstream.requests - requests == 1
+        check_good(exchange, await proxy.ask(exchange.request))
+    failed = f'ended="upstream failed" error="{LATE}: {TOO_LATE}"'
+    assert endings(log) == ["ended=complete", failed, "ended=complete"]
+
+
+BREAKS = {
+    "closes": (closes, "", FAILED, BROKE_OFF, 502),
+    "resets": (resets, "", FAILED, BROKE_OFF, 502),
+    "half-closes": (half_closes, "", FAILED, BROKE_OFF, 502),
+    "stalls": (stalls, "idle", LATE, TOO_LATE, 504),
+    "says what is no chunk": (says(b"zz\r\n"), "", FAILED, NO_HTTP, 502),
+}
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
+@pytest.mark.parametrize("breaks", BREAKS)
+async def test_an_answer_that_breaks_off_on_a_used_connection_is_not_asked_for_again(
+    proxies: Proxies, log: pytest.LogCaptureFixture, breaks: str, exchange: Exchange
+) -> None:
+    play, patience, type_, message, status = BREAKS[breaks]
+    proxy = proxies[patience]
+    upstream = proxy.upstream
+    upstream.good = exchange.good
+    seen = asyncio.Event()
+
+    async def used(side: Side) -> None:
+        await upstream.answer(side)
+        await scripted(exchange, Moment.BEGUN, seen, play)(side)
+
+    async with proxy.nothing_left():
+        connections = upstream.connections
+        upstream.scripts.append(used)
+        check_good(exchange, await proxy.ask(exchange.request))
+        async with await proxy.client(exchange.request) as client:
+            got = await client.until(exchange.begun) if exchange.begun else b""
+            seen.set()
+            got += await client.rest()
+        assert upstream.connections == connections + 1
+        check_good(exchange, await proxy.ask(exchange.request))
+    if exchange is BYTES:
+        check_cut(got)
+    elif exchange.streams:
+        check_finished(got, type_, message)
+    else:
+        check_refused(got, status, type_, message)
+    failed = f'ended="upstream failed" error="{type_}: {message}"'
+    assert endings(log) == ["ended=complete", failed, "ended=complete"]
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
