@@ -509,26 +509,63 @@ def test_the_commands_show_no_key(tmp_path: Path) -> None:
         assert_clean(done.stdout + done.stderr)
 
 
+ASKED = [
+    "/-/metrics",
+    "/-/ledger",
+    "/-/ledger?format=html",
+    "/-/ledger?format=csv",
+    "/-/ready",
+    "/-/healthy",
+]
+PLAYED = ["/-/explain", "/-/playground"]
+
+
+async def admin_pages(url: str) -> list[str]:
+    """All that is under /-/, asked for by one who sends keys, too."""
+    both = KEY_FIELDS["both"]
+    sent = [request(f"GET {path}".encode(), field=both, body=b"") for path in ASKED]
+    typed = both + b"\r\ncontent-type: application/json"
+    sent += [request(f"POST {path}".encode(), field=typed) for path in PLAYED]
+    ours = [each.replace(b"host: proxy", b"host: localhost") for each in sent]
+    return [await asked(url, each) for each in ours]
+
+
 @pytest.mark.parametrize("form", FORMATS)
-async def test_a_process_writes_no_key_from_its_start_to_its_end(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("bridge", [False, True], ids=["native", "bridge"])
+async def test_a_process_writes_no_key_from_its_start_to_its_end(
+    tmp_path: Path, form: str, *, bridge: bool
+) -> None:
+    """Neither in its log, nor in its figures and pages, nor in its traces."""
+    answers = list(ANSWERS.values())
+
     async def play(side: Side) -> None:
         while True:
             head, _ = await side.request()
-            number = head.split()[1].rpartition(b"/")[2]
-            await side.say(list(ANSWERS.values())[int(number)] if number.isdigit() else b"")
+            number = head.lower().partition(b"\r\nx-number: ")[2].partition(b"\r\n")[0]
+            said = answers[int(number)] if number else ANSWERS["an answer"]
+            if said == b"close":
+                return
+            await side.say(said)
 
     file = tmp_path / "proxy.yaml"
     async with raw_upstream(play) as upstream:
-        await asyncio.to_thread(file.write_text, text_of(upstream, {"bearer": "${KEY}"}))
+        text = text_of(upstream, {"bearer": "${KEY}"}, bridge=bridge)
+        await asyncio.to_thread(file.write_text, text)
         environ = {**KEYS, "PROXY_LOG_LEVEL": "DEBUG", "PROXY_LOG_FORMAT": form}
+        environ["OTEL_TRACES_EXPORTER"] = "console"
         async with served("serve", "--config", str(file), **environ) as proxy:
-            for number in range(len(ANSWERS)):
-                line = b"POST /v1/complete/%d" % number
-                await asked(proxy.url, request(line, field=KEY_FIELDS["both"]))
-            for sent in (REFUSED["no JSON"], REFUSED["a bad head"], REFUSED["a key in the query"]):
+            for number in range(len(answers)):
+                field = KEY_FIELDS["both"] + b"\r\nx-number: %d" % number
+                for line in (b"POST /v1/complete", b"POST /v1/messages"):
+                    await asked(proxy.url, request(line, field=field))
+            for sent in REFUSED.values():
                 assert_clean(await asked(proxy.url, sent))
+            for page in await admin_pages(proxy.url):
+                assert page.startswith("HTTP/1.1 200 OK\r\n"), page
+                assert_clean(page)
             assert await proxy.stopped() == 0
     written = proxy.printed + "".join(proxy.said)
     mark = {"text": "ended=", "json": '"ended":'}[form]
-    assert written.count(mark) > len(ANSWERS)
+    assert written.count(mark) > 2 * len(ANSWERS)
+    assert '"name": "POST /v1/complete"' in proxy.printed
     assert_clean(written)
