@@ -139,6 +139,16 @@ def test_a_line_in_drips_takes_no_more_memory_than_it_is_long() -> None:
     assert held < 3 * 20_000
 
 
+@pytest.mark.parametrize(("begun", "drip"), [(b"data: a", b"b"), (b"data: a\n", b"data: b\n")])
+def test_what_is_incomplete_is_not_copied_for_each_drip(begun: bytes, drip: bytes) -> None:
+    """Of an event of eight megabytes, each would take milliseconds."""
+    decoder = Decoder()
+    assert not list(decoder.feed(begun))
+    kept = decoder._partial_line or decoder._data
+    assert not list(decoder.feed(drip))
+    assert (decoder._partial_line or decoder._data) is kept
+
+
 def test_an_event_of_short_lines_takes_no_more_memory_than_it_is_long() -> None:
     """One that is kept by itself takes six times as much as on the wire."""
     decoder = Decoder()
