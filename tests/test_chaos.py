@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from faults.kinds import MESSAGE, events
 from proxy.app import App
 from proxy.server.server import running
 from support import (
@@ -78,11 +79,15 @@ class Plan:
         return self.dice.choice(["reads"] * 3 + ["leaves", "resets", "trickles", "is slow"])
 
 
+END = chunk(b"")
 ERROR = chunk(
     b'event: error\r\ndata: {"type":"error","error":{"type":"overloaded_error",'
     b'"message":"Overloaded"}}\r\n\r\n'
 )
-GARBAGE = chunk(b"event: completion\r\ndata: {what\xff\r\n\r\n")
+GARBAGE = chunk(
+    b"event: completion\r\ndata: {what\xff\r\n\r\n"
+    b"event: content_block_delta\r\ndata: {what\xff\r\n\r\n"
+)
 
 
 class Act(Enum):
@@ -108,35 +113,72 @@ def parts_of(data: bytes, dice: random.Random) -> list[bytes]:
     return parts
 
 
-Write = Callable[[list[bytes], int, random.Random], Script]
-"""Makes a script: of the events, how many of them come before it goes wrong, and dice."""
+@dataclass(frozen=True)
+class Wire:
+    """How an upstream says a text: what comes first, each word, and what comes last."""
 
-END = LAST + chunk(b"")
+    first: bytes
+    word: Callable[[str], bytes]
+    last: bytes
+
+
+def delta(word: str) -> bytes:
+    text = {"type": "text_delta", "text": word}
+    return events({"type": "content_block_delta", "index": 0, "delta": text})
+
+
+NATIVE = Wire(b"", completion, LAST)
+BRIDGED = Wire(
+    events(
+        {"type": "message_start", "message": MESSAGE},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    ),
+    delta,
+    events(
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
+        {"type": "message_stop"},
+    ),
+)
+
+Write = Callable[[list[bytes], int, bytes, random.Random], Script]
+"""Makes a script: of the events, how many of them come before it goes wrong, the last, and dice."""
+
 WHOLE: dict[str, Write] = {
-    "answers": lambda events, _, __: [b"".join(events) + END],
-    "answers in odd parts": lambda events, _, dice: [*parts_of(b"".join(events) + END, dice)],
-    "answers slowly": lambda events, _, __: [
-        step for event in (*events, END) for step in (event, Act.PAUSE)
+    "answers": lambda events, _, last, __: [b"".join(events) + last + END],
+    "answers in odd parts": lambda events, _, last, dice: [
+        *parts_of(b"".join(events) + last + END, dice)
     ],
-    "stalls": lambda events, some, _: [*events[:some], Act.STALL, *events[some:], END],
-    "closes after its answer": lambda events, _, __: [b"".join(events) + END, Act.CLOSE],
+    "answers slowly": lambda events, _, last, __: [
+        step for event in (*events, last + END) for step in (event, Act.PAUSE)
+    ],
+    "stalls": lambda events, some, last, _: [
+        *events[:some],
+        Act.STALL,
+        *events[some:],
+        last + END,
+    ],
+    "closes after its answer": lambda events, _, last, __: [
+        b"".join(events) + last + END,
+        Act.CLOSE,
+    ],
 }
 """How upstreams say the whole text."""
 
 CUT: dict[str, Write] = {
-    "closes": lambda events, some, _: [*events[:some], Act.CLOSE],
-    "resets": lambda events, some, _: [*events[:some], Act.RESET],
-    "cuts within an event": lambda events, some, dice: [
+    "closes": lambda events, some, _, __: [*events[:some], Act.CLOSE],
+    "resets": lambda events, some, _, __: [*events[:some], Act.RESET],
+    "cuts within an event": lambda events, some, last, dice: [
         *events[:some],
-        LAST[: dice.randrange(1, len(LAST) - 9)],
+        last[: dice.randrange(1, len(LAST) - 9)],
         Act.CLOSE,
     ],
-    "stalls and cuts": lambda events, some, _: [*events[:some], Act.STALL, Act.CLOSE],
-    "stalls for ever": lambda events, some, _: [*events[:some], Act.WAIT],
-    "ends without an end": lambda events, some, _: [*events[:some], chunk(b"")],
-    "says garbage": lambda events, some, _: [*events[:some], GARBAGE + chunk(b"")],
-    "says a broken chunk": lambda events, some, _: [*events[:some], b"zz\r\nwhat\r\n"],
-    "says an error": lambda events, some, _: [*events[:some], ERROR + chunk(b"")],
+    "stalls and cuts": lambda events, some, _, __: [*events[:some], Act.STALL, Act.CLOSE],
+    "stalls for ever": lambda events, some, _, __: [*events[:some], Act.WAIT],
+    "ends without an end": lambda events, some, _, __: [*events[:some], chunk(b"")],
+    "says garbage": lambda events, some, _, __: [*events[:some], GARBAGE + chunk(b"")],
+    "says a broken chunk": lambda events, some, _, __: [*events[:some], b"zz\r\nwhat\r\n"],
+    "says an error": lambda events, some, _, __: [*events[:some], ERROR + chunk(b"")],
 }
 """How they do not."""
 
@@ -151,20 +193,21 @@ HEADLESS: dict[str, Script] = {
 UPSTREAMS = sorted((*WHOLE, *CUT, *HEADLESS))
 
 
-def script(plan: Plan) -> Script:
+def script(plan: Plan, wire: Wire) -> Script:
     """What the upstream of an exchange does."""
     if plan.upstream in HEADLESS:
         return HEADLESS[plan.upstream]
-    events = [completion(word) for word in plan.words]
-    some = plan.dice.randrange(len(events) + 1)
+    said = [*map(wire.word, plan.words)]
+    some = plan.dice.randrange(len(said) + 1)
     write = (WHOLE | CUT)[plan.upstream]
-    return [STREAM_HEAD, *write(events, some, plan.dice)]
+    return [STREAM_HEAD + wire.first, *write(said, some, wire.last, plan.dice)]
 
 
 class Services:
     """The upstream of all exchanges; it knows how many connections are open."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
         self.open = 0
         self.played: Counter[str] = Counter()
 
@@ -181,7 +224,7 @@ class Services:
         _, body = await side.request()
         plan = Plan(int(json.loads(body)["metadata"]["user_id"]))
         self.played[plan.upstream] += 1
-        for step in script(plan):
+        for step in script(plan, self.wire):
             match step:
                 case bytes():
                     await side.say(step)
@@ -352,13 +395,16 @@ async def proxy(services: Services) -> AsyncIterator[tuple[App, str]]:
             "speaks": ["2023-06-01"],
             "timeouts": {"first_byte": STALL * 20, "idle": STALL * 20},
         }
-        app = App(configured(upstream, more={"upstreams": {"api": api}}))
+        app = App(
+            configured(upstream, bridge=services.wire is BRIDGED, more={"upstreams": {"api": api}})
+        )
         async with running(app) as url:
             yield app, url
 
 
-async def test_under_chaos_every_stream_is_true_and_nothing_is_left() -> None:
-    services = Services()
+@pytest.mark.parametrize("wire", [NATIVE, BRIDGED], ids=["native", "bridged"])
+async def test_under_chaos_every_stream_is_true_and_nothing_is_left(wire: Wire) -> None:
+    services = Services(wire)
     endings: Counter[str] = Counter()
     numbers = iter(range(EXCHANGES))
 
