@@ -182,5 +182,9 @@ Proxies = dict[str, Proxy]
 
 def paused(proxy: Proxy) -> bool:
     """Whether an upstream is made to wait."""
-    answers = [connection._answer for connection in proxy.pool._all]
-    return any(answer is not None and answer._paused for answer in answers)
+    return any(
+        connection._answer is not None
+        and connection._answer._paused
+        and not connection._transport.is_reading()
+        for connection in proxy.pool._all
+    )
