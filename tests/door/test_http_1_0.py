@@ -107,6 +107,30 @@ async def test_what_a_client_of_http_1_0_has_not_taken_does_not_look_whole(befor
             await client.rest()
 
 
+async def test_nor_does_little_of_it_that_nobody_would_wait_for() -> None:
+    """Writers wait only while much is left to take."""
+    waiting = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        connection = scope["extensions"][CONNECTION]
+        while not connection.transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": b"x" * 9999, "more_body": True})
+            for _ in range(9):  # in which the system takes it, as long as it has room
+                await asyncio.sleep(0)
+        assert not connection.flow.write_paused
+        asyncio.get_running_loop().call_soon(connection.transport.abort)
+        waiting.set()
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(application) as client:
+        await client.say(GET.replace(b"1.1", b"1.0") + b"\r\n")
+        await happened(waiting)
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+
+
 async def test_an_answer_to_http_1_0_that_breaks_off_does_not_look_whole() -> None:
     stream = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
