@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 
+from door.harness import LOOP, POST
 from proxy.app import App
 from proxy.connection import protocol
 from proxy.server.listeners import address, listen
@@ -230,6 +231,47 @@ async def test_many_that_ask_behind_a_stream_do_not_have_its_end_reset() -> None
         assert b"data: [DONE]" in answer
         assert answer.count(OK) == MANY
         assert answer.count(b"\r\nconnection: close\r\n") == 1
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_what_is_sent_behind_the_last_answer_is_thrown_away(
+    monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """Unread, it would have the answer reset that may still be on its way."""
+    monkeypatch.setattr(protocol, "LINGER", PATIENCE)
+    refused = POST + b"via: %b\r\nexpect: 100-continue\r\ncontent-length: 0\r\n\r\n" % LOOP
+    async with serving() as (server, url), await connect(url) as client:
+        await client.say(refused + MANY * HEALTHY)  # so many that no more is read
+        await client.until(b"\r\nconnection: close\r\n")
+        if stops:
+            await drain(server)
+        async with asyncio.timeout(PATIENCE):
+            await client.say(300_000 * HEALTHY)
+
+
+async def test_a_stream_that_ends_before_its_request_ends_its_connection_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "BODY_SILENCE", 2 * PATIENCE)
+    go_on = asyncio.Event()
+
+    async def play(side: Side) -> None:
+        await side.head()
+        await side.say(STREAM_HEAD + chunk(b"begun"))
+        await go_on.wait()
+        await side.say(chunk(b""))
+        await side.rest()
+
+    async with (
+        raw_upstream(play) as upstream,
+        serving(upstream) as (server, url),
+        await connect(url) as client,
+    ):
+        await client.say(POST + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"begun"))
+        await client.until(b"begun\r\n")
+        await drain(server)
+        go_on.set()
+        assert await client.rest() == b"0\r\n\r\n"
 
 
 async def test_half_a_head_behind_a_stream_is_not_waited_for_long(
