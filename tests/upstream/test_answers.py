@@ -146,3 +146,42 @@ async def test_an_answer_in_drips_takes_no_more_memory_than_it_is_long() -> None
             tracemalloc.stop()
         answer.close()
     assert peak < 5 * 20_000
+
+
+async def test_parts_that_arrive_while_one_is_being_taken_wait_for_it() -> None:
+    """Even in the same turn, in which nobody can tell yet that it takes time."""
+    taken: list[bytes] = []
+
+    async def take_slowly(part: bytes) -> None:
+        await asyncio.sleep(0)
+        taken.append(part)
+
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()
+        answer = connection.call(b"", "api", 9, 99, bodiless=False)
+        connection.data_received(STREAM_HEAD)
+        reading = asyncio.create_task(answer.forward(lambda parts: take_slowly(b"".join(parts))))
+        await asyncio.sleep(0)
+        for part in (b"one", b"two"):
+            connection.data_received(chunk(part))
+        connection.data_received(chunk(b""))
+        async with asyncio.timeout(PATIENCE):
+            await reading
+        answer.close()
+    assert taken == [b"one", b"two"]
+
+
+async def test_an_answer_of_which_enough_is_taken_is_not_waited_for() -> None:
+    """Its upstream may say nothing more, and not end it either."""
+    taken: list[bytes] = []
+    async with raw_upstream(silent) as url, connected(url) as upstream:
+        connection = await upstream._pool.new()
+        answer = connection.call(b"", "api", 9, 99, bodiless=False)
+        connection.data_received(STREAM_HEAD)
+        reading = asyncio.create_task(answer.forward(taken.extend, lambda: bool(taken)))
+        await asyncio.sleep(0)
+        connection.data_received(chunk(b"enough"))
+        async with asyncio.timeout(PATIENCE):
+            await reading
+        answer.close()
+    assert taken == [b"enough"]
