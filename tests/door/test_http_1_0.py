@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from door.harness import GET, POST, Upstream, at_the_door, door, serving
 from proxy.exchange.extensions import CONNECTION
-from support import Side, chunk, happened
+from support import LAST, STREAM_HEAD, Side, chunk, completion, happened, old_request
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +142,21 @@ async def test_an_answer_to_http_1_0_that_breaks_off_does_not_look_whole() -> No
         await client.say(GET.replace(b"1.1", b"1.0") + b"\r\n")
         with pytest.raises(ConnectionResetError):
             await client.rest()
+
+
+async def test_a_client_of_http_1_0_is_told_the_head_of_a_stream_first() -> None:
+    """Others get it together with the first event."""
+
+    async def play(side: Side) -> None:
+        await side.request()
+        await side.say(STREAM_HEAD + completion(" Hi") + LAST + chunk(b""))
+
+    async with at_the_door(play) as client:
+        await client.say(old_request().replace(b"HTTP/1.1", b"HTTP/1.0"))
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\r\n\r\n")
 
 
 async def test_a_client_of_http_1_0_is_told_a_length_that_is_known() -> None:
