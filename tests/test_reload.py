@@ -108,6 +108,11 @@ class Scene:
     def write(self, text: str) -> None:
         self.file.write_text(text)
 
+    def never_ending_file(self) -> None:
+        """Have a pipe in place of the file: it ends once all who write to it have closed it."""
+        self.file.unlink()
+        os.mkfifo(self.file)
+
     async def reloaded(self) -> None:
         for _ in range(self.workers):
             await self.proxy.logged("reloaded")
@@ -347,6 +352,16 @@ async def test_told_twice_to_stop_it_finishes_its_streams_as_failed_and_ends(
         assert b'"exception":"overloaded_error: ' in await stream.until(DONE)
         assert await here.proxy.ended() == 0
     assert "ended=drained" in "".join(here.proxy.said)
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_process_alive(file: Path) -> None:
+    async with scene(file, Service("A")) as here:
+        here.never_ending_file()
+        here.proxy.signal(signal.SIGHUP)
+        writing = await asyncio.to_thread(os.open, file, os.O_WRONLY)  # once it is being read
+        here.proxy.signal(signal.SIGTERM)
+        assert await here.proxy.ended() == 0
+        os.close(writing)
 
 
 async def test_told_twice_to_stop_it_waits_for_no_client_that_takes_nothing(file: Path) -> None:

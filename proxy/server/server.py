@@ -22,6 +22,7 @@ from ..config import Config
 from ..connection.protocol import Protocol, Settings
 from ..observe import logs
 from ..observe.tracing import configured
+from ..runtime.daemonthread import DaemonThread
 from .listeners import address, listen, waiting_at
 from .process import tune_garbage_collector
 from .reload import Load, read_again
@@ -166,8 +167,13 @@ class Server(uvicorn.Server):
             self._reload_asked.clear()
             assert self._next is not None  # noqa: S101  (set before the event)
             try:
-                # In a thread: a large file takes long to read, and streams must go on.
-                config = await asyncio.to_thread(self._next, app.config)
+                # A large file takes long to read, and streams must go on. One on a disk that hangs
+                # may never be read, and the end of the process must not wait for it.
+                thread = DaemonThread()
+                try:
+                    config = await thread.do(partial(self._next, app.config))
+                finally:
+                    thread.stop()
                 if config is not None:
                     await app.reload(config)
             except Exception:
