@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -108,10 +110,13 @@ class Scene:
     def write(self, text: str) -> None:
         self.file.write_text(text)
 
-    def never_ending_file(self) -> None:
-        """Have a pipe in place of the file: it ends once all who write to it have closed it."""
+    def never_ending_file(self) -> int:
+        """Put a pipe in place of the file, with a byte in it; returns its open writing end."""
         self.file.unlink()
         os.mkfifo(self.file)
+        writing = os.open(self.file, os.O_RDWR)  # for writing alone it would wait for a reader
+        os.write(writing, b"#")
+        return writing
 
     async def reloaded(self) -> None:
         for _ in range(self.workers):
@@ -155,6 +160,13 @@ async def scene(
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "proxy.yaml"
+
+
+def unread(pipe: int) -> int:
+    """How many bytes wait in a pipe."""
+    size = bytearray(4)
+    fcntl.ioctl(pipe, termios.FIONREAD, size)
+    return int.from_bytes(size, sys.byteorder)
 
 
 def shared_by(worker: int) -> Path:
@@ -356,9 +368,9 @@ async def test_told_twice_to_stop_it_finishes_its_streams_as_failed_and_ends(
 
 async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_process_alive(file: Path) -> None:
     async with scene(file, Service("A")) as here:
-        here.never_ending_file()
+        writing = here.never_ending_file()
         here.proxy.signal(signal.SIGHUP)
-        writing = await asyncio.to_thread(os.open, file, os.O_WRONLY)  # once it is being read
+        await until(lambda: unread(writing) == 0)
         here.proxy.signal(signal.SIGTERM)
         assert await here.proxy.ended() == 0
         os.close(writing)
