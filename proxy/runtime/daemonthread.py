@@ -7,11 +7,35 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+
+def started(work: Callable[[], T]) -> Future[T]:
+    """A call of ``work`` that is under way in a thread of its own, and cannot be cancelled.
+
+    It fails with an OSError where the system has no thread left.
+    """
+    call: Future[T] = Future()
+    call.set_running_or_notify_cancel()
+    try:
+        threading.Thread(target=_run, args=(work, call), daemon=True).start()
+    except RuntimeError:
+        call.set_exception(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
+    return call
+
+
+def _run(work: Callable[[], T], call: Future[T]) -> None:
+    try:
+        call.set_result(work())
+    except Exception as error:  # noqa: BLE001  (raised to whoever waits)
+        call.set_exception(error)
+    finally:
+        del call  # its exception's traceback holds this frame: a cycle
 
 
 class DaemonThread:

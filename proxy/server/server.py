@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 import uvicorn
@@ -21,11 +21,11 @@ from ..app import App
 from ..config import Config
 from ..connection.protocol import Protocol, Settings
 from ..observe import logs
+from ..observe.metrics import Metrics
 from ..observe.tracing import configured
-from ..runtime.daemonthread import DaemonThread
 from .listeners import address, listen, waiting_at
 from .process import tune_garbage_collector
-from .reload import Load, read_again
+from .reload import Load, Reading, read_again
 from .settings import longest_stop, settings_for
 
 log = logging.getLogger("proxy")
@@ -36,7 +36,7 @@ LAST_SECONDS = 1
 TURNS = 5
 """Turns of the event loop in which all is read that has arrived at connections."""
 
-Next = Callable[[Config], Config | None]
+Next = Callable[[Config], Awaitable[Config | None]]
 """Takes the configuration in force and returns the next; None leaves it in force."""
 
 
@@ -167,15 +167,10 @@ class Server(uvicorn.Server):
             self._reload_asked.clear()
             assert self._next is not None  # noqa: S101  (set before the event)
             try:
-                # A large file takes long to read, and streams must go on. One on a disk that hangs
-                # may never be read, and the end of the process must not wait for it.
-                thread = DaemonThread()
-                try:
-                    config = await thread.do(partial(self._next, app.config))
-                finally:
-                    thread.stop()
-                if config is not None:
+                if (config := await self._next(app.config)) is not None:
                     await app.reload(config)
+            except TimeoutError as error:
+                log.error("not reloaded: %s", error)
             except Exception:
                 log.exception("a fault of ours: the configuration stays as it was")
 
@@ -217,9 +212,24 @@ def serve(
     ``admin`` listens at ``admin.port``, where there is one.
     """
     app = App(config, spans=configured(os.environ))
-    following = partial(read_again, load, app.metrics)
+    following = partial(_read_again, load, app.metrics)
     server = _Reloading(app, partial(_ready, listener, admin), admin, following)
     server.run([listener])
+
+
+async def _read_again(load: Load, metrics: Metrics, before: Config) -> Config | None:
+    """See reload.read_again; the loop goes on meanwhile, as streams must."""
+    loop = asyncio.get_running_loop()
+    read = asyncio.Event()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(read.set)
+
+    reading = Reading(load, wake)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(read.wait(), reading.patience)
+    return read_again(reading.config, metrics, before)
 
 
 def serve_app(app: ASGIApp, host: str, port: int) -> None:

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -32,7 +32,7 @@ from ..observe.metrics import Metrics
 from . import server
 from .listeners import listen, listen_for_admin
 from .process import check_key_log, let_signals_arrive, raise_file_limit
-from .reload import Load, read_again
+from .reload import Load, Reading, read_again
 from .settings import longest_stop
 from .worker import Command, Common, work
 
@@ -47,7 +47,9 @@ SPAWN = multiprocessing.get_context("spawn")
 SUPERVISOR = "supervisor"
 """The name under which the supervisor keeps its own metrics."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = {signal.SIGINT, signal.SIGTERM}
+
+SIGNALS = (*STOPS, signal.SIGHUP)
 """The signals that the supervisor handles and workers ignore."""
 
 
@@ -90,12 +92,16 @@ def serve(load: Load, workers: int = 1) -> None:
 
 def _supervise(crew: Crew, load: Load, metrics: Metrics, signals: Signals) -> None:
     """Replace workers that die, and reload at SIGHUP, until a signal says stop."""
-    while True:
-        received = signals(CHECK_EVERY, [])
-        if received & {signal.SIGINT, signal.SIGTERM}:
-            return
-        if signal.SIGHUP in received and (now := read_again(load, metrics, crew.config)):
-            crew.reload(now)
+    asked = False
+    reading: Reading | None = None
+    while not (received := signals.wait(CHECK_EVERY)) & STOPS:
+        asked |= signal.SIGHUP in received
+        if reading is not None and reading.over:
+            if now := read_again(reading.config, metrics, crew.config):
+                crew.reload(now)
+            reading = None
+        if asked and reading is None:
+            asked, reading = False, Reading(load, signals.wake)
         crew.replace_dead()
 
 
@@ -104,7 +110,7 @@ def _stop(crew: Crew, signals: Signals) -> None:
     crew.send(Command.STOP)
     deadline = time.monotonic() + crew.longest_stop
     while (alive := crew.alive()) and (left := deadline - time.monotonic()) > 0:
-        if signals(left, alive) & {signal.SIGINT, signal.SIGTERM}:
+        if signals.wait(left, alive) & STOPS:
             crew.send(Command.END)
     crew.kill()
 
@@ -138,34 +144,47 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
     yield None
 
 
-Signals = Callable[[float, list[int]], set[int]]
-"""Waits so many seconds, until a signal comes or one of the sentinels is ready; returns signals."""
+class Signals:
+    """The signals that have come: handled where they are waited for, never amid other work.
+
+    A set records which have come. The sockets only wake who waits: a storm of signals fills them,
+    so that some are not written there.
+    """
+
+    def __init__(self, reading: socket.socket, writing: socket.socket) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._pending: set[int] = set()
+
+    def add(self, number: int, _: object = None) -> None:
+        """Record a signal; the handler of them all."""
+        self._pending.add(number)
+
+    def wake(self) -> None:
+        """End the waiting under way, or the next one; from any thread."""
+        with suppress(OSError):  # full, which wakes as well, or closed
+            self._writing.send(b"\0")
+
+    def wait(self, patience: float, others: Sequence[int] = ()) -> set[int]:
+        """The signals of at most so many seconds, until one comes or a sentinel is ready."""
+        if self._reading in wait([self._reading, *others], patience):
+            self._reading.recv(1 << 20)
+        now = set(self._pending)
+        self._pending.difference_update(now)
+        return now
 
 
 @contextmanager
 def _signals() -> Iterator[Signals]:
-    """Handle signals only where they are waited for, never in the middle of other work.
-
-    A set records which have come. The socket only wakes the waiting: a storm of signals fills it,
-    so that some are not written to it.
-    """
     reading, writing = socket.socketpair()
-    pending: set[int] = set()
     with reading, writing:
         writing.setblocking(False)
+        signals = Signals(reading, writing)
         signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, lambda number, _: pending.add(number))
-
-        def wait_for(patience: float, others: list[int]) -> set[int]:
-            if reading in wait([reading, *others], patience):
-                reading.recv(1 << 20)
-            now = set(pending)
-            pending.difference_update(now)
-            return now
-
+            signal.signal(number, signals.add)
         try:
-            yield wait_for
+            yield signals
         finally:
             signal.set_wakeup_fd(-1)
             for number in SIGNALS:  # Python puts the defaults back as it exits: they would kill it

@@ -88,8 +88,11 @@ class Worker(server.Server):
         if command is Command.END:
             self.end()
         elif isinstance(command, Config):
-            config = command
-            raise_file_limit(config.limits.concurrent_exchanges, warn=False)
-            self.reload(lambda _: config)
+            raise_file_limit(command.limits.concurrent_exchanges, warn=False)
+            self.reload(partial(_sent, command))
         else:
             self.should_exit = True
+
+
+async def _sent(config: Config, _before: Config) -> Config:
+    return config
