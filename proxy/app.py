@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from .exchange.relay import Relay
 from .ledger.journal import Journal
 from .observe.metrics import Metrics
 from .observe.record import Observer, Record, log_exchange
+from .runtime.daemonthread import started
 from .runtime.offload import offload, start_threads
 from .upstream.upstream import Upstream
 
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from .observe.spans import Spans
 
 log = logging.getLogger("proxy")
+
+CONNECT_WITHIN = 30.0
+"""Seconds within which the upstreams of another configuration are made, or it is given up."""
 
 REFRESH = 1.0
 """Seconds after which a worker updates the gauges that it shares with the others."""
@@ -118,9 +123,17 @@ class App:
             return await offload(self.metrics.page, urgent=True)  # metrics matter most under load
 
     async def reload(self, config: Config) -> None:
-        """Serve new requests by ``config``; those under way end on what they began with."""
+        """Serve new requests by ``config``; those under way end on what they began with.
+
+        Raises TimeoutError where the disk of the trusted certificates hangs.
+        """
         rooms = _Rooms(config, self)
-        await asyncio.to_thread(rooms.connect, self._connect)  # it reads files: streams must go on
+        connecting = asyncio.wrap_future(started(partial(rooms.connect, self._connect)))
+        try:
+            await asyncio.wait_for(connecting, CONNECT_WITHIN)
+        except TimeoutError:
+            why = f"trusted certificates could not be read within {CONNECT_WITHIN:g} seconds"
+            raise TimeoutError(why) from None
         await rooms.open()
         old, self._rooms = self._rooms, rooms
         self.exchanges.limit = config.limits.concurrent_exchanges

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ import pytest
 from proxy.app import App
 from proxy.config import Upstream as Settings
 from proxy.observe.metrics import Metrics
-from proxy.server.reload import read_again
+from proxy.server.reload import Reading, read_again
 from proxy.server.server import running
 from proxy.server.settings import longest_stop
 from proxy.server.supervisor import Crew
@@ -110,13 +110,18 @@ class Scene:
     def write(self, text: str) -> None:
         self.file.write_text(text)
 
-    def never_ending_file(self) -> int:
-        """Put a pipe in place of the file, with a byte in it; returns its open writing end."""
+    def remove(self) -> None:
         self.file.unlink()
-        os.mkfifo(self.file)
-        writing = os.open(self.file, os.O_RDWR)  # for writing alone it would wait for a reader
-        os.write(writing, b"#")
-        return writing
+
+    def never_ending_file(self) -> int:
+        """Put a pipe in place of the file, see never_ending."""
+        self.remove()
+        return never_ending(self.file)
+
+    async def read(self, writing: int) -> None:
+        """Reload, and wait until that pipe is being read."""
+        self.proxy.signal(signal.SIGHUP)
+        await until(lambda: unread(writing) == 0)
 
     async def reloaded(self) -> None:
         for _ in range(self.workers):
@@ -141,7 +146,12 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    file: Path, *services: Service, workers: int = 1, **more: dict[str, Any]
+    file: Path,
+    *services: Service,
+    workers: int = 1,
+    within: Sequence[str] = (),
+    trusted: Path | None = None,
+    **more: dict[str, Any],
 ) -> AsyncIterator[Scene]:
     """A process that serves the first of ``services``; they are called A, B, ..."""
     async with AsyncExitStack() as stack:
@@ -151,7 +161,8 @@ async def scene(
         }
         write_config(file, urls["A"], **more)
         arguments = ("serve", "--config", str(file), "--workers", str(workers))
-        proxy = await stack.enter_async_context(served(*arguments))
+        environ = {} if trusted is None else {"SSL_CERT_FILE": str(trusted)}
+        proxy = await stack.enter_async_context(served(*arguments, within=within, **environ))
         here = Scene(proxy, file, urls, workers)
         stack.push_async_callback(here.close)
         yield here
@@ -167,6 +178,14 @@ def unread(pipe: int) -> int:
     size = bytearray(4)
     fcntl.ioctl(pipe, termios.FIONREAD, size)
     return int.from_bytes(size, sys.byteorder)
+
+
+def never_ending(file: Path) -> int:
+    """Make a pipe with a byte in it; returns its open writing end."""
+    os.mkfifo(file)
+    writing = os.open(file, os.O_RDWR)  # for writing alone it would wait for a reader
+    os.write(writing, b"#")
+    return writing
 
 
 def shared_by(worker: int) -> Path:
@@ -283,7 +302,10 @@ def test_an_upstream_whose_tls_cannot_log_its_keys_is_not_reloaded(
 ) -> None:
     monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys")
     before, now = settings("http://127.0.0.1:9"), settings("https://127.0.0.1:9")
-    assert read_again(lambda: now, Metrics(None, None), before) is None
+    read = threading.Event()
+    reading = Reading(lambda: now, read.set)
+    assert read.wait(PATIENCE)
+    assert read_again(reading.config, Metrics(None, None), before) is None
     assert caplog.messages == [
         "SSLKEYLOGFILE /nowhere/keys cannot be written: No such file or directory",
         "not reloaded: the configuration stays as it was",
@@ -366,14 +388,110 @@ async def test_told_twice_to_stop_it_finishes_its_streams_as_failed_and_ends(
     assert "ended=drained" in "".join(here.proxy.said)
 
 
-async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_process_alive(file: Path) -> None:
-    async with scene(file, Service("A")) as here:
+@BOTH
+async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_process_alive(
+    file: Path, workers: int
+) -> None:
+    async with scene(file, Service("A"), workers=workers) as here:
         writing = here.never_ending_file()
-        here.proxy.signal(signal.SIGHUP)
-        await until(lambda: unread(writing) == 0)
-        here.proxy.signal(signal.SIGTERM)
-        assert await here.proxy.ended() == 0
+        await here.read(writing)
+        assert await here.proxy.stopped() == 0
         os.close(writing)
+
+
+@BOTH
+async def test_nor_do_certificates_that_cannot_be_read_to_their_end(
+    file: Path, tmp_path: Path, workers: int
+) -> None:
+    trusted = tmp_path / "trusted.pem"
+    async with scene(file, Service("A"), workers=workers, trusted=trusted) as here:
+        writing = never_ending(trusted)
+        write_config(file, "https://127.0.0.1:9")
+        await here.read(writing)
+        assert await here.proxy.stopped() == 0
+        os.close(writing)
+    assert "is killed" not in "".join(here.proxy.said)
+
+
+async def test_while_a_file_is_read_that_never_ends_dead_workers_are_replaced(file: Path) -> None:
+    service = Service("A")
+    service.go_on.set()
+    async with scene(file, service, workers=2) as here:
+        await both_at_work(here.proxy.process.pid)
+        writing = here.never_ending_file()
+        await here.read(writing)
+        os.kill(workers_of(here.proxy.process.pid)[0], signal.SIGKILL)
+        await here.proxy.logged("a worker has ended with code -9: it is replaced")
+        await both_at_work(here.proxy.process.pid)
+        await (await here.stream("A")).until(DONE)
+        os.close(writing)
+
+
+IMPATIENT = """
+import sys
+from proxy.cli.cli import main
+from proxy.server import reload
+
+def working(load, then=reload._working):
+    reload.PATIENCE = 60
+    return then(load)
+
+reload.PATIENCE, reload._working = 0, working
+sys.exit(main(sys.argv[4:]))
+"""
+"""Gives up the first reading at once."""
+
+
+NO_TIME_FOR_CERTIFICATES = """
+import sys
+from proxy import app
+from proxy.cli.cli import main
+
+app.CONNECT_WITHIN = 0
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+async def test_certificates_that_take_too_long_leave_the_old_ones_in_force(file: Path) -> None:
+    service = Service("A")
+    service.go_on.set()
+    impatient = (sys.executable, "-c", NO_TIME_FOR_CERTIFICATES)
+    async with scene(file, service, within=impatient) as here:
+        for _ in range(2):
+            write_config(file, "https://127.0.0.1:9")
+            here.proxy.signal(signal.SIGHUP)
+            await here.proxy.logged(
+                "not reloaded: trusted certificates could not be read within 0 seconds"
+            )
+            await (await here.stream("A")).until(DONE)
+        assert await here.proxy.stopped() == 0
+    assert "Traceback" not in "".join(here.proxy.said)
+
+
+@BOTH
+async def test_a_reading_that_never_ends_is_given_up_and_the_next_reload_counts(
+    file: Path, workers: int
+) -> None:
+    old, new = Service("A"), Service("B")
+    impatient = (sys.executable, "-c", IMPATIENT)
+    async with scene(file, old, new, workers=workers, within=impatient) as here:
+        stream = await here.stream("A")
+        writing = here.never_ending_file()
+        await here.read(writing)
+        await here.proxy.logged("the configuration could not be read within 0 seconds")
+        await here.proxy.logged("not reloaded: the configuration stays as it was")
+        here.remove()
+        await here.reload("B")
+        new.go_on.set()
+        await (await here.stream("B")).until(DONE)
+        old.go_on.set()
+        assert b'"completion":" A"' in await stream.until(DONE)
+        os.close(writing)  # the reading that was given up ends now, and changes nothing
+        await (await here.stream("B")).until(DONE)
+        assert await here.proxy.stopped() == 0
+    log = "".join(here.proxy.said)
+    assert log.count("not reloaded") == 1
+    assert "Traceback" not in log
 
 
 async def test_told_twice_to_stop_it_waits_for_no_client_that_takes_nothing(file: Path) -> None:

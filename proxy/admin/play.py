@@ -29,6 +29,7 @@ from ..exchange.exchanges import OpenExchanges
 from ..exchange.extensions import CONNECTION, ClientLeft, Gone
 from ..exchange.relay import Relay
 from ..observe.record import Record, log_exchange
+from ..runtime.daemonthread import started
 from ..runtime.offload import offload
 from ..upstream.answer import Answer
 from ..upstream.upstream import Upstream
@@ -138,8 +139,9 @@ class Play:
         )
         try:
             for name, settings in self._settings.items():
-                # Off the loop, as it reads the trusted certificates.
-                self._upstreams[name] = await offload(partial(TappedUpstream, settings, self._show))
+                # Off the loop, as it reads the trusted certificates, whose disk may hang.
+                made = started(partial(TappedUpstream, settings, self._show))
+                self._upstreams[name] = await asyncio.wrap_future(made)
             await self._relay(sample.scope(self._viewer), _receive(sample.body), self._viewer.take)
         except Exception:
             log.exception("a fault of ours in the playground")
