@@ -337,6 +337,32 @@ async def test_it_is_bounded_in_time_and_size(
     assert lines[-1]["ended"].startswith("client left")
 
 
+async def test_it_is_bounded_in_time_as_well_while_no_certificates_can_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or all places would stay taken for as long as a disk hangs."""
+    disk_answers = threading.Event()
+
+    class Hanging(play_room.TappedUpstream):
+        def __init__(self, *arguments: Any) -> None:
+            disk_answers.wait(PATIENCE)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(play_room, "TIME_LIMIT", 0)
+    monkeypatch.setattr(play_room, "TappedUpstream", Hanging)
+    async with proxied(Upstream().play) as (client, _):
+        try:
+            for _ in range(playground.AT_ONCE + 1):
+                async with asyncio.timeout(PATIENCE / 4):
+                    lines = await play(client)
+                assert without_times(lines)[-1] == {
+                    "ended": "not begun",
+                    "error": "trusted certificates could not be read within 0 seconds",
+                }
+        finally:
+            disk_answers.set()
+
+
 # Who may ask, and for what.
 
 

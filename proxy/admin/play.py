@@ -138,11 +138,9 @@ class Play:
             TIME_LIMIT, self._stop, f"it took longer than {TIME_LIMIT:g} seconds"
         )
         try:
-            for name, settings in self._settings.items():
-                # Off the loop, as it reads the trusted certificates, whose disk may hang.
-                made = started(partial(TappedUpstream, settings, self._show))
-                self._upstreams[name] = await asyncio.wrap_future(made)
-            await self._relay(sample.scope(self._viewer), _receive(sample.body), self._viewer.take)
+            if await self._connected():
+                scope = sample.scope(self._viewer)
+                await self._relay(scope, _receive(sample.body), self._viewer.take)
         except Exception:
             log.exception("a fault of ours in the playground")
         finally:
@@ -153,6 +151,22 @@ class Play:
             self._upstreams.clear()
             self._left_to_show = MOST_SHOWN
             self._show(self._ended)
+
+    async def _connected(self) -> bool:
+        """Make the upstreams, off the loop: it reads the trusted certificates. Their disk may hang.
+
+        False if it takes longer than TIME_LIMIT.
+        """
+        try:
+            async with asyncio.timeout(TIME_LIMIT):
+                for name, settings in self._settings.items():
+                    made = started(partial(TappedUpstream, settings, self._show))
+                    self._upstreams[name] = await asyncio.wrap_future(made)
+        except TimeoutError:
+            why = f"trusted certificates could not be read within {TIME_LIMIT:g} seconds"
+            self._ended = {"ended": "not begun", "error": why}
+            return False
+        return True
 
     def _show(self, line: dict[str, Any]) -> None:
         ms = round((time.monotonic() - self._began) * 1000, 1)
