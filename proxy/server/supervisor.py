@@ -212,8 +212,9 @@ class Crew:
         _check_working_directory()
         receiving, sending = SPAWN.Pipe(duplex=False)
         channel = Channel(sending)
-        main = partial(work, name, _picklable(self.config), self._common, receiving)
-        worker = SPAWN.Process(target=main)
+        # Not an argument of work: start would wait until a worker has read it, also a dead one.
+        channel.send(_picklable(self.config))
+        worker = SPAWN.Process(target=partial(work, name, self._common, receiving))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             resource_tracker.ensure_running()  # with SIGHUP blocked, or one to the group ends it

@@ -42,14 +42,28 @@ class Common(NamedTuple):
     shared: Path | None
 
 
-def work(name: str, config: Config, common: Common, pipe: Connection) -> None:
-    """Serve until commanded to stop: the main function of a worker's process."""
+def work(name: str, common: Common, pipe: Connection) -> None:
+    """Serve until commanded to stop: the main function of a worker's process.
+
+    A configuration comes through the pipe first, unless it is to stop already.
+    """
     logs.to_stderr()
+    try:
+        first: Command | Config = pipe.recv()
+    except (EOFError, OSError):
+        orphaned = True
+    else:
+        orphaned = isinstance(first, Config) and _serve(name, first, common, pipe)
+    if orphaned and common.shared is not None:  # nobody else will remove it
+        shutil.rmtree(common.shared, ignore_errors=True)
+
+
+def _serve(name: str, config: Config, common: Common, pipe: Connection) -> bool:
+    """Serve until commanded to stop, or until the supervisor has died; whether it has."""
     app = App(config, shared=common.shared, worker=name, spans=tracing.configured(os.environ))
     worker = Worker(app, common.admin, pipe)
     worker.run([common.listener])
-    if worker.orphaned and common.shared is not None:  # nobody else will remove it
-        shutil.rmtree(common.shared, ignore_errors=True)
+    return worker.orphaned
 
 
 class Worker(server.Server):
