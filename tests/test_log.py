@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import select
+import signal
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -37,6 +38,7 @@ from support import (
     post,
     raw_upstream,
     settings,
+    until,
 )
 from support.processes import ROOT, served, starved, write_config
 
@@ -393,6 +395,85 @@ async def test_the_terminal_of_another_user_is_not_waited_for_either(tmp_path: P
             async with asyncio.timeout(PATIENCE):
                 assert b"[DONE]" in await answered(url)
         assert b"ended=complete" in os.read(ours, 1 << 20)
+
+
+WRITES_BY_ITSELF = """
+import threading, warnings
+from proxy.observe import logs
+
+class Unraisable:
+    def __del__(self):
+        raise ValueError("sk-ant-secret")
+
+def fail():
+    raise KeyError("sk-ant-secret")
+
+logs.to_stderr()
+Unraisable()
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+warnings.warn("look here", stacklevel=1)
+"""
+
+
+async def test_what_python_writes_by_itself_is_a_line_of_the_log_and_shows_no_values() -> None:
+    lines = [json.loads(line) for line in (await written(WRITES_BY_ITSELF)).splitlines()]
+    assert [line["message"] for line in lines[:2]] == [
+        "a fault of ours that nobody can catch",
+        "a fault of ours ends a thread",
+    ]
+    assert [line["fault"].splitlines()[-1] for line in lines[:2]] == ["ValueError", "KeyError"]
+    assert "UserWarning: look here" in lines[2]["message"]
+    assert "sk-ant" not in str(lines)
+
+
+async def written(code: str) -> str:
+    """What a Python process writes to standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code),
+        cwd=ROOT,
+        env={**os.environ, "PROXY_LOG_FORMAT": "json"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    return said.decode()
+
+
+async def test_a_log_that_nobody_reads_holds_up_no_supervisor(tmp_path: Path) -> None:
+    """The tracker of resources, when it is started again, tells of it by a warning of Python's."""
+    file = tmp_path / "proxy.yaml"
+    reading, writing = os.pipe()
+    write_config(file, "http://127.0.0.1:9")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "serve", "--config", str(file), "--workers", "2"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=writing,
+    )
+    try:
+        assert process.stdout is not None
+        await process.stdout.readline()
+        await until(lambda: len(children(process.pid)) == 3)
+        _fill(writing)
+        before = children(process.pid)
+        for child in before:
+            os.kill(child, signal.SIGKILL)
+        await until(lambda: len(set(children(process.pid)) - set(before)) == 3)
+        process.terminate()
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(reading)
+        os.close(writing)
+
+
+def children(process: int) -> list[int]:
+    return [
+        int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ]
 
 
 async def test_a_process_without_standard_error_serves(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The log: its two formats, and its handler, which never blocks.
 
 A line is text for people or a JSON object, as the environment says. What reads the log may be slow,
-stuck or gone: then lines are lost, and counted, but no exchange waits.
+stuck or gone: then lines are lost, and counted, but no exchange waits. What Python would write to
+standard error by itself goes the same way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any, TextIO
 
 from ..core import jsontext
 from .record import Record
+
+log = logging.getLogger("proxy")
 
 LEVEL = "PROXY_LOG_LEVEL"
 FORMAT = "PROXY_LOG_FORMAT"
@@ -48,6 +51,18 @@ def to_stderr() -> None:
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("uvicorn.error").addFilter(_adds_to_our_lines)
     logging.getLogger("asyncio").addFilter(_without_values)
+    logging.captureWarnings(True)
+    sys.unraisablehook = _log_unraisable
+    threading.excepthook = _log_end_of_thread
+
+
+def _log_unraisable(what: sys.UnraisableHookArgs) -> None:
+    log.error("a fault of ours that nobody can catch", exc_info=what.exc_value)
+
+
+def _log_end_of_thread(what: threading.ExceptHookArgs) -> None:
+    if what.exc_type is not SystemExit:
+        log.error("a fault of ours ends a thread", exc_info=what.exc_value)
 
 
 def print_at_once(line: str, stream: TextIO) -> None:

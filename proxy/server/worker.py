@@ -8,9 +8,11 @@ supervisor counts them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,8 @@ from ..config import Config
 from ..observe import logs, tracing
 from . import server
 from .process import raise_file_limit, tune_garbage_collector
+
+log = logging.getLogger("proxy")
 
 
 class Command(Enum):
@@ -53,7 +57,11 @@ def work(name: str, common: Common, pipe: Connection) -> None:
     except (EOFError, OSError):
         orphaned = True
     else:
-        orphaned = isinstance(first, Config) and _serve(name, first, common, pipe)
+        try:
+            orphaned = isinstance(first, Config) and _serve(name, first, common, pipe)
+        except Exception:
+            log.exception("a fault of ours ends a worker")
+            sys.exit(1)
     if orphaned and common.shared is not None:  # nobody else will remove it
         shutil.rmtree(common.shared, ignore_errors=True)
 
