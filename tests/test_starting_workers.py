@@ -14,6 +14,7 @@ from threading import Thread
 import pytest
 
 from proxy.observe import logs
+from proxy.server import worker
 from proxy.server.supervisor import SPAWN, Crew
 from proxy.server.worker import Command, Common, work
 from support import PATIENCE, settings
@@ -52,6 +53,23 @@ def test_a_worker_that_is_to_stop_before_it_has_begun_does_not_begin(command: Co
     with reading, writing, socket.socket() as unused:
         writing.send(command)
         work("0", Common(unused, None, None), reading)
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_fault_that_ends_a_worker_is_a_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker, "App", fail)
+    reading, writing = SPAWN.Pipe(duplex=False)
+    config = settings("http://127.0.0.1:9")
+    with reading, writing, socket.socket() as unused:
+        writing.send(replace(config, upstreams=dict(config.upstreams)))
+        with pytest.raises(SystemExit, match="1"):
+            work("0", Common(unused, None, None), reading)
+    assert caplog.messages == ["a fault of ours ends a worker"]
 
 
 @pytest.mark.usefixtures("as_before")
