@@ -20,7 +20,6 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,7 +33,7 @@ from .listeners import listen, listen_for_admin
 from .process import check_key_log, let_signals_arrive, raise_file_limit
 from .reload import Load, Reading, read_again
 from .settings import longest_stop
-from .worker import Command, Common, work
+from .worker import Command, Common, WorkerProcess, work
 
 log = logging.getLogger("proxy")
 
@@ -46,6 +45,9 @@ SPAWN = multiprocessing.get_context("spawn")
 
 SUPERVISOR = "supervisor"
 """The name under which the supervisor keeps its own metrics."""
+
+KILLED_WITHIN = 1.0
+"""Seconds that killed workers have to end."""
 
 STOPS = {signal.SIGINT, signal.SIGTERM}
 
@@ -199,7 +201,7 @@ class Crew:
         self.longest_stop = longest_stop(config)
         """The seconds within which all workers have stopped, whichever configuration they have."""
         self._common = common
-        self._workers: dict[str, tuple[SpawnProcess, Channel]] = {}
+        self._workers: dict[str, tuple[WorkerProcess, Channel]] = {}
         self._missing: set[str] = set()
         """The names of those that have died and could not be replaced yet."""
 
@@ -208,13 +210,13 @@ class Crew:
         for name in names:
             self._workers[name] = self._started(name)
 
-    def _started(self, name: str) -> tuple[SpawnProcess, Channel]:
+    def _started(self, name: str) -> tuple[WorkerProcess, Channel]:
         _check_working_directory()
         receiving, sending = SPAWN.Pipe(duplex=False)
         channel = Channel(sending)
         # Not an argument of work: start would wait until a worker has read it, also a dead one.
         channel.send(_picklable(self.config))
-        worker = SPAWN.Process(target=partial(work, name, self._common, receiving))
+        worker = WorkerProcess(target=partial(work, name, self._common, receiving))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             resource_tracker.ensure_running()  # with SIGHUP blocked, or one to the group ends it
@@ -270,11 +272,16 @@ class Crew:
         return [worker.sentinel for worker, _ in self._workers.values() if worker.is_alive()]
 
     def kill(self) -> None:
-        """Kill the workers that are still alive."""
+        """Kill the workers that are still alive, and wait a moment for their end."""
+        killed: list[int] = []
         for worker, _ in self._workers.values():
             if worker.is_alive():
                 log.error("a worker that did not stop in time is killed")
                 worker.kill()
+                killed.append(worker.sentinel)
+        due = time.monotonic() + KILLED_WITHIN
+        for sentinel in killed:
+            wait([sentinel], max(0, due - time.monotonic()))
 
 
 def _check_working_directory() -> None:

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,17 @@ class Common(NamedTuple):
     listener: socket.socket
     admin: socket.socket | None
     shared: Path | None
+
+
+class WorkerProcess(SpawnProcess):
+    """The process of a worker.
+
+    Even a killed one may never end: the system waits for a disk that hangs, or for a debugger.
+    """
+
+    def join(self, timeout: float | None = None) -> None:
+        """As any, but wait only where a ``timeout`` says so: Python joins all as it exits."""
+        super().join(0 if timeout is None else timeout)
 
 
 def work(name: str, common: Common, pipe: Connection) -> None:
