@@ -179,6 +179,7 @@ class Signals:
 @contextmanager
 def _signals() -> Iterator[Signals]:
     reading, writing = socket.socketpair()
+    failed = True
     with reading, writing:
         writing.setblocking(False)
         signals = Signals(reading, writing)
@@ -187,10 +188,14 @@ def _signals() -> Iterator[Signals]:
             signal.signal(number, signals.add)
         try:
             yield signals
+            failed = False
         finally:
             signal.set_wakeup_fd(-1)
             for number in SIGNALS:  # Python puts the defaults back as it exits: they would kill it
                 signal.signal(number, signal.SIG_IGN)
+            if failed:  # to tell why may take for ever, where nobody reads it: a stop ends that
+                for number in STOPS:
+                    signal.signal(number, signal.SIG_DFL)
 
 
 class Crew:
