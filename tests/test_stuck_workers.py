@@ -9,10 +9,14 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing import connection
 from threading import Thread
 
-from proxy.server.supervisor import Crew
+import pytest
+
+from proxy.server import supervisor
+from proxy.server.supervisor import Crew, Signals, _stop
 from proxy.server.worker import Common
 from support import PATIENCE, settings
 
@@ -48,3 +52,15 @@ def test_python_waits_for_no_worker_as_it_exits() -> None:
     with frozen():
         (child,) = multiprocessing.active_children()
         assert returns(child.join)
+
+
+def test_a_second_signal_ends_a_worker_that_does_not_heed_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "ENDED_WITHIN", 0)
+    reading, writing = socket.socketpair()
+    with frozen() as crew, reading, writing:
+        signals = Signals(reading, writing)
+        signals.add(signal.SIGTERM)
+        signals.wake()
+        assert returns(partial(_stop, crew, signals))

@@ -46,6 +46,9 @@ SPAWN = multiprocessing.get_context("spawn")
 SUPERVISOR = "supervisor"
 """The name under which the supervisor keeps its own metrics."""
 
+ENDED_WITHIN = 10.0
+"""Seconds that workers have to stop after a second signal."""
+
 KILLED_WITHIN = 1.0
 """Seconds that killed workers have to end."""
 
@@ -114,6 +117,7 @@ def _stop(crew: Crew, signals: Signals) -> None:
     while (alive := crew.alive()) and (left := deadline - time.monotonic()) > 0:
         if signals.wait(left, alive) & STOPS:
             crew.send(Command.END)
+            deadline = min(deadline, time.monotonic() + ENDED_WITHIN)
     crew.kill()
 
 
