@@ -130,7 +130,10 @@ def _shared(names: list[str]) -> Iterator[Path | None]:
     why: list[str] = []
     for place in ("/dev/shm", None):  # noqa: S108  (mkdtemp picks a name nobody can predict)
         try:
-            made = TemporaryDirectory(prefix="anthropic-version-proxy-", dir=place)
+            # That it cannot be removed is no failure of what has been served.
+            made = TemporaryDirectory(
+                prefix="anthropic-version-proxy-", dir=place, ignore_cleanup_errors=True
+            )
         except OSError as error:
             why.append(f"{place or 'elsewhere'}: {error.strerror or error}")
             continue
