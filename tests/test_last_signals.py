@@ -1,13 +1,18 @@
-"""Signals that come as a supervisor exits: it has stopped as it was told, and exits with 0."""
+"""Signals that come as a process exits: where it has stopped as it was told, it exits with 0."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from proxy.app import App
+from proxy.server.server import Server
 from proxy.server.supervisor import SIGNALS, STOPS, _signals
+from support import settings
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +37,16 @@ def test_a_supervisor_that_failed_can_be_stopped_while_it_tells_why() -> None:
         raise ZeroDivisionError
     assert {signal.getsignal(number) for number in STOPS} == {signal.SIG_DFL}
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_single_process_ignores_signals_at_its_end_unless_it_failed(fails: bool) -> None:
+    async def serve() -> None:
+        server = Server(App(settings("http://127.0.0.1:9")), lambda: None)
+        with suppress(ZeroDivisionError), server.capture_signals():
+            if fails:
+                raise ZeroDivisionError
+        afterwards = {signal.getsignal(number) for number in STOPS}
+        assert afterwards == {signal.SIG_DFL if fails else signal.SIG_IGN}
+
+    asyncio.run(serve())

@@ -146,7 +146,8 @@ class Server(uvicorn.Server):
     def _heeding(self, signals: dict[signal.Signals, Callable[[], object]]) -> Iterator[None]:
         """Act on signals while the block runs, and ignore them afterwards.
 
-        The process is about to exit then, and its exit code must not change.
+        The process is about to exit then, and its exit code must not change. After a failure they
+        end it: to tell why may take for ever, where nobody reads it.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -154,12 +155,14 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number, act in signals.items():
             loop.add_signal_handler(number, act)
+        afterwards = signal.SIG_DFL
         try:
             yield
+            afterwards = signal.SIG_IGN
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_IGN)
+                signal.signal(number, afterwards)
 
     async def _reload_when_asked(self, app: App) -> None:
         while True:
