@@ -241,18 +241,23 @@ async def test_a_setting_of_the_environment_that_is_wrong_is_told(
         logs.to_stderr()
 
 
+async def logging_to(stderr: int, file: Path, *more: str) -> asyncio.subprocess.Process:
+    """A proxy that serves by ``file``, and logs to a descriptor of ours."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "serve", "--config", str(file), *more),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
+    )
+
+
 async def test_a_log_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
     """Neither a reader that is stuck, with its pipe full, nor one that is gone is waited for."""
     file = tmp_path / "proxy.yaml"
     reading, writing = os.pipe()
     async with answering() as upstream:
         write_config(file, upstream)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "serve", "--config", str(file)),
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=writing,
-        )
+        process = await logging_to(writing, file)
         try:
             assert process.stdout is not None
             url = (await process.stdout.readline()).decode().split()[-1]
@@ -445,12 +450,7 @@ async def test_a_log_that_nobody_reads_holds_up_no_supervisor(tmp_path: Path) ->
     file = tmp_path / "proxy.yaml"
     reading, writing = os.pipe()
     write_config(file, "http://127.0.0.1:9")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve", "--config", str(file), "--workers", "2"),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=writing,
-    )
+    process = await logging_to(writing, file, "--workers", "2")
     try:
         assert process.stdout is not None
         await process.stdout.readline()
