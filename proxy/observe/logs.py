@@ -2,7 +2,7 @@
 
 A line is text for people or a JSON object, as the environment says. What reads the log may be slow,
 stuck or gone: then lines are lost, and counted, but no exchange waits. What Python would write to
-standard error by itself goes the same way.
+standard error by itself goes the same way. Only a log in a file waits, for its disk.
 """
 
 from __future__ import annotations
