@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ import pytest
 from proxy.app import App
 from proxy.core.errors import LONGEST_MESSAGE, InvalidRequest
 from proxy.exchange.recording import NAMED, OTHER
-from proxy.observe import logs
+from proxy.observe import handlers, logs
 from proxy.observe.record import LONGEST_VALUE, MOST_DROPPED, Record
 from proxy.server.listeners import listen
 from proxy.server.server import print_ready, running
@@ -241,10 +241,12 @@ async def test_a_setting_of_the_environment_that_is_wrong_is_told(
         logs.to_stderr()
 
 
-async def logging_to(stderr: int, file: Path, *more: str) -> asyncio.subprocess.Process:
+async def logging_to(
+    stderr: int, file: Path, *more: str, python: Sequence[str] = ("-m", "proxy")
+) -> asyncio.subprocess.Process:
     """A proxy that serves by ``file``, and logs to a descriptor of ours."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve", "--config", str(file), *more),
+        *(sys.executable, *python, "serve", "--config", str(file), *more),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
@@ -309,7 +311,7 @@ async def serving_at_terminal(file: Path, *python: str) -> AsyncIterator[tuple[s
 def test_a_line_that_is_cut_is_not_the_beginning_of_the_next() -> None:
     reading, writing = os.pipe()
     try:
-        handler = logs.Descriptor(writing)
+        handler = handlers.Descriptor(writing)
         size = os.fpathconf(writing, "PC_PIPE_BUF")
         os.set_blocking(writing, False)
         while select.select([], [writing], [], 0)[1]:
@@ -348,22 +350,91 @@ def unmixed(written: bytes) -> list[str]:
 @pytest.mark.usefixtures("others_write_between")
 def test_the_lines_of_several_workers_do_not_mix(tmp_path: Path) -> None:
     with (tmp_path / "log").open("ab") as log:
-        handler = logs.Descriptor(log.fileno())
+        handler = handlers.Descriptor(log.fileno())
         for line in LINES:
             handler.emit(logging.makeLogRecord({"msg": line}))
     assert unmixed((tmp_path / "log").read_bytes()) == LINES
 
 
 @pytest.mark.usefixtures("others_write_between")
-def test_the_lines_of_several_workers_do_not_mix_in_the_terminal_of_another_user(
+def test_the_lines_that_a_thread_writes_do_not_mix_either_and_all_are_written_in_the_end(
     tmp_path: Path,
 ) -> None:
-    reading, writing = os.pipe()
-    with open(writing, "wb") as waiting:  # noqa: PTH123  (of a descriptor)
-        waiting.write("".join(f"{line}\n" for line in LINES).encode())
     with (tmp_path / "log").open("ab") as log:
-        logs.hand_on(reading, log.fileno())
+        handler = handlers.writing_to(log.fileno())
+        for line in LINES:
+            handler.emit(logging.makeLogRecord({"msg": line}))
+        handler.close()
     assert unmixed((tmp_path / "log").read_bytes()) == LINES
+
+
+HANGS = """
+import os, sys, threading
+from proxy.cli.cli import main
+write = os.write
+def hanging(descriptor, data):
+    if descriptor == 2 and b"ended=" in data:
+        threading.Event().wait()
+    return write(descriptor, data)
+os.write = hanging
+sys.exit(main())
+"""
+"""The proxy where its log is in a file, on a disk that hangs as soon as an exchange is logged."""
+
+
+async def test_a_log_on_a_disk_that_hangs_holds_up_neither_an_exchange_nor_a_stop(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "proxy.yaml"
+    written = tmp_path / "log"
+    with written.open("ab") as log:
+        async with answering() as upstream:
+            write_config(file, upstream)
+            process = await logging_to(log.fileno(), file, python=("-c", HANGS))
+            try:
+                assert process.stdout is not None
+                url = (await process.stdout.readline()).decode().split()[-1]
+                await until(lambda: "upstream api" in written.read_text())
+                async with asyncio.timeout(PATIENCE):
+                    for _ in range(3):
+                        assert b"[DONE]" in await answered(url)
+                    process.terminate()
+                    assert await process.wait() == 0
+            finally:
+                if process.returncode is None:
+                    process.kill()
+
+
+def test_of_the_lines_that_wait_for_a_disk_those_beyond_a_bound_are_lost_and_told() -> None:
+    class Disk(handlers.Lossy):
+        """It hangs until it is told to go on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.hangs, self.goes_on = threading.Event(), threading.Event()
+            self.written: list[bytes] = []
+
+        def _write(self, data: bytes) -> int:
+            self.hangs.set()
+            assert self.goes_on.wait(PATIENCE)
+            self.written += data.splitlines()
+            return len(data)
+
+    disk = Disk()
+    handler = handlers.Threaded(disk)
+    handler.emit(logging.makeLogRecord({"msg": "first"}))
+    assert disk.hangs.wait(PATIENCE)
+    for number in range(handlers.MOST_WAITING + 10):
+        handler.emit(logging.makeLogRecord({"msg": number}))
+    disk.goes_on.set()
+    while b"lost" not in b"".join(disk.written):
+        handler.emit(logging.makeLogRecord({"msg": "next"}))
+    handler.close()
+    kept = [b"first", *(b"%d" % number for number in range(handlers.MOST_WAITING))]
+    assert disk.written[: len(kept)] == kept
+    lost, _, rest = disk.written[len(kept)].partition(b" ")
+    assert int(lost) >= 10
+    assert rest == b"lines of the log were lost"
 
 
 async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
@@ -404,7 +475,7 @@ async def test_the_terminal_of_another_user_is_not_waited_for_either(tmp_path: P
 
 WRITES_BY_ITSELF = """
 import threading, warnings
-from proxy.observe import logs
+from proxy.observe import handlers, logs
 
 class Unraisable:
     def __del__(self):

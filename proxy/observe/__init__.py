@@ -1,7 +1,8 @@
 """What is told of exchanges: the log, metrics and traces.
 
 record          what is known of one exchange, and the log line made of it
-logs            the log's formats, and its handler
+handlers        the log's handlers, which never block
+logs            the log: its formats, and what goes into it
 sharedmetrics   metrics of several processes, summed
 metrics         the metrics made of records
 spans           OpenTelemetry's spans of an exchange
