@@ -135,7 +135,7 @@ class MessageSoFar:
         block = self._blocks[index]
         empty = block.get("input") == {}
         try:
-            encoded = text.encode("utf-8", "replace")
+            encoded = _joined_characters(text).encode("utf-8", "replace")
             block["input"] = jsontext.loads_at_once(encoded)
         except jsontext.NotJSON:  # for example cut at max_tokens, as the stop reason will say
             self._inputs[index] = [NOT_JSON]
@@ -171,6 +171,13 @@ _HANDLED_APART = ("type", "delta", "usage", "content")
 def _check_fields(message: Body) -> None:
     if len(message) > MOST_FIELDS:
         raise UpstreamNonsense(f"upstream's Message has more than {MOST_FIELDS} fields")
+
+
+def _joined_characters(text: str) -> str:
+    """``text`` with the halves of characters joined that two deltas had one of each."""
+    if text.isascii():  # as nearly all inputs are
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _append(block: Body, delta: Body, field: str) -> bool:
