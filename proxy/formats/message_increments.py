@@ -20,6 +20,13 @@ GROWING = {"text": "text_delta", "thinking": "thinking_delta"}
 
 REPLACED = "upstream removed or replaced a block that it had already sent"
 
+_IN_DELTAS = {
+    "text": ("text", "citations"),
+    "thinking": ("thinking", "signature"),
+    **dict.fromkeys(TOOLS, ("input",)),
+}
+"""A type of block -> the fields that deltas can tell of. All others are told as it begins."""
+
 _IN_MESSAGE_DELTA = ("stop_reason", "stop_sequence", "stop_details", "container")
 
 _PLACED = frozenset(
@@ -55,6 +62,7 @@ class MessageIncrements:
                 made += self._start_block(index, block)
             if block.get("type") != self._blocks[index].get("type"):
                 raise UpstreamNonsense(REPLACED)
+            _check_rest(self._blocks[index], block)
             if index < len(self._blocks) - 1:
                 _check_input(self._blocks[index], block)
             made += _deltas(index, self._blocks[index], block)
@@ -129,6 +137,21 @@ def _check_input(before: Body, block: Body) -> None:
     """Refuse another input for a tool that the client may have called already with the one told."""
     if block.get("type") in TOOLS and block.get("input") != before.get("input"):
         raise UpstreamNonsense("upstream altered a tool's input that it had already sent")
+
+
+def _check_rest(before: Body, block: Body) -> None:
+    """Refuse news that no delta can tell: an answer without it would look whole."""
+    known = as_list(before.get("citations"))
+    if _rest(before) != _rest(block) or as_list(block.get("citations"))[: len(known)] != known:
+        raise UpstreamNonsense(REPLACED)
+
+
+def _rest(block: Body) -> Body:
+    """What no delta tells of a block; those of a compaction tell all of it."""
+    if block.get("type") == "compaction":
+        return {}
+    told = _IN_DELTAS.get(str(block.get("type")), ())
+    return {name: value for name, value in block.items() if name not in told and value is not None}
 
 
 def _deltas(index: int, before: Body, block: Body) -> list[Event]:
