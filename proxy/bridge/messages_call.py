@@ -119,7 +119,8 @@ _KNOWN = frozenset(
 def _drop_unknown(body: Body, made: Call) -> None:
     """Report what `/v1/complete` never had; raises InvalidRequest where that is too much."""
     unknown = [name for name, value in body.items() if name not in _KNOWN and value is not None]
-    others = [name for name in body.get("metadata") or () if name != "user_id"]
+    metadata = body.get("metadata") or {}
+    others = [name for name, value in metadata.items() if name != "user_id" and value is not None]
     if len(unknown) + len(others) > MOST_UNKNOWN:
         raise InvalidRequest(f"The request body has more than {MOST_UNKNOWN} unknown parameters")
     made.dropped |= dict.fromkeys(unknown, "not a parameter of this endpoint")
