@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple, get_args
+from unicodedata import normalize
+from urllib.parse import unquote
 
 from ..core.fields import HOP_BY_HOP, HTTP_NAME, alike
 from ..core.redaction import without_keys
@@ -67,17 +69,17 @@ def _base_url(value: Value) -> str:
         pattern="^[Hh][Tt][Tt][Pp][Ss]?://[^@?#]+$",
     )
     text = value.text(rule)
-    if "@" in text:  # which is why it is not shown
-        raise value.wrong("has a user name or password", "write it under credentials")
-    if "?" in text or "#" in text:
-        raise value.wrong("has a query or a fragment", rule)
-    if without_keys(text) != text:
-        raise value.wrong("has what looks like a key", "write it under credentials")
     match = re.fullmatch(
         r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(/[!-~]*)?",
         text,
         re.IGNORECASE | re.ASCII,
     )
+    if "@" in (text if match else normalize("NFKC", unquote(text))):  # which is why it is not shown
+        raise value.wrong("has a user name or password", "write it under credentials")
+    if "?" in text or "#" in text:
+        raise value.wrong("has a query or a fragment", rule)
+    if without_keys(text) != text:
+        raise value.wrong("has what looks like a key", "write it under credentials")
     if not match or int(match[3] or 1) not in range(1, 65_536):
         raise value.wrong(f"is {value.shown}", rule)
     scheme, host, port, path = match.groups(default="")
