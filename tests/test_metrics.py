@@ -421,6 +421,7 @@ async def test_what_a_dead_worker_had_open_is_not_shown_though_none_takes_its_pl
                 await here.logged("no worker can be started yet")
                 os.kill(another, signal.SIGCONT)
                 await figures_when(here.admin, lambda told: not told.total("open_streams"))
+        assert await here.stopped() == 0
 
 
 def test_what_a_dead_worker_had_open_is_not_shown_by_the_next_of_its_name(tmp_path: Path) -> None:

@@ -425,6 +425,7 @@ async def test_while_a_file_is_read_that_never_ends_dead_workers_are_replaced(fi
         await both_at_work(here.proxy.process.pid)
         await (await here.stream("A")).until(DONE)
         os.close(writing)
+        assert await here.proxy.stopped() == 0
 
 
 IMPATIENT = """
