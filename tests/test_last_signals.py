@@ -11,7 +11,7 @@ import pytest
 
 from proxy.app import App
 from proxy.server.server import Server
-from proxy.server.supervisor import SIGNALS, STOPS, _signals
+from proxy.server.signals import SIGNALS, STOPS, handled
 from support import settings
 
 
@@ -26,14 +26,14 @@ def as_before() -> Iterator[None]:
 
 def test_signals_are_ignored_once_a_supervisor_has_stopped() -> None:
     """Python restores the defaults of those that are handled, before the process has ended."""
-    with _signals():
+    with handled():
         pass
     assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
 
 
 def test_a_supervisor_that_failed_can_be_stopped_while_it_tells_why() -> None:
     """Its standard error may be a full pipe, whose reader is stuck."""
-    with pytest.raises(ZeroDivisionError), _signals():
+    with pytest.raises(ZeroDivisionError), handled():
         raise ZeroDivisionError
     assert {signal.getsignal(number) for number in STOPS} == {signal.SIG_DFL}
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

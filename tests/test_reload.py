@@ -23,10 +23,10 @@ import pytest
 from proxy.app import App
 from proxy.config import Upstream as Settings
 from proxy.observe.metrics import Metrics
+from proxy.server.crew import Crew
 from proxy.server.reload import Reading, read_again
 from proxy.server.server import running
 from proxy.server.settings import longest_stop
-from proxy.server.supervisor import Crew
 from proxy.server.worker import Common
 from proxy.upstream.upstream import Upstream
 from support import (

@@ -15,7 +15,7 @@ import pytest
 
 from proxy.observe import logs
 from proxy.server import worker
-from proxy.server.supervisor import SPAWN, Crew
+from proxy.server.crew import SPAWN, Crew
 from proxy.server.worker import Command, Common, work
 from support import PATIENCE, settings
 

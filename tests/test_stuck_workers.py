@@ -16,7 +16,9 @@ from threading import Thread
 import pytest
 
 from proxy.server import supervisor
-from proxy.server.supervisor import Crew, Signals, _stop
+from proxy.server.crew import Crew
+from proxy.server.signals import Signals
+from proxy.server.supervisor import _stop
 from proxy.server.worker import Common
 from support import PATIENCE, settings
 
