@@ -265,7 +265,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle = answered
             self._pipeline.clear()
             return
-        if answered.needs_linger:
+        if answered.is_last:
             self.cycle = answered
             self._pipeline.clear()
             self._intake.drop()
@@ -478,7 +478,10 @@ class Protocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Close for writing, and throw away what arrives for a while, before closing altogether."""
+        """Close for writing, and throw away what arrives for a while, before closing altogether.
+
+        Else whoever still sends gets a reset, and may lose the answer by it (RFC 9112 §9.6).
+        """
         self._lingering = True
         self.flow.resume_reading()
         self.transport.set_write_buffer_limits(0)  # patience is to last until all is taken

@@ -44,8 +44,8 @@ class Response(RequestResponseCycle):
     """What its request takes while that waits behind another, in bytes."""
 
     _unframed = False
-    needs_linger = False
-    """Whether it is complete and the connection's last, though more is yet to be read there."""
+    is_last = False
+    """Whether it is complete, and the last of its connection."""
 
     @property
     def ends_with_connection(self) -> bool:
@@ -147,9 +147,8 @@ class Response(RequestResponseCycle):
             await self._send_more({**message, "body": b""})
 
     async def _send_more(self, message: Any) -> None:
-        unread = self.more_body or self.flow.full
-        if unread and not self.keep_alive and not message.get("more_body", False):
-            self.keep_alive = self.needs_linger = True  # closing would reset it: answer lost
+        if not self.keep_alive and not message.get("more_body", False):
+            self.keep_alive = self.is_last = True  # or uvicorn would close the connection at once
         if self.head:
             message = self._sent_with_head(message)
         await super().send(message)

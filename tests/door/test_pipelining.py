@@ -130,6 +130,16 @@ async def test_nothing_is_served_behind_a_request_that_was_to_be_the_last() -> N
     assert len(upstream.asked) == 1
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_what_comes_behind_the_last_request_resets_no_answer(version: bytes) -> None:
+    """A client that is told so while it writes may throw away what it has not read yet."""
+    async with door(Upstream()) as client:
+        await client.say(GET.replace(b"1.1", version) + b"connection: close\r\n\r\n")
+        assert (await client.rest()).endswith(b"\r\n\r\nok")
+        for _ in range(3):  # the first would be answered by a reset, and another would be told
+            await client.say(b"more")
+
+
 LAST = b"0\r\nconnection: close\r\n\r\n"
 """A trailer that has no business to say so, and to the parser says it (RFC 9110 §6.5.1)."""
 
