@@ -241,16 +241,23 @@ async def test_a_setting_of_the_environment_that_is_wrong_is_told(
         logs.to_stderr()
 
 
+@asynccontextmanager
 async def logging_to(
     stderr: int, file: Path, *more: str, python: Sequence[str] = ("-m", "proxy")
-) -> asyncio.subprocess.Process:
-    """A proxy that serves by ``file``, and logs to a descriptor of ours."""
-    return await asyncio.create_subprocess_exec(
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A proxy that serves by ``file``, and logs to a descriptor of ours; and its URL."""
+    process = await asyncio.create_subprocess_exec(
         *(sys.executable, *python, "serve", "--config", str(file), *more),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
     )
+    try:
+        assert process.stdout is not None
+        yield process, (await process.stdout.readline()).decode().split()[-1]
+    finally:
+        if process.returncode is None:
+            process.kill()
 
 
 async def test_a_log_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
@@ -259,10 +266,7 @@ async def test_a_log_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Pat
     reading, writing = os.pipe()
     async with answering() as upstream:
         write_config(file, upstream)
-        process = await logging_to(writing, file)
-        try:
-            assert process.stdout is not None
-            url = (await process.stdout.readline()).decode().split()[-1]
+        async with logging_to(writing, file) as (process, url):
             _fill(writing)
             for _ in range(3):
                 assert b"[DONE]" in await answered(url)
@@ -277,9 +281,6 @@ async def test_a_log_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Pat
             assert b"[DONE]" in await answered(url)
             process.terminate()
             assert await process.wait() == 0
-        finally:
-            if process.returncode is None:
-                process.kill()
     assert int(lost[1]) >= 2  # the last of the three may have been told after its answer
 
 
@@ -390,19 +391,13 @@ async def test_a_log_on_a_disk_that_hangs_holds_up_neither_an_exchange_nor_a_sto
     with written.open("ab") as log:
         async with answering() as upstream:
             write_config(file, upstream)
-            process = await logging_to(log.fileno(), file, python=("-c", HANGS))
-            try:
-                assert process.stdout is not None
-                url = (await process.stdout.readline()).decode().split()[-1]
+            async with logging_to(log.fileno(), file, python=("-c", HANGS)) as (process, url):
                 await until(lambda: "upstream api" in written.read_text())
                 async with asyncio.timeout(PATIENCE):
                     for _ in range(3):
                         assert b"[DONE]" in await answered(url)
                     process.terminate()
                     assert await process.wait() == 0
-            finally:
-                if process.returncode is None:
-                    process.kill()
 
 
 def test_of_the_lines_that_wait_for_a_disk_those_beyond_a_bound_are_lost_and_told() -> None:
@@ -521,10 +516,7 @@ async def test_a_log_that_nobody_reads_holds_up_no_supervisor(tmp_path: Path) ->
     file = tmp_path / "proxy.yaml"
     reading, writing = os.pipe()
     write_config(file, "http://127.0.0.1:9")
-    process = await logging_to(writing, file, "--workers", "2")
-    try:
-        assert process.stdout is not None
-        await process.stdout.readline()
+    async with logging_to(writing, file, "--workers", "2") as (process, _):
         await until(lambda: len(children(process.pid)) == 3)
         _fill(writing)
         before = children(process.pid)
@@ -534,11 +526,8 @@ async def test_a_log_that_nobody_reads_holds_up_no_supervisor(tmp_path: Path) ->
         process.terminate()
         async with asyncio.timeout(PATIENCE):
             assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-        os.close(reading)
-        os.close(writing)
+    os.close(reading)
+    os.close(writing)
 
 
 def children(process: int) -> list[int]:
