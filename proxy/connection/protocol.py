@@ -177,18 +177,19 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close once all requests are answered; linger for a client that still sends one.
 
-        One whose head is incomplete counts; and a new connection was opened for one, which is on
-        its way. A response whose head is sent has not said that it is the last: requests that come
-        until its end are answered, too. A refusal that waits for its turn is the last by itself.
+        One may be on its way, for nobody has told the client that no more are answered: a balancer
+        that gets none may not ask anybody else. A response whose head is sent has not said that it
+        is the last: requests that come until its end are answered, too. A refusal that waits for
+        its turn is the last by itself.
         """
         if self._lingering or self._refusal is not None:
             return
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._framing.part == "body":
             self._linger()
-        elif idle and (self.cycle is None or self._framing.part == "head" or len(self._intake)):
+        elif idle:
             self._expect_soon()
-        elif idle or not self.cycle.response_started or self._framing.part == "body":
+        elif not self.cycle.response_started or self._framing.part == "body":
             super().shutdown()
         elif self._framing.part == "head":
             self._expect_soon()
@@ -276,8 +277,6 @@ class Protocol(HttpToolsProtocol):
             self._intake.resume()
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
-        elif self._framing.part is None and self.config.draining and not len(self._intake):
-            self._close()
         elif self._framing.part is None:
             within = ON_ITS_WAY if self.config.draining else self.timeout_keep_alive
             self._alarm.due = self.loop.time() + within

@@ -16,9 +16,8 @@ HEAD_WITHIN = 20.0
 """Seconds within which a head must arrive, from its first byte on."""
 
 ON_ITS_WAY = 1.0
-"""The same while the server stops, and seconds within which a new connection must begin its first
-request then. Closing it sooner would reset it: its client, which could connect, would be told
-nothing."""
+"""The same while the server stops, and seconds within which another request must begin then. To
+close a connection sooner could cross one that is on its way: its client would be told nothing."""
 
 BODY_SILENCE = 30.0
 """Seconds within which more of a body must arrive."""
