@@ -432,6 +432,26 @@ def test_of_the_lines_that_wait_for_a_disk_those_beyond_a_bound_are_lost_and_tol
     assert rest == b"lines of the log were lost"
 
 
+def test_a_thread_that_fails_to_write_goes_on() -> None:
+    class Failing(handlers.Lossy):
+        written = b""
+
+        def _write(self, data: bytes) -> int:
+            if b"first" in data:
+                raise MemoryError
+            self.written += data
+            return len(data)
+
+    failing = Failing()
+    handler = handlers.Threaded(failing)
+    handler.emit(logging.makeLogRecord({"msg": "first"}))
+    while not failing._lost:
+        pass
+    handler.emit(logging.makeLogRecord({"msg": "next"}))
+    handler.close()
+    assert failing.written == b"1 lines of the log were lost\nnext\n"
+
+
 async def test_a_terminal_that_nobody_reads_costs_lines_and_no_exchange(tmp_path: Path) -> None:
     """It is writable as long as there is room for a byte."""
     async with serving_at_terminal(tmp_path / "proxy.yaml", "-m", "proxy") as (url, ours):
