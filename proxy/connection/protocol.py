@@ -24,6 +24,7 @@ from ..core.fields import expects_continue, has_body, without
 from ..exchange import guard
 from ..exchange.extensions import CONNECTION, EMPTY_QUERY, ClientLeft, ClientStalled, Gone
 from ..runtime.alarm import NEVER, Alarm
+from ..runtime.sockets import readable
 from . import refusal
 from .budget import Budget, Share
 from .flow import Flow, Signal
@@ -56,6 +57,8 @@ class Settings(uvicorn.Config):
         self.terms = terms
         self.draining = False
         """Whether each connection is to end once the requests that were read are answered."""
+        self.answers_until = NEVER
+        """The time of the event loop from which on requests are only refused."""
         self.waiting = Budget(WAITING)
         """For what waits in memory outside of exchanges, of all connections together, in bytes."""
 
@@ -187,8 +190,10 @@ class Protocol(HttpToolsProtocol):
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._framing.part == "body":
             self._linger()
-        elif idle:
+        elif idle and (self.cycle is None or self._framing.part == "head" or len(self._intake)):
             self._expect_soon()
+        elif idle:
+            self._expect_another()
         elif not self.cycle.response_started or self._framing.part == "body":
             super().shutdown()
         elif self._framing.part == "head":
@@ -278,9 +283,7 @@ class Protocol(HttpToolsProtocol):
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
         elif self._framing.part is None:
-            within = ON_ITS_WAY if self.config.draining else self.timeout_keep_alive
-            self._alarm.due = self.loop.time() + within
-            self._alarm.arm()
+            self._expect_another()
         if self._waits.taken:
             self._account()
         self.flow.resume_reading()
@@ -405,6 +408,11 @@ class Protocol(HttpToolsProtocol):
         self._alarm.due = min(self._alarm.due, self.loop.time() + ON_ITS_WAY)
         self._alarm.arm()
 
+    def _expect_another(self) -> None:
+        within = ON_ITS_WAY if self.config.draining else self.timeout_keep_alive
+        self._alarm.due = min(self.loop.time() + within, self.config.answers_until)
+        self._alarm.arm()
+
     def _expect_body(self) -> None:
         self._alarm.due = min(self.loop.time() + BODY_SILENCE, self._body_due)
 
@@ -419,6 +427,8 @@ class Protocol(HttpToolsProtocol):
             self._alarm.due = self.loop.time() + HEAD_WITHIN  # it is we who do not read
         elif self._framing.part == "head":
             self._refuse(RequestTimeout("the head of the request did not arrive in time"))
+        elif self._framing.part is None and readable(self.transport.get_extra_info("socket")):
+            self._expect_soon()  # it has arrived, and we are late
         elif self._framing.part is None:
             self._close()
         elif self._waits_for_us():

@@ -103,6 +103,7 @@ class Server(uvicorn.Server):
             self._reloading.cancel()
         if self.app is not None:
             self.config.timeout_graceful_shutdown = longest_stop(self.app.config)
+            self.config.answers_until = loop.time() + self.app.config.server.drain
             self.app.drain()
         stop = self.config.timeout_graceful_shutdown or 0
         due = loop.time() + stop

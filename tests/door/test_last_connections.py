@@ -45,10 +45,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 @asynccontextmanager
-async def serving(upstream: str = "http://127.0.0.1:9") -> AsyncIterator[tuple[Server, str]]:
+async def serving(
+    upstream: str = "http://127.0.0.1:9", drain: float = 30
+) -> AsyncIterator[tuple[Server, str]]:
     """The proxy, with a way to tell it to stop; yields its base URL, too."""
+    config = settings(upstream, more={"server": {"drain": drain}})
     with listen("127.0.0.1", 0) as listener:
-        async with _serving(App(settings(upstream)), listener) as server:
+        async with _serving(App(config), listener) as server:
             yield server, address(listener)
 
 
@@ -157,6 +160,35 @@ async def test_a_request_that_is_on_its_way_to_an_idle_connection_is_answered() 
         answer = await client.rest()
         assert answer.startswith(OK)
         assert b"\r\nconnection: close\r\n" in answer
+
+
+async def test_an_idle_connection_is_closed_as_soon_as_requests_would_only_be_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "ON_ITS_WAY", 2 * PATIENCE)
+    monkeypatch.setattr("proxy.server.server.longest_stop", lambda _: 2 * PATIENCE)
+    async with serving(drain=0) as (server, url), await connect(url) as client:
+        await client.say(HEALTHY)
+        await client.until(b"healthy\n")
+        await drain(server)
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("drains", [False, True])
+async def test_a_request_that_arrived_in_time_is_answered_though_the_loop_stood_still(
+    drains: bool,
+) -> None:
+    """Timers are looked at before what has arrived."""
+    async with serving() as (server, url), await connect(url) as client:
+        await client.say(HEALTHY)
+        await client.until(b"healthy\n")
+        if drains:
+            await drain(server)
+        opened: socket.socket = client.writer.get_extra_info("socket")
+        os.write(opened.fileno(), HEALTHY)
+        (connection,) = server.server_state.connections
+        connection._expire()  # type: ignore[union-attr]
+        await client.until(OK)
 
 
 @pytest.mark.parametrize(("said", "told"), [(b"", b""), (HEALTHY[:9], b"HTTP/1.1 408 ")])
